@@ -1,0 +1,90 @@
+# `make help` lists the targets. All but `clean` and `help` first build .venv, once, from
+# pyproject.toml and constraints.txt.
+#
+#   make PYTHON=/path/to/python   another interpreter for .venv (3.11 or later)
+#   make test PYTEST_ARGS="-x"    more arguments for pytest
+#   make demo RECIPE=my.yaml      another recipe
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+PYTEST_ARGS ?=
+RECIPE ?= recipes/demo-minilm-movie-reviews.yaml
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+FETCHED := demo-assets/.fetched
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(INSTALLED) $(FETCHED) ## Prune, export and measure a small model on movie reviews
+# Left alone, accelerate gives a single process one CPU thread: hence the thread count.
+	@cpu=--cpu; \
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then cpu=; fi; \
+	threads="$${OMP_NUM_THREADS:-$$($(BIN)/python -c 'import psutil; print(psutil.cpu_count(logical=False) or 1)')}"; \
+	set -x; \
+	$(BIN)/accelerate launch $$cpu --num_processes 1 --num_machines 1 --mixed_precision no \
+		--dynamo_backend no --num_cpu_threads_per_process "$$threads" \
+		scripts/prune.py --recipe $(RECIPE)
+
+.PHONY: test
+test: lint $(FETCHED) ## Check style, types and schema, then run the fast tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: lint $(FETCHED) ## As test, with the slow tests, and the GPU tests where there is a GPU
+	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## Check style, types and the recipe schema
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/make_schema.py --check
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: schema
+schema: $(INSTALLED) ## Write what is generated from the recipe's definition
+	$(BIN)/python scripts/make_schema.py
+
+.PHONY: clean
+clean: ## Remove caches and build products; keep .venv and demo-assets
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# An existing .venv is kept if it works. Torch comes first and alone: the pinned version can be
+# served by whichever build (CPU or CUDA) pip is set up to find, and nothing else may choose it.
+$(INSTALLED): pyproject.toml constraints.txt
+	@recent='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(BIN)/python -c "import pip; $$recent" 2>/dev/null; then \
+		found=; \
+		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python); do \
+			if "$$candidate" -c "$$recent" 2>/dev/null; then found="$$candidate"; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "hfprune needs Python 3.11 or later; tried: $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)." >&2; \
+			echo "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+			exit 1; \
+		fi; \
+		echo "creating $(VENV) with $$("$$found" --version)"; \
+		"$$found" -m venv $(VENV); \
+	fi
+	$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(PIP) install -c constraints.txt -e ".[onnx,bench,dev]"
+	@touch $@
+
+$(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock | $(INSTALLED)
+	$(BIN)/python scripts/fetch_demo.py --dest demo-assets
+	@touch $@

@@ -1,0 +1,961 @@
+"""From a PyTorch classifier to checked ONNX files.
+
+``export_onnx`` writes ``model.onnx`` with its ``config.json`` and tokenizer, ``quantize_onnx`` adds
+``model_quantized.onnx`` beside it. Both build in a temporary directory, check what they built
+against what it was built from, and only then move it into place: a failure leaves earlier files
+as they were. ONNX Runtime and Optimum are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import importlib
+import inspect
+import io
+import logging
+import math
+import os
+import platform
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hfprune.errors import DataError, ExportError, MissingExtraError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from hfprune.recipe import QuantizationConfig
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE = "model.onnx"
+QUANTIZED_FILE = "model_quantized.onnx"
+INSTRUCTION_SETS = ("avx2", "avx512", "avx512_vnni", "arm64")
+BACKENDS = ("auto", "optimum", "transformers")
+INSTALL_HINT = 'pip install "hfprune[onnx]"'
+# Optimum's ONNX package and transformers 5 exclude each other; transformers 5 has its own exporter.
+INSTALL_HINT_5 = "pip install onnx onnxruntime onnxscript"
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+UNTOUCHED = "Nothing was replaced: earlier files are untouched."
+
+# Parity is checked up to this length even where the model takes more: the cost of attention grows
+# with the square of the length, and a graph that is right at 512 does not go wrong later.
+LONGEST_CHECK = 512
+
+# Protobuf ends at 2 GiB; the rest is for the graph itself.
+MOST_WEIGHT_BYTES = 2**31 - 2**26
+
+Batch = Mapping[str, NDArray[Any]]
+
+
+# -- instruction set -------------------------------------------------------------------------------
+
+
+def detect_instruction_set() -> str:
+    """The instruction set of this machine, in the words of Optimum's ``AutoQuantizationConfig``.
+
+    Returns:
+        ``"arm64"``, ``"avx512_vnni"``, ``"avx512"`` or ``"avx2"``; ``"avx2"`` also where the CPU
+        cannot be told (its settings are right everywhere, only slower on newer CPUs).
+    """
+    return _instruction_set(platform.machine(), _cpu_flags(Path("/proc/cpuinfo")))
+
+
+def _instruction_set(machine: str, flags: frozenset[str]) -> str:
+    if machine.lower() in {"arm64", "aarch64"}:
+        return "arm64"
+    if {"avx512_vnni", "avx512vnni"} & flags:
+        return "avx512_vnni"
+    return "avx512" if "avx512f" in flags else "avx2"
+
+
+def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return frozenset()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+class OnnxClassifier:
+    """An ONNX classifier on the CPU: NumPy in, logits out.
+
+    Args:
+        path: the ``.onnx`` file.
+        threads: ONNX Runtime's threads inside one operator.
+
+    Attributes:
+        input_names: inputs that the graph has, in its order.
+
+    Raises:
+        MissingExtraError: without onnxruntime.
+        ExportError: if the file is missing or is not a graph that ONNX Runtime takes.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        ort = _require("onnxruntime")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ExportError(f"there is no ONNX file at {self.path}; export the model first")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3  # errors only
+        try:
+            self._session = ort.InferenceSession(
+                str(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime has no common base of its own
+            raise ExportError(f"ONNX Runtime cannot load {self.path}: {error}") from error
+        self.input_names = tuple(node.name for node in self._session.get_inputs())
+        outputs = [node.name for node in self._session.get_outputs()]
+        self._output = "logits" if "logits" in outputs else outputs[0]
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """The logits of one padded batch.
+
+        Args:
+            batch: integer arrays of shape ``[batch, length]``. Keys that the graph lacks are left
+                out; ``token_type_ids`` may be missing and is then zero, as in PyTorch.
+
+        Returns:
+            float32, shape ``[batch, labels]``.
+
+        Raises:
+            ExportError: if another input of the graph is missing, or the graph refuses the batch.
+        """
+        feed: dict[str, NDArray[Any]] = {}
+        for name in self.input_names:
+            if name in batch:
+                feed[name] = np.asarray(batch[name]).astype(np.int64, copy=False)
+            elif name == "token_type_ids" and "input_ids" in batch:
+                feed[name] = np.zeros(np.shape(batch["input_ids"]), dtype=np.int64)
+            else:
+                raise ExportError(
+                    f"{self.path.name} needs the input {name!r}, the batch has {sorted(batch)}"
+                )
+        try:
+            (found,) = self._session.run([self._output], feed)
+        except Exception as error:
+            shapes = {name: tuple(value.shape) for name, value in feed.items()}
+            raise ExportError(
+                f"ONNX Runtime fails on {self.path.name} with inputs of shapes {shapes}: {error}"
+            ) from error
+        return np.asarray(found, dtype=np.float32)
+
+
+def predict_logits(
+    model: nn.Module | OnnxClassifier,
+    dataset: datasets.Dataset | Sequence[Mapping[str, Any]],
+    collator: Any,
+    *,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """The logits of a whole data set, from PyTorch and ONNX alike.
+
+    Batches are made of samples of like length, so that little padding is computed; the rows come
+    back in the order of the data set. A PyTorch model runs where it is, in eval mode, and gets its
+    mode back.
+
+    Args:
+        model: a transformers classifier or an :class:`OnnxClassifier`.
+        dataset: tokenised samples, unpadded, with ``input_ids``; columns that are no input of the
+            model (labels, text) are left out.
+        collator: a tokenizer, or a callable that pads a list of samples to a batch.
+        batch_size: samples a batch.
+
+    Returns:
+        float32, shape ``[samples, labels]``.
+
+    Raises:
+        DataError: if the data set is empty or not tokenised.
+    """
+    if len(dataset) == 0:
+        raise DataError("cannot predict on a data set without samples")
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    columns = getattr(dataset, "column_names", None) or sorted(dataset[0])
+    if "input_ids" not in columns:
+        raise DataError(f"expected tokenised samples with 'input_ids', got the columns {columns}")
+    pad = _padding(collator)
+    names = [name for name in MODEL_INPUTS if name in columns]
+    if hasattr(dataset, "column_names"):
+        lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[call-overload]
+    else:
+        lengths = [len(sample["input_ids"]) for sample in dataset]
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+
+    rows: list[NDArray[np.float32]] = []
+    with _logits_function(model) as logits:
+        for start in range(0, len(order), batch_size):
+            samples = [dataset[int(i)] for i in order[start : start + batch_size]]
+            padded = pad([{name: sample[name] for name in names} for sample in samples])
+            batch = {name: np.asarray(padded[name]) for name in MODEL_INPUTS if name in padded}
+            rows.append(logits(batch))
+    by_length = np.concatenate(rows)
+    restored = np.empty_like(by_length)
+    restored[order] = by_length
+    return restored
+
+
+def _padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+    if hasattr(collator, "pad"):  # a tokenizer
+        from transformers import DataCollatorWithPadding
+
+        padding: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = DataCollatorWithPadding(
+            collator, return_tensors="np"
+        )
+        return padding
+    if not callable(collator):
+        raise DataError(f"expected a tokenizer or a collator, got {type(collator).__name__}")
+    found: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = collator
+    return found
+
+
+@contextlib.contextmanager
+def _logits_function(
+    model: nn.Module | OnnxClassifier,
+) -> Iterator[Callable[[Batch], NDArray[np.float32]]]:
+    """One way to call both kinds; a PyTorch model is in eval mode inside."""
+    if isinstance(model, OnnxClassifier):
+        yield model.logits
+        return
+    device = next(model.parameters()).device
+    accepted = set(inspect.signature(model.forward).parameters)
+
+    def run(batch: Batch) -> NDArray[np.float32]:
+        tensors = {
+            name: torch.as_tensor(np.asarray(value), dtype=torch.long, device=device)
+            for name, value in batch.items()
+            if name in accepted
+        }
+        with torch.inference_mode():
+            logits = model(**tensors).logits
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield run
+    finally:
+        for module, training in modes.items():  # a model may have been frozen in parts
+            module.training = training
+
+
+# -- export ----------------------------------------------------------------------------------------
+
+
+def export_onnx(
+    model: nn.Module,
+    tokenizer: Any,
+    output_dir: str | Path,
+    *,
+    opset: int | None = None,
+    atol: float = 1e-4,
+    backend: str = "auto",
+) -> Path:
+    """Write a classifier as ONNX, with config and tokenizer, and check it against PyTorch.
+
+    Works on a float32 copy on the CPU in eval mode, so the model keeps its mode, device, dtype and
+    config (and memory for one more copy is needed). Batch and sequence length stay free in the
+    graph. Shrunk models are exported as they are: the graph holds the small matrices, and nothing
+    of hfprune is needed to run it.
+
+    Args:
+        model: a transformers classifier, dense or shrunk. Gates that are attached are exported as
+            multiplications; shrink first to be rid of them.
+        tokenizer: its tokenizer, saved beside the graph.
+        output_dir: gets ``model.onnx``, ``config.json`` and the tokenizer's files. Made if missing.
+        opset: ONNX operator set; ``None`` is the backend's default for the model type.
+        atol: largest absolute difference of logits from PyTorch that is let through.
+        backend: ``"optimum"``, ``"transformers"`` (the exporter of transformers 5.23 and later, for
+            which onnxscript is needed), or ``"auto"``: Optimum where it is installed.
+
+    Returns:
+        The path of ``model.onnx``.
+
+    Raises:
+        MissingExtraError: without the packages of the ``onnx`` extra.
+        ExportError: if the model cannot be exported or the graph disagrees with PyTorch. Earlier
+            files are then untouched.
+    """
+    write = _backend(backend)
+    if not (math.isfinite(atol) and atol > 0):
+        raise ExportError(f"atol must be a positive number, got {atol!r}")
+    plain = _plain_copy(model)
+    with _staged(Path(output_dir)) as staging:
+        with _quiet():
+            try:
+                write(plain, staging, opset)
+            except Exception as error:  # exporters raise whatever the tracer met
+                kind = getattr(plain.config, "model_type", type(model).__name__)
+                raise ExportError(
+                    f"exporting the {kind!r} model failed"
+                    f"{'' if opset is None else f' with opset={opset}'}: "
+                    f"{_brief(error)}. {UNTOUCHED}"
+                ) from error
+            tokenizer.save_pretrained(staging)
+        if not (staging / MODEL_FILE).is_file():
+            raise ExportError(
+                f"the exporter wrote {sorted(p.name for p in staging.iterdir())}, expected a "
+                f"single {MODEL_FILE}. {UNTOUCHED}"
+            )
+        difference = check_parity(plain, staging / MODEL_FILE, tokenizer, atol=atol)
+        logger.info("ONNX agrees with PyTorch: largest difference of logits %.2e", difference)
+    return Path(output_dir) / MODEL_FILE
+
+
+def _backend(name: str) -> Callable[[Any, Path, int | None], None]:
+    if name not in BACKENDS:
+        raise ExportError(f"unknown export backend {name!r}, expected one of {list(BACKENDS)}")
+    _require("onnx", "onnxruntime")
+    if name == "auto":
+        name = (
+            "optimum"
+            if _before_transformers_5() or _has("optimum.exporters.onnx")
+            else "transformers"
+        )
+    if name == "optimum":
+        _require("optimum.exporters.onnx")
+        return _write_with_optimum
+    _require("transformers.exporters", "onnxscript")
+    return _write_with_transformers
+
+
+def _write_with_optimum(model: Any, output: Path, opset: int | None) -> None:
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    # Optimum's own validation takes one shape and only warns; ours follows.
+    onnx_export_from_model(
+        model,
+        output,
+        opset=opset,
+        task="text-classification",
+        device="cpu",
+        do_validation=False,
+    )
+
+
+def _write_with_transformers(model: Any, output: Path, opset: int | None) -> None:
+    # By name: an environment with Optimum has neither.
+    exporters = importlib.import_module("transformers.exporters")
+    onnx_ir = importlib.import_module("onnx_ir")
+
+    limits = _limits_of(model, model.get_input_embeddings().num_embeddings)
+    inputs = {
+        "input_ids": torch.full((2, min(16, limits.length)), int(limits.ids[0]), dtype=torch.long)
+    }
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    # As Optimum does: an input of the graph where it makes a difference.
+    if limits.types > 1 and "token_type_ids" in inspect.signature(model.forward).parameters:
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    axes = {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length")}
+    config = exporters.OnnxConfig(opset_version=opset, dynamic_shapes=dict.fromkeys(inputs, axes))
+    program = exporters.OnnxExporter().export(model, inputs, config=config).program
+    _save(onnx_ir.to_proto(program), output / MODEL_FILE)
+    model.config.save_pretrained(output)
+
+
+def _plain_copy(model: nn.Module) -> Any:
+    """A float32 copy on the CPU in eval mode, whose config says so and names no path."""
+    plain: Any = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    # Optimum would look for a tokenizer under this name, on the Hub too; we save our own.
+    plain.config._name_or_path = ""
+    plain.config.architectures = [type(model).__name__]
+    return plain
+
+
+# -- parity ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What random inputs of a model may hold."""
+
+    ids: NDArray[np.int64]  # token ids to draw from
+    pad_id: int
+    types: int  # token types
+    length: int  # longest sequence, in tokens
+    pad_left: bool = False
+
+
+def check_parity(
+    model: nn.Module,
+    onnx_path: str | Path,
+    tokenizer_or_vocab_size: Any,
+    *,
+    atol: float = 1e-4,
+    seed: int = 0,
+) -> float:
+    """Compare an ONNX file with PyTorch on random batches of several shapes.
+
+    Shapes: one token, one sequence of the greatest length (at most 512), and batches of 2 to 4
+    with padding.
+
+    Args:
+        model: float32 classifier, any device; run in eval mode.
+        onnx_path: the file.
+        tokenizer_or_vocab_size: a tokenizer, or the number of token ids to draw from.
+        atol: largest absolute difference of logits.
+        seed: of the random token ids.
+
+    Returns:
+        The largest absolute difference found.
+
+    Raises:
+        ExportError: if it is above ``atol``, or a logit is not a number; says on which shape.
+    """
+    runner = OnnxClassifier(onnx_path)
+    if "attention_mask" not in runner.input_names:
+        raise ExportError(
+            f"ONNX parity: the graph has the inputs {list(runner.input_names)} and no "
+            f"'attention_mask', so padded batches would go wrong. {UNTOUCHED}"
+        )
+    limits = _limits_of(model, tokenizer_or_vocab_size)
+    worst = 0.0
+    with _logits_function(model) as reference:
+        for label, batch in _batches(limits, seed):
+            expected = reference(
+                {name: batch[name] for name in runner.input_names if name in batch}
+            )
+            got = runner.logits(batch)
+            if got.shape != expected.shape:
+                raise ExportError(
+                    f"ONNX parity ({label}): the graph gives logits of shape {got.shape}, PyTorch "
+                    f"of {expected.shape}. {UNTOUCHED}"
+                )
+            for source, values in (("PyTorch", expected), ("ONNX", got)):
+                if not np.isfinite(values).all():
+                    raise ExportError(
+                        f"ONNX parity ({label}): {source} gives logits that are not finite "
+                        f"({_count_bad(values)}). {UNTOUCHED}"
+                    )
+            difference = float(np.abs(got - expected).max())
+            if difference > atol:
+                raise ExportError(
+                    f"ONNX parity ({label}): logits differ from PyTorch by up to "
+                    f"{difference:.3e}, allowed is {atol:.0e}. {UNTOUCHED}"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _count_bad(values: NDArray[Any]) -> str:
+    return f"{int((~np.isfinite(values)).sum())} of {values.size} values"
+
+
+def _limits_of(model: Any, tokenizer_or_vocab_size: Any) -> _Limits:
+    config = model.config
+    embedding = model.get_input_embeddings()
+    pad_id = getattr(config, "pad_token_id", None)
+    special: set[int] = set()
+    longest = LONGEST_CHECK
+    left = False
+    if isinstance(tokenizer_or_vocab_size, int):
+        size = tokenizer_or_vocab_size
+    else:
+        tokenizer = tokenizer_or_vocab_size
+        size = len(tokenizer)
+        special = set(tokenizer.all_special_ids)
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else pad_id
+        longest = min(longest, tokenizer.model_max_length)
+        left = tokenizer.padding_side == "left"
+    size = min(size, embedding.num_embeddings)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            # RoBERTa and its kin start to count positions after the padding index.
+            offset = 0 if module.padding_idx is None else module.padding_idx + 1
+            longest = min(longest, module.num_embeddings - offset)
+    longest = min(longest, getattr(config, "max_position_embeddings", None) or longest)
+    return _limits(size, 0 if pad_id is None else pad_id, special, config, longest, left)
+
+
+def _limits(
+    size: int, pad_id: int, special: set[int], config: Any, longest: int, left: bool
+) -> _Limits:
+    ids = [i for i in range(size) if i not in special and i != pad_id]
+    if not ids:
+        raise ExportError(f"no token id below {size} is left to check the graph with")
+    return _Limits(
+        ids=np.asarray(ids, dtype=np.int64),
+        pad_id=pad_id,
+        types=max(1, getattr(config, "type_vocab_size", None) or 1),
+        length=max(1, longest),
+        pad_left=left,
+    )
+
+
+def _batches(limits: _Limits, seed: int) -> Iterator[tuple[str, dict[str, NDArray[np.int64]]]]:
+    """Random batches of several shapes, each with a name for errors."""
+    rng = np.random.default_rng(seed)
+    shapes = [(1, 1, False), (1, 7, False), (1, limits.length, False)]
+    shapes += [(4, 16, True), (2, limits.length, True)]
+    for size, wanted, padded in shapes:
+        length = min(wanted, limits.length)
+        ids = rng.choice(limits.ids, size=(size, length))
+        types = rng.integers(0, limits.types, size=(size, length))
+        mask = np.ones((size, length), dtype=np.int64)
+        if padded:
+            # Row 0 is full, the last row holds one token.
+            for row, kept in enumerate(np.linspace(length, 1, size).astype(int)):
+                hole = slice(0, length - kept) if limits.pad_left else slice(kept, length)
+                ids[row, hole], types[row, hole], mask[row, hole] = limits.pad_id, 0, 0
+        label = f"batch {size}, length {length}{', padded' if padded else ''}"
+        yield label, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+# -- quantization ----------------------------------------------------------------------------------
+
+
+def quantize_onnx(
+    onnx_dir: str | Path,
+    config: QuantizationConfig,
+    *,
+    calibration: datasets.Dataset | None = None,
+    file_name: str = QUANTIZED_FILE,
+) -> Path:
+    """Write an 8-bit version of ``model.onnx`` beside it.
+
+    Done by Optimum's ``ORTQuantizer``, or by ONNX Runtime's own functions with the same settings
+    where Optimum is not to be had (transformers 5).
+
+    Dynamic quantization measures activations while running. Static quantization fixes their ranges
+    beforehand, by the smallest and largest value seen on calibration data. The new file is run once
+    on random batches before it is kept; how well it predicts must be measured on real data.
+
+    Args:
+        onnx_dir: what :func:`export_onnx` wrote.
+        config: the recipe's settings. ``reduce_range=None`` means 7-bit weights for CPUs without
+            VNNI (``avx2``, ``avx512``), where products of 8-bit numbers can overflow their 16-bit
+            sums, and 8-bit weights elsewhere; ``operators_to_quantize=None`` means all that ONNX
+            Runtime quantizes in this mode.
+        calibration: tokenised, unpadded samples; only static quantization uses them, at most
+            ``config.calibration_samples``, drawn with a fixed seed.
+        file_name: of the new file. Optimum writes ``ort_config.json`` with its settings too.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        MissingExtraError: without the packages of the ``onnx`` extra.
+        ExportError: for settings that do not fit the graph, missing calibration data, or a result
+            that does not run. Earlier files are then untouched.
+    """
+    _require("onnx", "onnxruntime")
+    quantize = _quantize_with_onnxruntime
+    if _before_transformers_5() or _has("optimum.onnxruntime"):
+        _require("optimum.onnxruntime")
+        quantize = _quantize_with_optimum
+    import onnx
+
+    directory = Path(onnx_dir)
+    source = directory / MODEL_FILE
+    for needed in (source, directory / "config.json"):
+        if not needed.is_file():
+            raise ExportError(f"there is no {needed.name} in {directory}; call export_onnx first")
+    if Path(file_name).name != file_name or not file_name.endswith(".onnx"):
+        raise ExportError(f"file_name must be a bare name that ends in .onnx, got {file_name!r}")
+    if file_name == MODEL_FILE:
+        raise ExportError(f"file_name must not be {MODEL_FILE!r}, which is what gets quantized")
+
+    graph = onnx.load(str(source), load_external_data=False).graph
+    _check_nodes(config.nodes_to_exclude, [node.name for node in graph.node])
+    present = {node.op_type for node in graph.node}
+    _check_operators(config.operators_to_quantize, present, config.is_static)
+    samples = None
+    if config.is_static:
+        inputs = [node.name for node in graph.input]
+        samples = _calibration_samples(calibration, inputs, config.calibration_samples)
+
+    with _staged(directory) as staging:
+        work = Path(tempfile.mkdtemp(dir=staging))
+        with _quiet():
+            try:
+                written = quantize(source, _settings(config, graph.node), samples, work)
+            except Exception as error:  # ONNX Runtime raises whatever it met
+                raise ExportError(
+                    f"{'static' if config.is_static else 'dynamic'} quantization of {source} "
+                    f"failed: {_brief(error)}. {UNTOUCHED}"
+                ) from error
+        quantized = onnx.load(str(written))
+        if not any("Quantize" in n.op_type or "Integer" in n.op_type for n in quantized.graph.node):
+            raise ExportError(
+                f"nothing was quantized: operators_to_quantize={config.operators_to_quantize} and "
+                f"{len(config.nodes_to_exclude)} nodes_to_exclude leave no node. {UNTOUCHED}"
+            )
+        _save(quantized, staging / file_name)
+        if (work / "ort_config.json").is_file():
+            os.replace(work / "ort_config.json", staging / "ort_config.json")
+        shutil.rmtree(work)
+        _check_quantized(staging / file_name, source)
+    return directory / file_name
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """A :class:`QuantizationConfig` made concrete for one graph and instruction set."""
+
+    instruction_set: str
+    is_static: bool
+    per_channel: bool
+    reduce_range: bool
+    operators: tuple[str, ...] | None
+    excluded: tuple[str, ...]
+
+
+def _settings(config: QuantizationConfig, nodes: Iterable[Any]) -> _Settings:
+    wanted = config.instruction_set
+    name = detect_instruction_set() if wanted == "auto" else wanted
+    excluded = list(config.nodes_to_exclude)
+    if not config.is_static:
+        # Dynamic quantization turns Gemm into MatMul first and looks for the new names.
+        gemms = {node.name for node in nodes if node.op_type == "Gemm"}
+        excluded += [f"{node}_MatMul" for node in config.nodes_to_exclude if node in gemms]
+    reduce = config.reduce_range
+    operators = config.operators_to_quantize
+    return _Settings(
+        instruction_set=name,
+        is_static=config.is_static,
+        per_channel=config.per_channel,
+        reduce_range=name in {"avx2", "avx512"} if reduce is None else reduce,
+        operators=None if operators is None else tuple(operators),
+        excluded=tuple(excluded),
+    )
+
+
+def _quantize_with_optimum(
+    source: Path, settings: _Settings, samples: Any | None, work: Path
+) -> Path:
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
+
+    config = getattr(AutoQuantizationConfig, settings.instruction_set)(
+        is_static=settings.is_static,
+        per_channel=settings.per_channel,
+        nodes_to_exclude=list(settings.excluded),
+        operators_to_quantize=None if settings.operators is None else list(settings.operators),
+    )
+    # Set here because Optimum takes it for two of the four instruction sets only.
+    config.reduce_range = settings.reduce_range
+    quantizer = ORTQuantizer.from_pretrained(source.parent, file_name=source.name)
+    external = len(_data_files(source)) > 0
+    ranges = None
+    if samples is not None:
+        ranges = quantizer.fit(
+            samples,
+            AutoCalibrationConfig.minmax(samples),
+            onnx_augmented_model_name=str(work / "augmented_model.onnx"),
+            operators_to_quantize=config.operators_to_quantize,
+            batch_size=1,  # samples are unpadded and so of different lengths
+            use_external_data_format=external,
+        )
+    quantizer.quantize(
+        config,
+        work,
+        file_suffix="quantized",
+        calibration_tensors_range=ranges,
+        use_external_data_format=external,
+    )
+    return work / f"{source.stem}_quantized.onnx"
+
+
+def _quantize_with_onnxruntime(
+    source: Path, settings: _Settings, samples: Any | None, work: Path
+) -> Path:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+
+    written = work / f"{source.stem}_quantized.onnx"
+    # Optimum's choices: 8-bit weights are unsigned on AVX2 alone, and symmetric everywhere.
+    weights = QuantType.QUInt8 if settings.instruction_set == "avx2" else QuantType.QInt8
+    common: dict[str, Any] = {
+        "op_types_to_quantize": None if settings.operators is None else list(settings.operators),
+        "per_channel": settings.per_channel,
+        "reduce_range": settings.reduce_range,
+        "weight_type": weights,
+        "nodes_to_exclude": list(settings.excluded),
+        "use_external_data_format": len(_data_files(source)) > 0,
+        "extra_options": {
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            "MatMulConstBOnly": False,
+        },
+    }
+    # A loaded graph and not its path, beside which ONNX Runtime would write a file of its own.
+    graph = onnx.load(str(source))
+    if samples is None:
+        quantize_dynamic(graph, written, **common)
+    else:
+        quantize_static(
+            graph, written, _reader(samples), activation_type=QuantType.QUInt8, **common
+        )
+    return written
+
+
+def _reader(samples: Any) -> Any:
+    """Gives ONNX Runtime's calibration one sample at a time."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc,unused-ignore]
+        def __init__(self) -> None:
+            self._rows = iter(samples)
+
+        def get_next(self) -> dict[str, NDArray[np.int64]] | None:
+            row = next(self._rows, None)
+            if row is None:
+                return None
+            return {name: np.asarray([value], dtype=np.int64) for name, value in row.items()}
+
+    return Reader()
+
+
+def _check_nodes(wanted: Sequence[str], names: Sequence[str]) -> None:
+    unknown = [name for name in wanted if name not in set(names)]
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], names, n=5, cutoff=0.0)
+    raise ExportError(
+        f"nodes_to_exclude names {unknown}, which the graph does not have; among its "
+        f"{len(names)} nodes are {close}"
+    )
+
+
+def _check_operators(wanted: Sequence[str] | None, present: set[str], is_static: bool) -> None:
+    if wanted is None:
+        return
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
+
+    # Static quantization can put a scale around any operator; dynamic only around these. Gemm is
+    # rewritten to MatMul beforehand.
+    possible = set(present) if is_static else present & set(IntegerOpsRegistry)
+    if not is_static and "Gemm" in present:
+        possible.add("MatMul")
+    unknown = [name for name in wanted if name not in possible]
+    if unknown or not wanted:
+        raise ExportError(
+            f"operators_to_quantize={list(wanted)}: {unknown or 'an empty list'} cannot be "
+            f"quantized here; this graph and {'static' if is_static else 'dynamic'} quantization "
+            f"allow {sorted(possible)}"
+        )
+
+
+def _calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) -> Any:
+    """At most ``limit`` samples with just the inputs of the graph, as Optimum reads them."""
+    if calibration is None:
+        raise ExportError(
+            "static quantization needs calibration data: pass calibration= (tokenised samples of "
+            "the training split), or set is_static to false"
+        )
+    if "input_ids" not in calibration.column_names:
+        raise ExportError(
+            "calibration data must be tokenised: expected a column 'input_ids', got "
+            f"{calibration.column_names}"
+        )
+    if len(calibration) == 0 or limit < 1:
+        raise ExportError(
+            f"static quantization needs at least one calibration sample, got {len(calibration)} "
+            f"and calibration_samples={limit}"
+        )
+    from datasets import Dataset
+
+    count = min(limit, len(calibration))
+    # Data sets are often sorted by label, so the first rows would not do.
+    chosen = sorted(np.random.default_rng(0).choice(len(calibration), count, replace=False))
+    plain = calibration.with_format(None)
+    columns: dict[str, list[list[int]]] = {name: [] for name in inputs}
+    for index in chosen:
+        sample = plain[int(index)]
+        # One unpadded sentence: all its tokens count, and they are of type 0.
+        fill = {"attention_mask": 1, "token_type_ids": 0}
+        for name in inputs:
+            if name not in sample and name not in fill:
+                raise ExportError(
+                    f"the graph needs the input {name!r}, the calibration data has "
+                    f"{calibration.column_names}"
+                )
+            columns[name].append(sample.get(name) or [fill[name]] * len(sample["input_ids"]))
+    return Dataset.from_dict(columns)
+
+
+def _save(proto: Any, path: Path) -> None:
+    """Save a graph in one file, or with its weights beside it where protobuf's 2 GB are too few."""
+    import onnx
+
+    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    big = weights > MOST_WEIGHT_BYTES
+    onnx.save(
+        proto,
+        str(path),
+        save_as_external_data=big,
+        location=f"{path.name}_data" if big else None,
+    )
+
+
+def _check_quantized(path: Path, source: Path) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source.parent)
+    # Positions before the first are taken off generously: 128 tokens tell enough here.
+    longest = min(128, (getattr(config, "max_position_embeddings", None) or 128) - 8)
+    limits = _limits(config.vocab_size, config.pad_token_id or 0, set(), config, longest, False)
+    before, after = OnnxClassifier(source), OnnxClassifier(path)
+    worst = 0.0
+    for label, batch in _batches(limits, seed=0):
+        expected, got = before.logits(batch), after.logits(batch)
+        if got.shape != expected.shape or not np.isfinite(got).all():
+            raise ExportError(
+                f"the quantized graph fails ({label}): logits of shape {got.shape}, expected "
+                f"{expected.shape}; not finite: {_count_bad(got)}. {UNTOUCHED}"
+            )
+        worst = max(worst, float(np.abs(got - expected).max()))
+    logger.info("8-bit logits differ from float32 by up to %.2e on random tokens", worst)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Yield an empty directory whose files replace those of ``target`` if the block succeeds."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that moving is renaming.
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write to {target.parent}: {error}") from error
+    try:
+        yield staging
+        try:
+            _install(staging, target)
+        except OSError as error:
+            raise ExportError(
+                f"cannot move the export to {target}: {error}. {UNTOUCHED}"
+            ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _install(staging: Path, target: Path) -> None:
+    """Move all files of ``staging`` to ``target``; on any error put the earlier ones back."""
+    files = sorted(
+        (path.relative_to(staging) for path in staging.rglob("*") if path.is_file()),
+        key=lambda path: path.suffix == ".onnx",  # graphs last: where one is, its files are
+    )
+    stale = [
+        Path(name)
+        for path in files
+        if path.suffix == ".onnx"
+        for name in (f"{path}_data", f"{path}.data")
+        if Path(name) not in files and (target / name).is_file()
+    ]
+    made = not target.exists()
+    backup = staging / ".earlier"
+    done: list[Path] = []
+    try:
+        for name in [*files, *stale]:
+            place = target / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.is_file():
+                (backup / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(place, backup / name)
+            done.append(name)
+            if name in stale:  # weights of the graph that goes
+                place.unlink()
+            else:
+                os.replace(staging / name, place)
+    except BaseException:
+        for name in done:
+            if (backup / name).is_file():
+                os.replace(backup / name, target / name)
+            else:
+                (target / name).unlink(missing_ok=True)
+        if made:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _link(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, destination)
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights, if any."""
+    return [p for p in (Path(f"{path}_data"), Path(f"{path}.data")) if p.is_file()]
+
+
+# -- helpers ---------------------------------------------------------------------------------------
+
+
+def _before_transformers_5() -> bool:
+    import transformers
+
+    return int(transformers.__version__.split(".")[0]) < 5
+
+
+def _has(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def _require(*modules: str) -> Any:
+    """Import optional modules; returns the first."""
+    found = []
+    for name in modules:
+        try:
+            found.append(importlib.import_module(name))
+        except ImportError as error:
+            hint = INSTALL_HINT if _before_transformers_5() else INSTALL_HINT_5
+            if name == "transformers.exporters":
+                hint = f'pip install "transformers>=5.23" and {INSTALL_HINT_5.removeprefix("pip ")}'
+            raise MissingExtraError(
+                f"ONNX export needs {name.split('.')[0]}, which cannot be imported ({error}): "
+                f"{hint}"
+            ) from error
+    return found[0]
+
+
+def _brief(error: Exception) -> str:
+    """The kind of an error and its first line: exporters put whole graphs behind it."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first[:300]}".rstrip(" .:")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what tracers and quantizers say on their way; their errors still come through."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        # torch.onnx reports its steps on the standard output.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,143 @@
+"""Scores of heads and neurons: float32, one a unit, higher = keep.
+
+A score estimates what the loss would lose with the unit. Data-driven scores are read off the
+gradient of the loss with respect to each unit's gate at gate = 1, which an ordinary backward pass
+leaves behind at no cost worth naming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hfprune.errors import PlanError
+from hfprune.gates import Gates
+from hfprune.plan import BlockKey
+from hfprune.structure import block_views
+
+Scores = dict[BlockKey, Tensor]
+GradientMethod = Literal["taylor", "fisher"]
+GRADIENT_METHODS: tuple[GradientMethod, ...] = ("taylor", "fisher")
+
+
+def random_scores(model: nn.Module, seed: int) -> Scores:
+    """Uniform in [0, 1), the same for the same seed: the baseline that any score must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.rand(view.units, generator=generator) for key, view in block_views(model).items()
+    }
+
+
+def magnitude_scores(model: nn.Module) -> Scores:
+    """Squared L2 norm of all weights that leave with the unit (producer rows, consumer columns)."""
+    scores: Scores = {}
+    with torch.no_grad():
+        for key, view in block_views(model).items():
+            columns = view.consumer.weight.float().square().sum(0)
+            total = columns.view(view.units, view.unit_size).sum(1)
+            for producer in view.producers:
+                rows = producer.module.weight.float().square().sum(1)
+                total = total + rows.view(producer.parts, view.units, producer.unit_size).sum(
+                    (0, 2)
+                )
+            scores[key] = total.cpu()
+    return scores
+
+
+class GradientScores:
+    """Running scores from gate gradients, one :meth:`update` an optimizer step.
+
+    * ``fisher``: sum of squared gradients, the diagonal of the empirical Fisher information of the
+      gates (Kwon et al. 2022, eq. 7, up to a constant).
+    * ``taylor``: sum of absolute gradients, the first-order change of the loss when the gate
+      closes (Michel et al. 2019, eq. 2; Molchanov et al. 2017).
+
+    Args:
+        method: which of the two.
+        decay: factor on the old sum at each update, in [0, 1]; below 1 the scores follow the
+            model as it trains.
+
+    Example: with decay 1, gradients 3 and then -1 of a gate give Fisher 10 and Taylor 4.
+    """
+
+    def __init__(self, method: GradientMethod, decay: float = 1.0) -> None:
+        if method not in GRADIENT_METHODS:
+            raise PlanError(
+                f"unknown score {method!r}; gradient scores: {', '.join(GRADIENT_METHODS)}"
+            )
+        if not 0.0 <= decay <= 1.0:
+            raise PlanError(f"score decay must be in [0, 1], got {decay}")
+        self.method = method
+        self.decay = decay
+        self.updates = 0
+        self.values: Scores = {}
+
+    def update(self, gradients: Mapping[BlockKey, Tensor]) -> bool:
+        """Add one batch's gate gradients; returns false (and adds nothing) if any is not finite."""
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values()):
+            return False
+        for key, gradient in gradients.items():
+            gradient = gradient.detach().float().cpu()
+            term = gradient.square() if self.method == "fisher" else gradient.abs()
+            old = self.values.get(key)
+            self.values[key] = term if old is None else old * self.decay + term
+        self.updates += 1
+        return True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Flat tensors, for safetensors."""
+        state = {f"{key.layer}.{key.kind}": value for key, value in self.values.items()}
+        return {**state, "updates": torch.tensor(self.updates)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.updates = int(state["updates"])
+        self.values = {}
+        for name, value in state.items():
+            layer, _, kind = name.partition(".")
+            if name != "updates":
+                key = BlockKey(int(layer), "attention" if kind == "attention" else "ffn")
+                self.values[key] = value.clone()
+
+
+def gradient_scores(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    method: GradientMethod,
+    loss: Callable[[Any, Mapping[str, Any]], Tensor] | None = None,
+) -> Scores:
+    """Scores of a model as it stands, without training it.
+
+    Args:
+        model: put in eval mode for the while; its own gradients are left as they were.
+        batches: keyword arguments of the model, labels included.
+        method: ``taylor`` or ``fisher``.
+        loss: ``(outputs, batch) -> scalar``; by default ``outputs.loss``.
+    """
+    scores = GradientScores(method)
+    was_training = model.training
+    model.eval()
+    gates = Gates(model)
+    gates.set_trainable(True)
+    try:
+        with gates, torch.enable_grad():
+            for batch in batches:
+                outputs = model(**batch)
+                value = outputs.loss if loss is None else loss(outputs, batch)
+                keys = list(gates.values)
+                found = torch.autograd.grad(
+                    value, [gates.values[key] for key in keys], allow_unused=True
+                )
+                scores.update(
+                    {
+                        key: torch.zeros_like(gates.values[key]) if grad is None else grad
+                        for key, grad in zip(keys, found, strict=True)
+                    }
+                )
+    finally:
+        model.train(was_training)
+    if not scores.updates:
+        raise PlanError("no batch gave finite gradients, so there are no scores; pass more batches")
+    return scores.values

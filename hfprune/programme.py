@@ -1,0 +1,480 @@
+"""Choosing one level per block under a budget, and keeping the densest units under a target.
+
+A *level* is one way to leave a block: so many heads or neurons, or none. Each has an error (what
+it does to the output) and a cost (what it takes to run, for example measured milliseconds). All
+functions are pure and deterministic: arrays in, choices out.
+
+Reading order: :func:`choose_levels` is exact for given errors, :func:`search_weights` corrects the
+errors by trying choices on data, :func:`knapsack_by_density` ranks single units instead of levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfprune.errors import PlanError
+
+__all__ = [
+    "LevelChoice",
+    "SearchResult",
+    "SearchStep",
+    "choose_levels",
+    "knapsack_by_density",
+    "mutate_weights",
+    "search_weights",
+]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+# Weights of the search stay within these factors of 1.
+_WEIGHT_RANGE = (1e-3, 1e3)
+_EPSILON = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class LevelChoice:
+    """A level for every block.
+
+    Attributes:
+        levels: index into the block's ``errors`` and ``costs``, one a block.
+        error: sum of the chosen errors.
+        cost: sum of the chosen costs, within the budget.
+        exact: True where no choice within the budget has a smaller error (up to rounding); False
+            where the search had to be thinned out.
+    """
+
+    levels: tuple[int, ...]
+    error: float
+    cost: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One evaluation of :func:`search_weights`: round 0 is the start, all weights 1."""
+
+    round: int
+    loss: float
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What :func:`search_weights` found.
+
+    Attributes:
+        levels: the best choice.
+        loss: what ``evaluate`` returned for it.
+        weights: (blocks,) float64, the factors on the errors that led to it.
+        cost: sum of its costs.
+        history: every evaluation, in order; no choice occurs twice.
+        evaluations: how often ``evaluate`` was called.
+        exact: whether every dynamic programme on the way was exact.
+    """
+
+    levels: tuple[int, ...]
+    loss: float
+    weights: Floats
+    cost: float
+    history: tuple[SearchStep, ...]
+    evaluations: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The levels of a block that no other level beats: costs ascend, errors descend strictly."""
+
+    levels: Ints
+    costs: Floats
+    errors: Floats
+
+
+def choose_levels(
+    errors: Sequence[Floats],
+    costs: Sequence[Floats],
+    budget: float,
+    *,
+    resolution: int = 10_000,
+    max_states: int = 50_000,
+) -> LevelChoice:
+    """Pick one level a block: least total error with the total cost within ``budget``.
+
+    A dynamic programme over the blocks, as in ZipLM (Kurtic et al. 2023) and SPDY (Frantar &
+    Alistarh 2022), but on real-valued costs: it carries every (cost, error) sum that no other sum
+    beats on both, so nothing is rounded to a grid. Sums that provably cannot lead to the best
+    choice are dropped: a Lagrange multiplier gives a lower bound on the error still to come, a
+    greedy choice an upper bound on the best. Where more than ``max_states`` sums remain, they are
+    thinned to at most ``resolution`` cost buckets, each represented by its most expensive (so
+    least erroneous) sum with its true cost: the budget still holds, and the result is no worse
+    than the best choice within the budget less one bucket width a block.
+
+    Worked value: errors ``[[0, 1], [0, 3]]``, costs ``[[5, 1], [5, 1]]`` and budget 6 give levels
+    ``(1, 0)``: error 1, cost 6.
+
+    Args:
+        errors: one (levels,) array a block, finite, in any order.
+        costs: the same shapes, finite and >= 0.
+        budget: in the unit of the costs. A total above it by no more than the rounding of its
+            own summation counts as within.
+        resolution: buckets of the thinning, >= 2.
+        max_states: sums kept before thinning, >= ``resolution``.
+
+    Returns:
+        The choice. Among choices of equal error, one of least cost.
+
+    Raises:
+        PlanError: on malformed arrays, or if even the cheapest levels exceed the budget.
+    """
+    if resolution < 2 or max_states < resolution:
+        raise PlanError(
+            f"resolution is {resolution} and max_states {max_states}; expected"
+            " 2 <= resolution <= max_states"
+        )
+    error_arrays, cost_arrays = _check_levels(errors, costs)
+    limit = _check_budget(cost_arrays, budget)
+    return _choose(error_arrays, cost_arrays, limit, resolution, max_states)
+
+
+def _choose(
+    errors: list[Floats], costs: list[Floats], limit: float, resolution: int, max_states: int
+) -> LevelChoice:
+    blocks = [_undominated(e, c) for e, c in zip(errors, costs, strict=True)]
+    greedy, multiplier = _greedy(blocks, limit)
+    best_known = math.fsum(block.errors[i] for block, i in zip(blocks, greedy, strict=True))
+    # Rounding of the sums must never drop the best choice.
+    tolerance = 1e-12 * math.fsum(float(np.abs(block.errors).max()) for block in blocks)
+
+    # Lower bound on what blocks i.. add to `error + lambda * cost`, for a few lambda
+    multipliers = np.array([0.0, 0.5, 1.0, 2.0]) * multiplier
+    bounds = np.zeros((len(blocks) + 1, len(multipliers)))
+    cheapest = np.zeros(len(blocks) + 1)
+    for i in range(len(blocks) - 1, -1, -1):
+        block = blocks[i]
+        penalised = block.errors[:, None] + block.costs[:, None] * multipliers
+        bounds[i] = bounds[i + 1] + penalised.min(0)
+        cheapest[i] = cheapest[i + 1] + block.costs[0]
+
+    state_costs, state_errors = np.zeros(1), np.zeros(1)
+    parents: list[Ints] = []
+    picks: list[Ints] = []
+    exact = True
+    for i, block in enumerate(blocks):
+        size = len(block.levels)
+        total_costs = (state_costs[:, None] + block.costs).ravel()
+        total_errors = (state_errors[:, None] + block.errors).ravel()
+        spare = limit - total_costs
+        possible = spare >= cheapest[i + 1]
+        rest = np.full(len(spare), -np.inf)
+        for factor, bound in zip(multipliers, bounds[i + 1], strict=True):
+            np.maximum(rest, bound - factor * spare, out=rest)
+        least = total_errors + rest
+        index = np.flatnonzero(possible & (least <= best_known + tolerance))
+        index = index[np.lexsort((total_errors[index], total_costs[index]))]
+        index = index[_falling(total_errors[index])]
+        if len(index) > max_states:
+            exact = False
+            index = index[_thin(total_costs[index], resolution)]
+        if len(index) == 0:
+            # Thinning dropped every sum that could still beat the greedy choice.
+            break
+        parents.append(index // size)
+        picks.append(index % size)
+        state_costs, state_errors = total_costs[index], total_errors[index]
+
+    chosen = greedy
+    if len(picks) == len(blocks) and state_errors[-1] <= best_known + tolerance:
+        state = len(state_errors) - 1
+        chosen = []
+        for parent, pick in zip(reversed(parents), reversed(picks), strict=True):
+            chosen.append(int(pick[state]))
+            state = int(parent[state])
+        chosen.reverse()
+    levels = tuple(int(block.levels[i]) for block, i in zip(blocks, chosen, strict=True))
+    return LevelChoice(
+        levels=levels,
+        error=math.fsum(e[level] for e, level in zip(errors, levels, strict=True)),
+        cost=math.fsum(c[level] for c, level in zip(costs, levels, strict=True)),
+        exact=exact,
+    )
+
+
+def _undominated(errors: Floats, costs: Floats) -> _Block:
+    index = np.lexsort((errors, costs))
+    index = index[_falling(errors[index])]
+    return _Block(index.astype(np.int64), costs[index], errors[index])
+
+
+def _falling(values: Floats) -> Mask:
+    """True where a value is below every earlier one."""
+    keep = np.ones(len(values), dtype=np.bool_)
+    if len(values) > 1:
+        keep[1:] = values[1:] < np.minimum.accumulate(values)[:-1]
+    return keep
+
+
+def _thin(costs: Floats, buckets: int) -> Ints:
+    """Indices of the dearest of each bucket of ascending costs, and of the cheapest of all."""
+    width = (costs[-1] - costs[0]) / (buckets - 1)
+    bucket = np.floor((costs - costs[0]) / width) if width > 0 else np.zeros(len(costs))
+    last = np.append(bucket[1:] != bucket[:-1], True)
+    last[0] = True
+    return np.flatnonzero(last).astype(np.int64)
+
+
+def _greedy(blocks: list[_Block], limit: float) -> tuple[list[int], float]:
+    """A choice within the limit, and the multiplier (error per cost) where the limit binds.
+
+    Starts from the cheapest levels and buys the steps along each block's lower convex hull, the
+    best bargain first; a block stops at its first step that no longer fits.
+    """
+    steps: list[tuple[float, int, int]] = []  # (minus error saved per cost, block, next level)
+    for number, block in enumerate(blocks):
+        at = 0
+        while at + 1 < len(block.levels):
+            bought = block.costs[at + 1 :] - block.costs[at]
+            rate = (block.errors[at] - block.errors[at + 1 :]) / bought
+            # The furthest of equal bargains: fewer steps on a straight piece
+            best = len(rate) - 1 - int(np.argmax(rate[::-1]))
+            steps.append((-float(rate[best]), number, at + 1 + best))
+            at += 1 + best
+    steps.sort()
+    chosen = [0] * len(blocks)
+    stopped = [False] * len(blocks)
+    multiplier = 0.0
+    spent = math.fsum(float(block.costs[0]) for block in blocks)
+    for minus_rate, number, level in steps:
+        if stopped[number]:
+            continue
+        block = blocks[number]
+        extra = float(block.costs[level] - block.costs[chosen[number]])
+        if spent + extra <= limit:
+            chosen[number] = level
+            spent += extra
+        else:
+            stopped[number] = True
+            multiplier = max(multiplier, -minus_rate)
+    return chosen, multiplier
+
+
+def mutate_weights(rng: np.random.Generator, weights: Floats, *, fraction: float = 0.1) -> Floats:
+    """A copy with a random subset of the weights multiplied by ``exp(N(0, 1))``.
+
+    Args:
+        rng: advanced by the call.
+        weights: (blocks,) positive.
+        fraction: share of the weights to change, in (0, 1]; at least one is changed. ZipLM
+            (Kurtic et al. 2023) changes a tenth.
+
+    Returns:
+        (blocks,) float64, each in [1e-3, 1e3].
+
+    Raises:
+        PlanError: on weights that are not positive, or a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise PlanError(f"fraction is {fraction}; expected a number in (0, 1]")
+    mutated = np.array(weights, dtype=np.float64)
+    if mutated.ndim != 1 or len(mutated) == 0 or not np.all((mutated > 0) & np.isfinite(mutated)):
+        raise PlanError("weights must be one-dimensional, not empty, positive and finite")
+    count = max(1, round(fraction * len(mutated)))
+    chosen = rng.choice(len(mutated), size=count, replace=False)
+    mutated[chosen] *= np.exp(rng.standard_normal(count))
+    return np.clip(mutated, *_WEIGHT_RANGE)
+
+
+def search_weights(
+    evaluate: Callable[[list[int]], float],
+    errors: Sequence[Floats],
+    costs: Sequence[Floats],
+    budget: float,
+    *,
+    rounds: int = 300,
+    seed: int = 0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> SearchResult:
+    """Weigh the errors of the blocks so that the chosen levels do best on real batches.
+
+    Local errors say little about how much a block matters for the model's output. As in ZipLM and
+    SPDY, a factor a block corrects that: start from all ones, mutate the best factors so far
+    (:func:`mutate_weights`), solve :func:`choose_levels`, and keep the mutation if its choice has
+    a lower loss. Choices seen before are not evaluated again.
+
+    Args:
+        evaluate: level indices -> loss of the model so pruned, on the scoring batches; lower is
+            better, not-a-number counts as worst. Its exceptions pass through.
+        errors: as for :func:`choose_levels`, and >= 0.
+        costs: as for :func:`choose_levels`.
+        budget: as for :func:`choose_levels`.
+        rounds: number of mutations, >= 0; 100 to 1000 are usual.
+        seed: the same seed and the same losses give the same result.
+        progress: called after each round with (round, rounds, best loss).
+
+    Raises:
+        PlanError: on malformed arrays, a budget out of reach, or if no loss was a number.
+    """
+    if rounds < 0:
+        raise PlanError(f"rounds is {rounds}; expected a number >= 0")
+    error_arrays, cost_arrays = _check_levels(errors, costs)
+    if any(float(array.min()) < 0 for array in error_arrays):
+        raise PlanError("errors holds negative numbers; the search weighs errors, which are >= 0")
+    limit = _check_budget(cost_arrays, budget)
+    rng = np.random.default_rng(seed)
+
+    best_weights = np.ones(len(error_arrays))
+    best_loss = math.inf
+    best: LevelChoice | None = None
+    seen: set[tuple[int, ...]] = set()
+    history: list[SearchStep] = []
+    exact = True
+    for number in range(rounds + 1):
+        weights = best_weights if number == 0 else mutate_weights(rng, best_weights)
+        weighted = [w * array for w, array in zip(weights, error_arrays, strict=True)]
+        # Coarser than the default of choose_levels: this runs hundreds of times.
+        choice = _choose(weighted, cost_arrays, limit, 5_000, 20_000)
+        exact = exact and choice.exact
+        if choice.levels not in seen:
+            seen.add(choice.levels)
+            loss = float(evaluate(list(choice.levels)))
+            history.append(SearchStep(number, loss, choice.levels))
+            # A comparison with not-a-number is false.
+            if loss < best_loss:
+                best, best_loss, best_weights = choice, loss, weights
+        if progress is not None and number > 0:
+            progress(number, rounds, best_loss)
+    if best is None:
+        raise PlanError(
+            f"evaluate returned no finite loss in {len(history)} evaluations; check the model and"
+            " the scoring batches for overflow"
+        )
+    return SearchResult(
+        levels=best.levels,
+        loss=best_loss,
+        weights=best_weights,
+        cost=best.cost,
+        history=tuple(history),
+        evaluations=len(history),
+        exact=exact,
+    )
+
+
+def knapsack_by_density(
+    scores: Sequence[NDArray[np.floating]],
+    costs: Sequence[float],
+    target_cost: float,
+    *,
+    min_units: Sequence[int] | int = 0,
+) -> list[Mask]:
+    """Keep the units of highest score per cost, over all blocks, until the target is filled.
+
+    One global threshold: units are ranked by density and kept from the top while their summed
+    cost stays within ``target_cost``. A block left with some but fewer than ``min_units`` is
+    emptied, the one of least kept score first, and its share goes to the other blocks; so the
+    result never holds crumbs of a block, and its cost never exceeds the target.
+
+    Args:
+        scores: one (units,) array a block, higher = keep.
+        costs: cost of one unit of each block, > 0.
+        target_cost: >= 0, in the same unit.
+        min_units: least size of a block that is not empty; one number, or one a block. 0 and 1
+            set no limit; a block that has fewer to begin with may stay whole.
+
+    Returns:
+        One (units,) bool array a block, True = kept. Ties go to the earlier block and unit.
+
+    Raises:
+        PlanError: on scores that are not numbers, costs that are not positive, lengths that
+            differ, or a negative target.
+    """
+    arrays = [np.asarray(score, dtype=np.float64) for score in scores]
+    minimums = [min_units] * len(arrays) if isinstance(min_units, int) else list(min_units)
+    if not arrays:
+        raise PlanError("scores is empty; give one array a block")
+    if len(costs) != len(arrays) or len(minimums) != len(arrays):
+        raise PlanError(
+            f"got scores of {len(arrays)} blocks, {len(costs)} costs and {len(minimums)} values of"
+            " min_units; expected one each a block"
+        )
+    for number, (array, cost, least) in enumerate(zip(arrays, costs, minimums, strict=True)):
+        if array.ndim != 1 or bool(np.isnan(array).any()):
+            raise PlanError(
+                f"scores of block {number} have shape {array.shape}"
+                f" and {int(np.isnan(array).sum())} that are not numbers; expected (units,), none"
+            )
+        if not 0 < cost < math.inf or least < 0:
+            raise PlanError(
+                f"block {number} has cost {cost} and min_units {least}; expected a finite cost > 0"
+                " and min_units >= 0"
+            )
+    if not target_cost >= 0:
+        raise PlanError(f"target_cost is {target_cost}; expected a number >= 0")
+
+    owner = np.concatenate([np.full(len(a), i) for i, a in enumerate(arrays)]).astype(np.int64)
+    unit_cost = np.asarray(costs, dtype=np.float64)[owner]
+    flat = np.concatenate(arrays)
+    ranking = np.argsort(-(flat / unit_cost), kind="stable")
+    target_cost = min(target_cost, math.fsum(unit_cost))
+    slack = 4.0 * len(flat) * _EPSILON * target_cost
+    emptied: set[int] = set()
+    while True:
+        usable = ranking[~np.isin(owner[ranking], list(emptied))]
+        fits = int(np.searchsorted(np.cumsum(unit_cost[usable]), target_cost + slack, "right"))
+        keep = np.zeros(len(flat), dtype=np.bool_)
+        keep[usable[:fits]] = True
+        crumbs = []
+        for number, least in enumerate(minimums):
+            mine = keep & (owner == number)
+            if 0 < int(mine.sum()) < min(least, len(arrays[number])):
+                crumbs.append((float(flat[mine].sum()), number))
+        if not crumbs:
+            break
+        emptied.add(min(crumbs)[1])
+    return [keep[owner == number] for number in range(len(arrays))]
+
+
+def _check_levels(
+    errors: Sequence[Floats], costs: Sequence[Floats]
+) -> tuple[list[Floats], list[Floats]]:
+    if len(errors) == 0 or len(errors) != len(costs):
+        raise PlanError(
+            f"got errors of {len(errors)} blocks and costs of {len(costs)}; expected as many, and"
+            " at least one"
+        )
+    error_arrays = [np.asarray(array, dtype=np.float64) for array in errors]
+    cost_arrays = [np.asarray(array, dtype=np.float64) for array in costs]
+    for number, (error, cost) in enumerate(zip(error_arrays, cost_arrays, strict=True)):
+        if error.ndim != 1 or error.shape != cost.shape or len(error) == 0:
+            raise PlanError(
+                f"block {number} has errors of shape {error.shape} and costs of shape"
+                f" {cost.shape}; expected one number each a level, and at least one level"
+            )
+        if not np.isfinite(error).all() or not np.isfinite(cost).all() or float(cost.min()) < 0:
+            raise PlanError(
+                f"block {number} holds errors or costs that are not finite, or negative costs;"
+                " leave out levels that cannot be chosen"
+            )
+    return error_arrays, cost_arrays
+
+
+def _check_budget(costs: list[Floats], budget: float) -> float:
+    """The budget plus the rounding of a sum that reaches it exactly."""
+    if math.isnan(budget):
+        raise PlanError("budget is not a number; expected a total cost")
+    # No choice costs more than the dearest levels: an endless budget becomes a finite one.
+    budget = min(budget, math.fsum(float(array.max()) for array in costs))
+    limit = budget + 4.0 * len(costs) * _EPSILON * abs(budget)
+    least = math.fsum(float(array.min()) for array in costs)
+    if least > limit:
+        raise PlanError(
+            f"budget is {budget:g}, but the cheapest level of every block costs {least:g} in"
+            f" total; raise the budget to at least {least:g} or add cheaper levels (such as"
+            " removing whole blocks)"
+        )
+    return limit

@@ -1,0 +1,99 @@
+"""What a run tells a person: stages as they go, a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console as RichConsole
+from rich.progress import Progress
+from rich.table import Table
+
+
+class Console:
+    """Writes to stderr, on the main process only; plain lines where that is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._rich = RichConsole(file=sys.stderr, highlight=False)
+
+    @property
+    def silent(self) -> bool:
+        return self._quiet or not PartialState().is_main_process
+
+    def note(self, text: str) -> None:
+        """One line."""
+        if not self.silent:
+            self._rich.print(f"  {text}", markup=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage, and how long it took when it ends well."""
+        start = time.monotonic()
+        if not self.silent:
+            self._rich.print(f"== {name}", markup=False, style="bold")
+        yield
+        self.note(f"{name}: {time.monotonic() - start:.0f} s")
+
+    @contextmanager
+    def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Gives a function of (done, total) that moves a bar."""
+        if self.silent or not self._rich.is_terminal:
+            yield lambda done, total: None
+            return
+        with Progress(console=self._rich, transient=True) as bars:
+            task = bars.add_task(name)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    def summary(self, results: dict[str, Any]) -> None:
+        """The table of a run, to stdout."""
+        if not self.silent:
+            RichConsole(highlight=False, width=_width()).print(summary_table(results))
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() else 120
+
+
+def summary_table(results: dict[str, Any]) -> Table:
+    """A row a model: quality with its interval, size, latency and speed-up at each shape."""
+    evaluation, benchmark = results["evaluation"], results["benchmark"]
+    primary = evaluation["primary"]
+    shapes = list(
+        dict.fromkeys((row["batch_size"], row["sequence_length"]) for row in benchmark["rows"])
+    )
+    pruning = results["pruning"]
+    table = Table(
+        title=f"{pruning['sparsity']:.1%} of encoder weights removed",
+        caption=(
+            f"{primary} on {evaluation['samples']} test samples, {evaluation['confidence']:.0%} "
+            f"interval; speed-up over {benchmark['baseline']}, {benchmark['threads']} thread(s), "
+            f"batch x length, median of {benchmark['repeats']} interleaved rounds; one seed "
+            f"({results['seed']})"
+        ),
+    )
+    table.add_column("model")
+    table.add_column(primary, justify="right")
+    table.add_column("interval", justify="right")
+    table.add_column("MB", justify="right")
+    for batch, length in shapes:
+        table.add_column(f"{batch}x{length}", justify="right")
+    for name, entry in evaluation["models"].items():
+        rows = {
+            (row["batch_size"], row["sequence_length"]): row
+            for row in benchmark["rows"]
+            if row["name"] == name
+        }
+        low, high = entry["interval"]
+        table.add_row(
+            name,
+            f"{entry['metrics'][primary]:.4f}",
+            f"{low:.3f}-{high:.3f}",
+            f"{benchmark['file_bytes'][name] / 1e6:.1f}",
+            *(f"{rows[s]['median_ms']:.2f} ms {rows[s]['speedup']:.1f}x" for s in shapes),
+        )
+    return table

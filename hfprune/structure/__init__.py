@@ -1,0 +1,39 @@
+"""Families: the only place that knows names such as ``attention.self.query``."""
+
+from hfprune.structure.base import (
+    Adapter,
+    BlockView,
+    LayerView,
+    PassInput,
+    PassInputTuple,
+    PassOver,
+    PassResidual,
+    PassZero,
+    Producer,
+    Skip,
+)
+from hfprune.structure.registry import (
+    adapter_for,
+    block_views,
+    layer_views,
+    model_sizes,
+    supported_model_types,
+)
+
+__all__ = [
+    "Adapter",
+    "BlockView",
+    "LayerView",
+    "PassInput",
+    "PassInputTuple",
+    "PassOver",
+    "PassResidual",
+    "PassZero",
+    "Producer",
+    "Skip",
+    "adapter_for",
+    "block_views",
+    "layer_views",
+    "model_sizes",
+    "supported_model_types",
+]

@@ -1,0 +1,73 @@
+"""Which adapter serves which ``config.model_type``.
+
+To add a family: write one adapter file beside this one and add its class to ``ADAPTERS``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hfprune.errors import UnsupportedModelError
+from hfprune.plan import KINDS, BlockKey
+from hfprune.structure.base import Adapter, BlockView, LayerView
+from hfprune.structure.bert import BertAdapter
+from hfprune.structure.distilbert import DistilBertAdapter
+
+ADAPTERS: tuple[Adapter, ...] = (BertAdapter(), DistilBertAdapter())
+_BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapter.model_types}
+
+
+def supported_model_types() -> tuple[str, ...]:
+    """All supported ``model_type`` values, sorted."""
+    return tuple(sorted(_BY_TYPE))
+
+
+def adapter_for(model_type: str) -> Adapter:
+    """The adapter of a family.
+
+    Raises:
+        UnsupportedModelError: naming the supported families.
+    """
+    if model_type not in _BY_TYPE:
+        raise UnsupportedModelError(
+            f"hfprune does not know how to prune model type {model_type!r}; supported: "
+            f"{', '.join(supported_model_types())}"
+        )
+    return _BY_TYPE[model_type]
+
+
+def layer_views(model: nn.Module) -> tuple[LayerView, ...]:
+    """The views of a transformers model's layers.
+
+    Raises:
+        UnsupportedModelError: for a module without a ``config.model_type``, and for a family or
+            variant without an adapter.
+    """
+    config: Any = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if not isinstance(model_type, str):
+        raise UnsupportedModelError(
+            f"expected a transformers model with a config, got {type(model).__name__}"
+        )
+    return adapter_for(model_type).views(model)
+
+
+def model_sizes(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """``(heads, neurons)`` of every layer now; 0 where a block has been removed."""
+    return tuple(
+        (view.attention.units if view.attention else 0, view.ffn.units if view.ffn else 0)
+        for view in layer_views(model)
+    )
+
+
+def block_views(model: nn.Module) -> dict[BlockKey, BlockView]:
+    """The blocks that a model still has, by address, layer by layer."""
+    views: dict[BlockKey, BlockView] = {}
+    for layer in layer_views(model):
+        for kind in KINDS:
+            view = layer.block(kind)
+            if view is not None:
+                views[view.key] = view
+    return views

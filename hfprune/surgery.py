@@ -1,0 +1,138 @@
+"""Physical removal: the Linears become smaller, blocks with nothing left disappear.
+
+The model keeps its stock class. What each layer kept is written to ``model.config.hfprune`` so
+that every way of saving the model also saves how to build it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfprune.errors import CheckpointError
+from hfprune.plan import KINDS, UNIT_NAMES, PruningPlan
+from hfprune.structure import BlockView, block_views, model_sizes
+
+RECORD_KEY = "hfprune"
+RECORD_VERSION = 1
+
+
+def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
+    """Remove what the plan does not keep. In place; returns the same model.
+
+    Equal to the same plan applied as gates, in eval mode, up to float rounding. Gates must be
+    detached first. Parameters are replaced, so an optimizer made before no longer trains them.
+
+    Args:
+        model: a transformers model of a supported family, dense or already shrunk.
+        plan: made for this model's present sizes.
+
+    Raises:
+        UnsupportedModelError: for an unknown family.
+        PlanError: if the plan was made for other sizes; the model is then untouched.
+    """
+    plan.require_sizes(model_sizes(model))
+    for key, view in block_views(model).items():
+        kept = plan.kept(key)
+        if not kept:
+            _remove_block(view)
+        elif len(kept) < view.units:
+            _slice_block(view, kept)
+    _write_record(model)
+    return model
+
+
+def resize_(model: nn.Module, kept: Sequence[tuple[int, int]]) -> nn.Module:
+    """Give each layer ``(heads, neurons)`` of these sizes, values being of no account.
+
+    For loading: the weights are read into the model afterwards.
+    """
+    return shrink_(model, PruningPlan.first_units(model_sizes(model), kept))
+
+
+def read_record(config: Any, source: str) -> tuple[tuple[int, int], ...] | None:
+    """The kept ``(heads, neurons)`` of each layer recorded in a config; ``None`` if there is none.
+
+    Args:
+        config: a ``PretrainedConfig``.
+        source: where it came from, for the error.
+
+    Raises:
+        CheckpointError: if the record is malformed or claims more than the config allows.
+    """
+    record = getattr(config, RECORD_KEY, None)
+    if record is None:
+        return None
+    if not isinstance(record, Mapping) or record.get("format_version") != RECORD_VERSION:
+        raise CheckpointError(
+            f"{source}: the {RECORD_KEY!r} record must be a mapping with format_version "
+            f"{RECORD_VERSION}, got {record!r:.120}"
+        )
+    columns: list[list[int]] = []
+    for kind in KINDS:
+        name = UNIT_NAMES[kind]
+        column = record.get(name)
+        if not isinstance(column, list) or any(type(n) is not int or n < 0 for n in column):
+            raise CheckpointError(
+                f"{source}: {RECORD_KEY}.{name} must be a list of counts, one a layer, got "
+                f"{column!r:.120}"
+            )
+        columns.append(column)
+    heads, neurons = columns
+    if len(heads) != len(neurons):
+        raise CheckpointError(
+            f"{source}: {RECORD_KEY} lists heads of {len(heads)} layers and neurons of "
+            f"{len(neurons)}"
+        )
+    return tuple(zip(heads, neurons, strict=True))
+
+
+def _write_record(model: nn.Module) -> None:
+    sizes = model_sizes(model)
+    config: Any = model.config
+    setattr(
+        config,
+        RECORD_KEY,
+        {
+            "format_version": RECORD_VERSION,
+            "heads": [heads for heads, _ in sizes],
+            "neurons": [neurons for _, neurons in sizes],
+        },
+    )
+
+
+def _remove_block(view: BlockView) -> None:
+    for skip in view.skips:
+        setattr(skip.parent, skip.attribute, skip.replacement.to(view.consumer.weight.device))
+    for parent, attribute in view.discards:
+        setattr(parent, attribute, nn.Identity())
+
+
+def _slice_block(view: BlockView, kept: Sequence[int]) -> None:
+    for producer in view.producers:
+        _slice_rows(producer.module, producer.rows(kept, view.units))
+    unit = torch.tensor(list(kept), dtype=torch.long)
+    columns = (unit[:, None] * view.unit_size + torch.arange(view.unit_size)[None, :]).reshape(-1)
+    _slice_columns(view.consumer, columns)
+    view.set_units(len(kept))
+
+
+def _slice_rows(linear: nn.Linear, rows: Tensor) -> None:
+    rows = rows.to(linear.weight.device)
+    linear.weight = _parameter(linear.weight, linear.weight.detach()[rows])
+    if linear.bias is not None:
+        linear.bias = _parameter(linear.bias, linear.bias.detach()[rows])
+    linear.out_features = len(rows)
+
+
+def _slice_columns(linear: nn.Linear, columns: Tensor) -> None:
+    columns = columns.to(linear.weight.device)
+    linear.weight = _parameter(linear.weight, linear.weight.detach()[:, columns])
+    linear.in_features = len(columns)
+
+
+def _parameter(old: Tensor, value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.clone().contiguous(), requires_grad=old.requires_grad)

@@ -1,0 +1,459 @@
+"""`HFPruneTrainer`: a `transformers.Trainer` that prunes while it trains.
+
+It decides *when* to score, plan and gate; how is the business of :mod:`importance`,
+:mod:`search`, :mod:`gates` and :mod:`surgery`. Pruning rides on the Trainer's own hooks
+(callbacks, ``compute_loss``, ``_save_checkpoint``), so gradient accumulation, mixed precision,
+evaluation, early stopping, best-model loading and resuming stay the Trainer's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from hfprune.cost import parameter_costs
+from hfprune.distill import MULTI_LABEL, REGRESSION, SINGLE_LABEL, hidden_loss, logits_loss
+from hfprune.errors import CheckpointError, PlanError, TrainingError
+from hfprune.files import atomic_write_json
+from hfprune.gates import Gates
+from hfprune.importance import GradientScores, Scores, magnitude_scores, random_scores
+from hfprune.plan import BlockKey, PruningPlan
+from hfprune.recipe import DistillationConfig, PruningConfig, TrainingConfig
+from hfprune.schedule import fraction
+from hfprune.search import global_plan, plan_sparsity, uniform_plan
+from hfprune.structure import model_sizes
+from hfprune.surgery import shrink_
+
+logger = logging.getLogger(__name__)
+
+STATE_NAME = "hfprune_state.json"
+SCORES_NAME = "hfprune_scores.safetensors"
+
+
+def training_arguments(config: TrainingConfig, output_dir: str | Path) -> TrainingArguments:
+    """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed."""
+    values = config.model_dump(exclude={"early_stopping_patience"})
+    known = inspect.signature(TrainingArguments).parameters
+    if "warmup_ratio" not in known:  # transformers 5: below 1, warmup_steps is a fraction
+        values["warmup_steps"] = values.pop("warmup_ratio")
+    if "group_by_length" not in known:  # transformers 5
+        grouped = values.pop("group_by_length")
+        values["train_sampling_strategy"] = "group_by_length" if grouped else "random"
+    for name in ("eval_steps", "save_steps"):
+        if values[name] is None:
+            del values[name]
+    return TrainingArguments(
+        str(output_dir),
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=False,
+        **values,
+    )
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint of a Trainer's output directory.
+
+    A checkpoint that was being written when the process died (its state or weights cannot be read)
+    is passed over with a warning.
+    """
+    found = [
+        (int(match.group(1)), path)
+        for path in Path(folder).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
+    for _, path in sorted(found, reverse=True):
+        problem = _damage(path)
+        if problem is None:
+            return path
+        warnings.warn(f"{path} is not whole and is passed over: {problem}", stacklevel=2)
+    return None
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        weights = sorted(folder.glob("model*.safetensors"))
+        for file in weights:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        return None if weights else "it has no weights"
+    except (OSError, ValueError, SafetensorError) as error:
+        return str(error)
+
+
+class _PruningCallback(TrainerCallback):
+    """Carries the Trainer's events to the pruner."""
+
+    def __init__(self, trainer: HFPruneTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._begin_pruning()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._collect_scores()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._maybe_prune()
+
+
+class HFPruneTrainer(Trainer):
+    """Prunes heads, neurons and whole blocks during fine-tuning, then removes them.
+
+    Use it as ``Trainer``; the further arguments are keywords. While training, what is pruned is
+    gated (multiplied by zero); when ``train()`` returns, ``self.model`` is physically smaller and
+    ``save_model``, ``evaluate`` and ``predict`` work on that.
+
+    The best model, early stopping and ``load_best_model_at_end`` only look at evaluations made
+    after the target has been reached: an earlier one would win by being less pruned.
+
+    Args:
+        *args, **kwargs: as :class:`transformers.Trainer`.
+        pruning: what to reach and how; ``None`` trains without pruning (distillation still works).
+        distillation: weights of the losses against the teacher; needs ``teacher``.
+        teacher: the dense fine-tuned model (a module, or a path / Hub name); without
+            ``distillation`` its default is used.
+
+    Raises:
+        TrainingError: for settings that cannot work (DeepSpeed, FSDP, DataParallel, a teacher that
+            does not match), before anything is trained.
+        UnsupportedModelError: if the model's family has no adapter.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        pruning: PruningConfig | None = None,
+        distillation: DistillationConfig | None = None,
+        teacher: nn.Module | str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if distillation is not None and teacher is None:
+            raise TrainingError(
+                "distillation needs a teacher: pass teacher=<the dense fine-tuned model or its "
+                "path>, or leave distillation out"
+            )
+        self.pruning = pruning
+        self.distillation = distillation
+        if teacher is not None and distillation is None:
+            self.distillation = DistillationConfig()
+        self.plan: PruningPlan | None = None
+        self._costs: dict[BlockKey, float] = {}
+        self._gates: Gates | None = None
+        self._scores: GradientScores | None = None
+        self._complete = pruning is None
+        # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
+        # accumulated batches; encoders' heads average over samples, not over tokens.
+        self.model_accepts_loss_kwargs = False
+        self._check_environment()
+        if pruning is not None:
+            self.plan = PruningPlan.dense(model_sizes(self._bare_model()))
+            if pruning.score in ("taylor", "fisher"):
+                self._scores = GradientScores(pruning.score, pruning.score_decay)
+        self.teacher = self._load_teacher(teacher)
+        self.add_callback(_PruningCallback(self))
+
+    # -- set-up ---------------------------------------------------------------------------------
+
+    def _bare_model(self) -> nn.Module:
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def _check_environment(self) -> None:
+        for enabled, name in (
+            (self.is_deepspeed_enabled, "DeepSpeed"),
+            (self.is_fsdp_enabled, "FSDP"),
+        ):
+            if enabled:
+                raise TrainingError(
+                    f"{name} shards parameters, which gates and physical removal cannot follow; "
+                    "use plain data parallelism (accelerate launch --multi_gpu)"
+                )
+        if self.args.n_gpu > 1:
+            raise TrainingError(
+                f"torch.nn.DataParallel over {self.args.n_gpu} GPUs is not supported; start with "
+                "`accelerate launch` or set CUDA_VISIBLE_DEVICES to one GPU"
+            )
+
+    def _problem_type(self) -> str:
+        config: Any = self._bare_model().config
+        if config.problem_type in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):
+            return str(config.problem_type)
+        return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
+
+    def _load_teacher(self, teacher: nn.Module | str | Path | None) -> nn.Module | None:
+        if teacher is None:
+            return None
+        loaded: Any = (
+            teacher
+            if isinstance(teacher, nn.Module)
+            else AutoModelForSequenceClassification.from_pretrained(str(teacher))
+        )
+        student: Any = self._bare_model()
+        if loaded is student:
+            raise TrainingError(
+                "the teacher is the very model that is trained; pass a copy of it, or its path"
+            )
+        config: Any = loaded.config
+        if config.num_labels != student.config.num_labels:
+            raise TrainingError(
+                f"the teacher has {config.num_labels} labels, the student "
+                f"{student.config.num_labels}; they must be for the same task"
+            )
+        if isinstance(loaded, PreTrainedModel):
+            theirs, mine = config.vocab_size, student.config.vocab_size
+            if theirs != mine:
+                raise TrainingError(
+                    f"the teacher's vocabulary has {theirs} tokens, the student's {mine}; "
+                    "they read the same token ids, so both must use one tokenizer"
+                )
+        return cast(nn.Module, loaded.to(self.args.device).eval().requires_grad_(False))
+
+    # -- what happens when ----------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; then what was pruned is physically removed."""
+        try:
+            result = super().train(*args, **kwargs)
+        finally:
+            if self._gates is not None:
+                self._gates.detach()
+        if self.pruning is not None and not self._complete:
+            raise TrainingError(
+                "training ended before pruning reached its target (a callback stopped it, or it "
+                "had no steps); train longer or let pruning end earlier (pruning.end)"
+            )
+        if self._gates is not None:
+            self.shrink()
+        return result
+
+    def shrink(self) -> nn.Module:
+        """Remove from ``self.model`` what the plan does not keep; returns the model.
+
+        Called by :meth:`train`. Afterwards the trainer no longer prunes: a further ``train()``
+        fine-tunes the small model with a new optimizer.
+        """
+        model = self._bare_model()
+        if self._gates is None or self.plan is None:
+            return model
+        self._gates.detach()
+        self._gates = None
+        shrink_(model, self.plan)
+        self.model = self.model_wrapped = model
+        self.optimizer = self.lr_scheduler = None
+        self.pruning = None
+        return model
+
+    def _begin_pruning(self) -> None:
+        if self.pruning is None or self.plan is None:
+            return
+        if self.state.max_steps <= 0:
+            raise TrainingError("pruning needs at least one training step")
+        if self._gates is not None:
+            self._gates.detach()
+        self._gates = Gates(self._bare_model(), self.plan).attach()
+        self._costs = parameter_costs(self._bare_model())
+        self._gates.set_trainable(self._scores is not None and not self._complete)
+
+    def _collect_scores(self) -> None:
+        """Read the gate gradients of the batch that is about to be stepped on."""
+        if self._gates is None or self._scores is None or self._complete:
+            return
+        gradients = self._gates.gradients()
+        self._gates.clear_gradients()
+        scaler = getattr(self.accelerator, "scaler", None)
+        scale = float(scaler.get_scale()) if scaler is not None else 1.0
+        # One flat tensor: one all-reduce instead of one a block. The mean over processes is the
+        # gradient of the global batch, before it is squared.
+        flat = torch.cat([gradients[key] for key in gradients]) / scale
+        if self.args.world_size > 1:
+            dist.all_reduce(flat)
+            flat /= self.args.world_size
+        parts = flat.split([len(gradients[key]) for key in gradients])
+        if not self._scores.update(dict(zip(gradients, parts, strict=True))) and scaler is None:
+            raise TrainingError(
+                f"gradients are not finite at step {self.state.global_step + 1}: lower the "
+                "learning rate, or check the data for extreme values"
+            )
+
+    def _maybe_prune(self) -> None:
+        pruning = self.pruning
+        if pruning is None or self._gates is None or self._complete or self.plan is None:
+            return
+        step, last = self.state.global_step, self.state.max_steps
+        progress = min(step / last, 1.0)
+        finished = progress >= pruning.end or step >= last
+        if not finished and step % pruning.update_every_steps:
+            return
+        share = (
+            1.0 if finished else fraction(pruning.schedule, progress, pruning.start, pruning.end)
+        )
+        if share <= 0.0 and not finished:
+            return
+        self.plan = self._next_plan(share * pruning.sparsity)
+        self._gates.set_plan(self.plan)
+        if finished:
+            self._complete = True
+            self._gates.set_trainable(False)
+        self.log(self.pruning_metrics())
+
+    def _next_plan(self, sparsity: float) -> PruningPlan:
+        pruning, current = self.pruning, self.plan
+        if pruning is None or current is None:
+            raise PlanError("this trainer has no pruning configuration")
+        scores = self._current_scores()
+        if pruning.allocation == "uniform":
+            plan = uniform_plan(scores, self._costs, current, sparsity)
+        else:
+            plan = global_plan(
+                scores,
+                self._costs,
+                current,
+                sparsity,
+                min_heads=pruning.min_heads,
+                min_neurons=pruning.min_neurons,
+            )
+        self._require_same_plan(plan)
+        return plan
+
+    def _current_scores(self) -> Scores:
+        if self._scores is not None:
+            if not self._scores.updates:
+                raise TrainingError(
+                    "no training batch gave finite gradients before the first pruning step"
+                )
+            return self._scores.values
+        if self.pruning is not None and self.pruning.score == "random":
+            return random_scores(self._bare_model(), self.args.seed)
+        return magnitude_scores(self._bare_model())
+
+    def _require_same_plan(self, plan: PruningPlan) -> None:
+        if self.args.world_size <= 1:
+            return
+        digests: list[str | None] = [None] * self.args.world_size
+        dist.all_gather_object(digests, plan.digest())
+        if len(set(digests)) > 1:
+            raise TrainingError(
+                f"the processes decided on different plans at step {self.state.global_step} "
+                f"({digests}); all must see the same model and score settings"
+            )
+
+    def pruning_metrics(self) -> dict[str, float]:
+        """Where pruning stands, as logged: sparsity in [0, 1] of encoder weights, and counts."""
+        if self.plan is None:
+            return {}
+        sizes = self.plan.sizes()
+        return {
+            "pruning/sparsity": round(plan_sparsity(self.plan, self._costs), 6),
+            "pruning/heads": float(sum(heads for heads, _ in sizes)),
+            "pruning/neurons": float(sum(neurons for _, neurons in sizes)),
+            "pruning/blocks": float(sum((h > 0) + (n > 0) for h, n in sizes)),
+        }
+
+    # -- losses ---------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The task's loss; while training with a teacher, plus the distillation losses."""
+        settings = self.distillation
+        if self.teacher is None or settings is None or not model.training:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        wants_hidden = settings.hidden_weight > 0
+        inputs = {**inputs, "output_hidden_states": wants_hidden}
+        teacher_inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        label, outputs = super().compute_loss(
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        with torch.no_grad():
+            target = self.teacher(**teacher_inputs)
+        extra = settings.logits_weight * logits_loss(
+            outputs.logits, target.logits, settings.temperature, self._problem_type()
+        )
+        if wants_hidden:
+            extra = extra + settings.hidden_weight * hidden_loss(
+                outputs.hidden_states, target.hidden_states, inputs.get("attention_mask")
+            )
+        if self.compute_loss_func is not None and num_items_in_batch is not None:
+            # A user's loss function divides by the whole batch itself, and the Trainer then no
+            # longer divides by the number of accumulated batches.
+            extra = extra / self.current_gradient_accumulation_steps
+        loss = settings.label_weight * label + extra
+        return (loss, outputs) if return_outputs else loss
+
+    # -- best model, checkpoints ----------------------------------------------------------------
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if not self._complete:
+            return False
+        return bool(super()._determine_best_metric(metrics, trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # First ours: the Trainer writes trainer_state.json last, so what has it is whole.
+        if self.plan is not None and self._gates is not None and self.args.should_save:
+            run_dir = Path(self._get_output_dir(trial=trial))
+            folder = run_dir / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._scores is not None:
+                save_file(self._scores.state_dict(), folder / SCORES_NAME)
+            atomic_write_json(
+                folder / STATE_NAME, {"plan": self.plan.to_dict(), "complete": self._complete}
+            )
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.pruning is None:
+            return
+        folder = Path(resume_from_checkpoint)
+        try:
+            state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+            plan = PruningPlan.from_dict(state["plan"])
+            plan.require_sizes(model_sizes(self._bare_model()))
+            if self._scores is not None:
+                self._scores.load_state_dict(load_file(folder / SCORES_NAME))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder} holds no pruning state ({error.filename}); it was not written by an "
+                "HFPruneTrainer with the same pruning settings, so it cannot be resumed from"
+            ) from error
+        except (ValueError, KeyError, TypeError, PlanError) as error:
+            raise CheckpointError(f"{folder}: the pruning state is damaged: {error}") from error
+        self.plan = plan
+        self._complete = bool(state["complete"])

@@ -1,0 +1,65 @@
+"""Settings that must stand before any library is imported, and what the markers need.
+
+The tests are offline and hermetic: they neither reach the Hub nor read or write the user's
+cache, settings or tokens. ``HF_HUB_OFFLINE=0`` in the environment lets the tests marked
+``network`` run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_home = tempfile.mkdtemp(prefix="hfprune-tests-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_OFFLINE = os.environ["HF_HUB_OFFLINE"].upper() in {"1", "ON", "YES", "TRUE"}
+os.environ.update(
+    HF_HOME=_home,
+    HF_DATASETS_OFFLINE=str(int(_OFFLINE)),
+    HF_EVALUATE_OFFLINE=str(int(_OFFLINE)),
+    TRANSFORMERS_OFFLINE=str(int(_OFFLINE)),
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
+# Each would point a library somewhere else than the folder above, or at the user's account.
+for _name in (
+    "HF_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+    "HF_EVALUATE_CACHE",
+    "HF_MODULES_CACHE",
+    "HF_METRICS_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "TRANSFORMERS_CACHE",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+):
+    os.environ.pop(_name, None)
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# The same examples in every run, nothing written to disk, no failure for a busy machine.
+settings.register_profile("hfprune", derandomize=True, deadline=None, database=None)
+settings.load_profile("hfprune")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if _OFFLINE:
+        for item in items:
+            if item.get_closest_marker("network"):
+                item.add_marker(pytest.mark.skip(reason="set HF_HUB_OFFLINE=0 to reach the Hub"))

@@ -1,0 +1,130 @@
+"""Scores against values worked by hand or by finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_batch, tiny_model
+
+from hfprune.errors import PlanError
+from hfprune.gates import Gates
+from hfprune.importance import (
+    GradientScores,
+    gradient_scores,
+    magnitude_scores,
+    random_scores,
+)
+from hfprune.plan import BlockKey
+from hfprune.structure import block_views
+
+KEY = BlockKey(0, "ffn")
+
+
+def labelled(batch: Any) -> Any:
+    return {**batch, "labels": torch.arange(len(batch["input_ids"])) % 3}
+
+
+def test_fisher_and_taylor_by_hand() -> None:
+    fisher, taylor = GradientScores("fisher"), GradientScores("taylor")
+    for gradient in ([3.0, 0.5], [-1.0, 0.5]):
+        fisher.update({KEY: torch.tensor(gradient)})
+        taylor.update({KEY: torch.tensor(gradient)})
+    assert fisher.values[KEY].tolist() == [10.0, 0.5]
+    assert taylor.values[KEY].tolist() == [4.0, 1.0]
+
+
+def test_decay_halves_the_past() -> None:
+    scores = GradientScores("fisher", decay=0.5)
+    for gradient in (4.0, 2.0, 1.0):
+        scores.update({KEY: torch.tensor([gradient])})
+    assert scores.values[KEY].tolist() == [16 / 4 + 4 / 2 + 1]
+
+
+def test_nonfinite_gradients_are_not_added() -> None:
+    scores = GradientScores("fisher")
+    assert scores.update({KEY: torch.tensor([1.0])})
+    assert not scores.update({KEY: torch.tensor([float("nan")])})
+    assert scores.values[KEY].tolist() == [1.0]
+    assert scores.updates == 1
+
+
+def test_state_round_trip() -> None:
+    scores = GradientScores("fisher")
+    scores.update({KEY: torch.tensor([1.0, 2.0]), BlockKey(3, "attention"): torch.tensor([5.0])})
+    again = GradientScores("fisher")
+    again.load_state_dict(scores.state_dict())
+    assert again.updates == 1
+    assert {key: value.tolist() for key, value in again.values.items()} == {
+        KEY: [1.0, 4.0],
+        BlockKey(3, "attention"): [25.0],
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gate_gradient_is_the_finite_difference_of_the_loss(family: str) -> None:
+    model = tiny_model(family).double()
+    batch = labelled(tiny_batch())
+    gates = Gates(model)
+    gates.set_trainable(True)
+    with gates:
+        model(**batch).loss.backward()
+        found = gates.gradients()
+        gates.set_trainable(False)
+        for key, unit in ((BlockKey(1, "attention"), 2), (BlockKey(2, "ffn"), 7)):
+            losses = []
+            for value in (1 + 1e-3, 1 - 1e-3):
+                gates._partial.add(key)  # a gate other than 0 or 1 is none of a plan's
+                gates.values[key] = torch.ones_like(gates.values[key], dtype=torch.float64)
+                gates.values[key][unit] = value
+                with torch.no_grad():
+                    losses.append(float(model(**batch).loss))
+            gates.values[key] = torch.ones_like(gates.values[key])
+            slope = (losses[0] - losses[1]) / 2e-3
+            assert float(found[key][unit]) == pytest.approx(slope, rel=1e-3, abs=1e-8)
+
+
+def test_gradient_scores_sum_over_batches_and_leave_the_model_alone() -> None:
+    model = tiny_model("bert").train()
+    batches = [labelled(tiny_batch(seed=s)) for s in (1, 2)]
+    both = gradient_scores(model, batches, "fisher")
+    single = [gradient_scores(model, [batch], "fisher") for batch in batches]
+    for key, value in both.items():
+        torch.testing.assert_close(value, single[0][key] + single[1][key])
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(PlanError, match="no batch gave finite gradients"):
+        gradient_scores(model, [], "fisher")
+
+
+def test_magnitude_by_hand() -> None:
+    model = tiny_model("bert")
+    model.requires_grad_(False)
+    layer: Any = model.bert.encoder.layer[0]
+    scores = magnitude_scores(model)
+    rows = slice(2 * 8, 3 * 8)  # head 2 of size 8
+    inner = layer.attention.self
+    by_hand = sum(
+        float(m.weight[rows].square().sum()) for m in (inner.query, inner.key, inner.value)
+    )
+    by_hand += float(layer.attention.output.dense.weight[:, rows].square().sum())
+    assert float(scores[BlockKey(0, "attention")][2]) == pytest.approx(by_hand, rel=1e-5)
+    neuron = float(layer.intermediate.dense.weight[7].square().sum())
+    neuron += float(layer.output.dense.weight[:, 7].square().sum())
+    assert float(scores[KEY][7]) == pytest.approx(neuron, rel=1e-5)
+
+
+def test_random_is_seeded() -> None:
+    model = tiny_model("bert")
+    first, again, other = (random_scores(model, seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+    assert set(first) == set(block_views(model))
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(PlanError, match="unknown score 'grad'; gradient scores: taylor, fisher"):
+        GradientScores("grad")  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"score decay must be in \[0, 1\], got 2"):
+        GradientScores("fisher", decay=2)

@@ -1,0 +1,70 @@
+"""Small random models, plans and batches of every supported family, for fast tests."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+import transformers
+
+from hfprune.plan import BlockKey, PruningPlan
+from hfprune.structure import model_sizes
+
+VOCAB = 100
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+
+def tiny_model(
+    family: str, *, labels: int = 3, layers: int = 3, seed: int = 0, **extra: Any
+) -> Any:
+    """A sequence classifier of 32 hidden units and 4 heads, in eval mode."""
+    torch.manual_seed(seed)
+    common: dict[str, Any] = {"vocab_size": VOCAB, "num_labels": labels, **extra}
+    if family == "distilbert":
+        config = transformers.DistilBertConfig(
+            dim=32, n_heads=4, n_layers=layers, hidden_dim=48, max_position_embeddings=66, **common
+        )
+    else:
+        kind = transformers.AutoConfig.for_model(family).__class__
+        config = kind(
+            hidden_size=32,
+            num_attention_heads=4,
+            num_hidden_layers=layers,
+            intermediate_size=48,
+            max_position_embeddings=66,
+            **({"embedding_size": 16} if family == "electra" else {}),
+            **common,
+        )
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # zero biases would hide mistakes
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def tiny_batch(batch: int = 4, length: int = 12, *, seed: int = 1, padded: bool = True) -> Any:
+    """Token ids (never the padding ids 0 and 1) with ragged attention masks."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCAB, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    if padded:
+        for row in range(1, batch):
+            cut = 1 + int(torch.randint(1, length, (1,), generator=generator))
+            mask[row, cut:] = 0
+            ids[row, cut:] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def random_plan(model: Any, *, seed: int = 0, removed: tuple[BlockKey, ...] = ()) -> PruningPlan:
+    """An uneven plan; every block keeps something but those in ``removed``."""
+    draw = random.Random(seed)
+    plan = PruningPlan.dense(model_sizes(model))
+    for key in plan.keys():
+        total = len(plan.mask(key))
+        if not total:
+            continue
+        count = 0 if key in removed else draw.randint(1, total)
+        chosen = set(draw.sample(range(total), count))
+        plan = plan.with_block(key, [index in chosen for index in range(total)])
+    return plan
