@@ -321,9 +321,23 @@ def export_onnx(
                 f"the exporter wrote {sorted(p.name for p in staging.iterdir())}, expected a "
                 f"single {MODEL_FILE}. {UNTOUCHED}"
             )
+        _check_opset(staging / MODEL_FILE, opset)
         difference = check_parity(plain, staging / MODEL_FILE, tokenizer, atol=atol)
         logger.info("ONNX agrees with PyTorch: largest difference of logits %.2e", difference)
     return Path(output_dir) / MODEL_FILE
+
+
+def _check_opset(path: Path, wanted: int | None) -> None:
+    """Exporters silently take another opset where they cannot write the one asked for."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False)
+    found = {entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")}
+    if wanted is not None and found != {wanted}:
+        raise ExportError(
+            f"opset={wanted} was asked for, the exporter wrote {sorted(found)}; leave opset out "
+            f"or take that one. {UNTOUCHED}"
+        )
 
 
 def _backend(name: str) -> Callable[[Any, Path, int | None], None]:
@@ -370,7 +384,8 @@ def _write_with_transformers(model: Any, output: Path, opset: int | None) -> Non
     # As Optimum does: an input of the graph where it makes a difference.
     if limits.types > 1 and "token_type_ids" in inspect.signature(model.forward).parameters:
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    axes = {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length")}
+    # Without a bound of ours: the tracer finds the one that the table of positions sets.
+    axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     config = exporters.OnnxConfig(opset_version=opset, dynamic_shapes=dict.fromkeys(inputs, axes))
     program = exporters.OnnxExporter().export(model, inputs, config=config).program
     _save(onnx_ir.to_proto(program), output / MODEL_FILE)
@@ -685,12 +700,14 @@ def _quantize_with_onnxruntime(
 ) -> Path:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
 
     written = work / f"{source.stem}_quantized.onnx"
-    # Optimum's choices: 8-bit weights are unsigned on AVX2 alone, and symmetric everywhere.
+    # Optimum's choices, here and below: weights are unsigned on AVX2 alone, symmetric everywhere.
     weights = QuantType.QUInt8 if settings.instruction_set == "avx2" else QuantType.QInt8
+    usual = QDQRegistry if settings.is_static else IntegerOpsRegistry
     common: dict[str, Any] = {
-        "op_types_to_quantize": None if settings.operators is None else list(settings.operators),
+        "op_types_to_quantize": list(settings.operators or usual),
         "per_channel": settings.per_channel,
         "reduce_range": settings.reduce_range,
         "weight_type": weights,
@@ -933,7 +950,7 @@ def _require(*modules: str) -> Any:
         except ImportError as error:
             hint = INSTALL_HINT if _before_transformers_5() else INSTALL_HINT_5
             if name == "transformers.exporters":
-                hint = f'pip install "transformers>=5.23" and {INSTALL_HINT_5.removeprefix("pip ")}'
+                hint = 'pip install "transformers>=5.23" onnx onnxruntime onnxscript'
             raise MissingExtraError(
                 f"ONNX export needs {name.split('.')[0]}, which cannot be imported ({error}): "
                 f"{hint}"

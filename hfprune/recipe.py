@@ -1,7 +1,8 @@
 """A recipe: one YAML file -> one frozen, validated :class:`Recipe`.
 
-Reading order: the sections (what a recipe may say), the clashes (what cannot be said together),
-then reading YAML, overrides and the wording of errors. Each section can be used alone:
+Reading order: the sections (what a recipe may say, and which of it cannot be said together), the
+public functions, then reading YAML, finding the problems and wording them. Each section can be
+used alone:
 
 >>> PruningConfig(sparsity=0.8).schedule
 'cubic'
@@ -21,6 +22,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -562,7 +564,8 @@ class EvaluationConfig(_Section):
         default=[],
         description="Metrics to compute; []: the usual ones of the task. Classification: "
         + ", ".join(_CLASSIFICATION_METRICS)
-        + ". Regression: pearson, spearman, mse.",
+        + ". Regression: pearson, spearman, mse. With a slash (evaluate-metric/brier_score): a "
+        "metric on the Hub.",
     )
     confidence: float = Field(
         default=0.95, gt=0, lt=1, description="Level of the confidence intervals."
@@ -619,7 +622,8 @@ class ExportConfig(_Section):
         default=None, description="ONNX operator set; null: the exporter's choice for the model."
     )
     quantization: QuantizationConfig | None = Field(
-        default=None, description="Also write an int8 model; null: float only."
+        default_factory=QuantizationConfig,
+        description="Also write an int8 model; null: float only.",
     )
 
 
@@ -732,7 +736,7 @@ class Recipe(_Section):
     def _metric_clashes(self) -> Iterator[_Clash]:
         allowed = METRICS[self.task]
         for metric in self.evaluation.metrics:
-            if metric not in allowed:
+            if metric not in allowed and "/" not in metric:
                 yield _Clash(
                     f"evaluation.metrics: {metric!r} is not a metric of task {self.task}. "
                     + _suggest(metric, allowed, "Choose from"),
@@ -803,8 +807,9 @@ class Recipe(_Section):
 
 
 def _twice(key: str, values: Sequence[object]) -> Iterator[_Clash]:
-    for value in sorted({str(value) for value in values if values.count(value) > 1}):
-        yield _Clash(f"lists {value} more than once", (key,))
+    for value, times in Counter(values).items():
+        if times > 1:
+            yield _Clash(f"lists {_yaml_word(value)} more than once", (key,))
 
 
 # ------------------------------------------------------------------------- the public functions

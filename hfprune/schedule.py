@@ -1,6 +1,6 @@
 """Training progress in [0, 1] -> fraction of the pruning target that is due; pure floats.
 
->>> fraction("linear", 0.3, start=0.1, end=0.5)
+>>> fraction("linear", 0.25, start=0.0, end=0.5)
 0.5
 """
 

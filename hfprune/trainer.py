@@ -310,7 +310,8 @@ class HFPruneTrainer(Trainer):
             return
         step, last = self.state.global_step, self.state.max_steps
         progress = min(step / last, 1.0)
-        finished = progress >= pruning.end or step >= last
+        end = pruning.start if pruning.schedule == "one_shot" else pruning.end
+        finished = progress >= end or step >= last
         if not finished and step % pruning.update_every_steps:
             return
         share = (

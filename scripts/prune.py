@@ -37,16 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Late: --help answers at once.
     from hfprune.errors import HFPruneError
     from hfprune.recipe import dump_recipe, load_recipe
+    from hfprune.workplan import describe
 
     try:
         recipe = load_recipe(options.recipe, options.overrides)
-        from hfprune.pipeline import describe, run
-        from hfprune.report import Console
-
         if options.dry_run:
             print(dump_recipe(recipe))
             print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
             return 0
+        from hfprune.pipeline import run
+        from hfprune.report import Console
+
         run(recipe, Console(quiet=options.quiet))
     except HFPruneError as error:
         print(f"error: {error}", file=sys.stderr)

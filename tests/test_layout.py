@@ -23,6 +23,7 @@ FLOORS = {
     "plan": 1,
     "files": 1,
     "programme": 1,
+    "workplan": 2,
     "structure": 2,
     "gates": 3,
     "surgery": 3,

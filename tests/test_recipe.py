@@ -72,7 +72,7 @@ def test_a_minimal_recipe_shows_what_will_be_done() -> None:
     assert recipe.training.greater_is_better is True
     assert recipe.distillation == DistillationConfig()
     assert recipe.benchmark.sequence_lengths == [32, 128]
-    assert recipe.export.quantization is None
+    assert recipe.export.quantization == QuantizationConfig()
 
 
 @pytest.mark.parametrize(
@@ -630,7 +630,7 @@ def test_sections_made_in_python_give_the_same_errors(make: Any, expected: str) 
 
 def test_a_recipe_made_in_python_reports_all_its_sections() -> None:
     with pytest.raises(RecipeError) as caught:
-        Recipe(
+        Recipe(  # type: ignore[call-arg]
             model={"name_or_path": "m", "x": 1},  # type: ignore[arg-type]
             data=DataConfig(name="d"),
             evaluation={"metrics": ["pearson"]},  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_schedules(schedule: str, updates: int, tmp_path: Path) -> None:
         schedule=schedule,
         score="magnitude",
         start=0.25,
-        end=0.25 if schedule == "one_shot" else 0.75,
+        end=0.75,
         update_every_steps=3,
         min_heads=0,
         min_neurons=0,

@@ -68,3 +68,56 @@ def random_plan(model: Any, *, seed: int = 0, removed: tuple[BlockKey, ...] = ()
         chosen = set(draw.sample(range(total), count))
         plan = plan.with_block(key, [index in chosen for index in range(total)])
     return plan
+
+
+POSITIVE = ["good", "fine", "great", "moving", "funny", "clever"]
+NEGATIVE = ["bad", "dull", "weak", "boring", "stale"]
+NEUTRAL = ["film", "plot", "actor", "scene", "a", "the", "is", "was", "it", "but", "very", "story"]
+
+
+def tiny_tokenizer() -> Any:
+    """A WordPiece tokenizer of whole words, of the size that the tiny models expect."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *POSITIVE, *NEGATIVE, *NEUTRAL]
+    vocab = {word: index for index, word in enumerate(words)}
+    while len(vocab) < VOCAB:
+        vocab[f"[unused{len(vocab)}]"] = len(vocab)
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def save_tiny_classifier(family: str, folder: Any, *, labels: int = 2) -> None:
+    """A tiny model and its tokenizer as ``save_pretrained`` leaves them."""
+    tiny_model(family, labels=labels).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
+def write_reviews(path: Any, rows: int) -> None:
+    """A CSV of made-up sentences whose label is the side of their adjectives."""
+    draw = random.Random(0)
+    lines = ["text,label"]
+    for index in range(rows):
+        positive = index % 2 == 0
+        adjectives = POSITIVE if positive else NEGATIVE
+        words = [draw.choice(adjectives), *draw.choices(NEUTRAL, k=draw.randint(2, 6))]
+        draw.shuffle(words)
+        lines.append(f"{' '.join(words)},{'positive' if positive else 'negative'}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

