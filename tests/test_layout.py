@@ -36,6 +36,7 @@ FLOORS = {
     "checkpoint": 4,
     "cost": 4,
     "trainer": 5,
+    "compress": 5,
     "export": 5,
     "benchmark": 5,
     "report": 5,

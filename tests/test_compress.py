@@ -1,0 +1,120 @@
+"""Pruning without training: lossless where it can be, within budget, nearer than plain removal."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, tiny_batch, tiny_model
+
+from hfprune.compress import (
+    block_levels,
+    level_counts,
+    prune_without_training,
+    refit_outputs_,
+)
+from hfprune.cost import parameter_costs
+from hfprune.errors import PlanError
+from hfprune.importance import magnitude_scores
+from hfprune.plan import BlockKey, PruningPlan
+from hfprune.search import global_plan, plan_cost
+from hfprune.structure import block_views, model_sizes
+from hfprune.surgery import shrink_
+
+BATCHES = [tiny_batch(16, 20, seed=seed) for seed in range(6)]
+
+
+def distance(model: Any, teacher: Any) -> float:
+    with torch.no_grad():
+        fresh = [tiny_batch(16, 20, seed=seed) for seed in (90, 91)]
+        return float(
+            np.mean([(model(**b).logits - teacher(**b).logits).square().mean() for b in fresh])
+        )
+
+
+def linear_cost(model: Any) -> Any:
+    unit = parameter_costs(model)
+    return lambda key, count: unit[key] * count
+
+
+def test_level_counts() -> None:
+    assert level_counts(3, every=True) == (3, 2, 1, 0)
+    counts = level_counts(1536, every=False)
+    assert counts[:3] == (1536, 1382, 1244)
+    assert counts[-2:] == (8, 0) or counts[-2] >= 8
+    assert list(counts) == sorted(set(counts), reverse=True)
+    assert level_counts(5, every=False) == (5, 0)
+
+
+@torch.no_grad()
+def test_duplicate_neurons_are_removed_without_loss() -> None:
+    """Half the neurons are copies: OBS must find them and merge their output weights."""
+    model = tiny_model("bert")
+    for layer in model.bert.encoder.layer:
+        dense = layer.intermediate.dense
+        dense.weight[24:] = dense.weight[:24]
+        dense.bias[24:] = dense.bias[:24]
+    levels = block_levels(model, BATCHES)
+    ffn = levels[BlockKey(1, "ffn")]
+    half = next(i for i, count in enumerate(ffn.counts) if count <= 26)
+    assert ffn.errors[half] < 1e-2
+    assert ffn.errors[0] == 0
+    assert ffn.errors[-1] == pytest.approx(1, abs=0.01)
+    assert sorted(index % 24 for index in ffn.kept[half])[:20] != [0] * 20
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_within_budget_and_better_than_magnitude(family: str) -> None:
+    teacher = tiny_model(family)
+    model, baseline = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    cost = linear_cost(teacher)
+    total = sum(cost(key, view.units) for key, view in block_views(teacher).items())
+    plan = prune_without_training(model, teacher, BATCHES, total * 0.5, cost, rounds=10)
+    assert plan_cost(plan, parameter_costs(teacher)) <= total * 0.5
+    assert model_sizes(model) == plan.sizes()
+    dense = PruningPlan.dense(model_sizes(teacher))
+    shrink_(baseline, global_plan(magnitude_scores(teacher), parameter_costs(teacher), dense, 0.5))
+    assert distance(model, teacher) < 0.5 * distance(baseline, teacher)
+
+
+def test_refit_of_an_unpruned_model_changes_nothing() -> None:
+    teacher = tiny_model("bert")
+    model = copy.deepcopy(teacher)
+    with torch.no_grad():
+        refit_outputs_(model, teacher, BATCHES, ridge=1e-9)
+    assert distance(model, teacher) < 1e-8
+
+
+def test_refit_mends_what_was_lost_below() -> None:
+    teacher = tiny_model("bert")
+    model = copy.deepcopy(teacher)
+    plan = PruningPlan.dense(model_sizes(model)).with_block(BlockKey(0, "ffn"), [False] * 48)
+    shrink_(model, plan)
+    before = distance(model, teacher)
+    with torch.no_grad():
+        refit_outputs_(model, teacher, BATCHES)
+    assert distance(model, teacher) < 0.7 * before
+
+
+def test_the_model_is_left_whole_by_an_impossible_budget() -> None:
+    teacher = tiny_model("bert")
+    model = copy.deepcopy(teacher)
+    with pytest.raises(PlanError, match="budget"):
+        prune_without_training(model, teacher, BATCHES, -1.0, linear_cost(teacher), rounds=0)
+    assert distance(model, teacher) == 0
+    with pytest.raises(PlanError, match="needs at least one batch of inputs"):
+        prune_without_training(model, teacher, [], 1.0, linear_cost(teacher))
+
+
+def test_teacher_must_have_the_blocks() -> None:
+    teacher = tiny_model("bert")
+    model = copy.deepcopy(teacher)
+    shrink_(
+        teacher,
+        PruningPlan.dense(model_sizes(teacher)).with_block(BlockKey(0, "ffn"), [False] * 48),
+    )
+    with pytest.raises(PlanError, match="the teacher has no layer 0 ffn"):
+        refit_outputs_(model, teacher, BATCHES)
