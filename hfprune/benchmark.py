@@ -422,35 +422,36 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def count_macs(model: nn.Module, sequence_length: int) -> int:
-    """Multiply-accumulates of one sequence in one forward pass.
+def count_macs(model: nn.Module, sequence_length: int | None = None) -> int:
+    """Multiply-accumulates of one sequence, or one image, in one forward pass.
 
     Counted: every ``nn.Linear`` (and transformers' ``Conv1D``), as often and on as many positions
     as a real forward calls it, and the two matrix products of each attention block, from the width
-    that its heads have left: ``2 * length^2 * heads * head_size``. Not counted: embeddings, biases,
-    normalisations, activations, softmax, and the position terms of DeBERTa's attention. Attention
-    with a local window counts as if it were full, which is how it is computed on CPUs.
+    that its heads have left: ``2 * length^2 * heads * head_size``. Not counted: embeddings (of
+    patches too), biases, normalisations, activations, softmax, and the products with positions in
+    DeBERTa's attention. Attention with a local window or a causal mask counts as if it were full,
+    which is how it is computed on CPUs.
 
     Args:
         model: a classifier of a supported family, dense or shrunk.
-        sequence_length: tokens, all of them attended to.
+        sequence_length: tokens, all of them attended to. Left out for images, whose size the
+            config names.
 
     Raises:
         UnsupportedModelError: for an unknown family.
         HFPruneError: if the model does not take sequences of this length.
     """
-    width = sum(
-        view.units * view.unit_size
-        for key, view in block_views(model).items()
-        if key.kind == "attention"
-    )
-    total = 2 * sequence_length**2 * width
+    views = block_views(model)
+    mixers = {view.consumer for key, view in views.items() if key.kind == "attention"}
+    total = 0
 
     def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         nonlocal total
         weight: Any = module.weight
         positions = output.numel() // output.shape[-1]
         total += positions * weight.numel()
+        if module in mixers:  # scores, and their product with the values
+            total += 2 * positions**2 * inputs[0].shape[-1]
 
     handles = [
         module.register_forward_hook(count)
@@ -458,15 +459,11 @@ def count_macs(model: nn.Module, sequence_length: int) -> int:
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     ]
     modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
-    parameters = inspect.signature(model.forward).parameters
-    # Token 0 pads in some families; an explicit mask and a token above it keep them all.
-    ids = torch.full((1, sequence_length), _plain_token(model), dtype=torch.long, device=device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
+        inputs = _one_sample(model, sequence_length)
         model.eval()
         with torch.inference_mode():
-            model(**{name: value for name, value in inputs.items() if name in parameters})
+            model(**inputs)
     except (IndexError, RuntimeError) as error:
         raise HFPruneError(
             f"the model cannot run on a sequence of {sequence_length} tokens: {error}"
@@ -479,9 +476,24 @@ def count_macs(model: nn.Module, sequence_length: int) -> int:
     return total
 
 
-def _plain_token(model: Any) -> int:
-    """A token id that is not the padding id."""
-    return 1 if getattr(model.config, "pad_token_id", None) == 0 else 0
+def _one_sample(model: Any, sequence_length: int | None) -> dict[str, torch.Tensor]:
+    """A batch of one, on the model's device."""
+    config, parameter = model.config, next(model.parameters())
+    if model.main_input_name == "pixel_values":
+        if sequence_length is not None:
+            raise HFPruneError(
+                f"a {config.model_type!r} model takes images, whose number of patches is fixed; "
+                "leave sequence_length out"
+            )
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return {"pixel_values": parameter.new_zeros(1, config.num_channels, height, width)}
+    if sequence_length is None:
+        raise HFPruneError(f"a {config.model_type!r} model needs a sequence_length")
+    # Token 0 pads in some families; an explicit mask and a token above it keep them all.
+    token = 1 if config.pad_token_id == 0 else 0
+    ids = torch.full((1, sequence_length), token, dtype=torch.long, device=parameter.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def file_size(path: str | Path) -> int:

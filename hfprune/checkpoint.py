@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hfprune.errors import CheckpointError, PlanError
+from hfprune.errors import CheckpointError, PlanError, UnsupportedModelError
+from hfprune.structure import adapter_of
 from hfprune.surgery import RECORD_KEY, read_record, resize_
 
 WEIGHTS_NAME = "model.safetensors"
@@ -61,6 +62,10 @@ def from_pretrained(
             f"{folder / 'config.json'}: the {RECORD_KEY!r} record does not fit the model: {error}"
         ) from error
     load_weights_(model, folder)
+    try:
+        adapter_of(model).check(model)  # some families keep indices among their weights
+    except UnsupportedModelError as error:
+        raise CheckpointError(f"the tensors in {folder} are damaged: {error}") from error
     return model.eval()
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hfprune.errors import PlanError
 from hfprune.gates import Gates
 from hfprune.plan import BlockKey, PruningPlan
-from hfprune.programme import search_weights
+from hfprune.programme import level_counts, search_weights
 from hfprune.reconstruction import SecondMoment, obs_prune, refit_output
 from hfprune.structure import BlockView, block_views, model_sizes
 from hfprune.surgery import shrink_
@@ -47,34 +47,14 @@ class BlockLevels:
         counts: units kept at each level, descending from all to 0.
         kept: indices of the units kept at each level.
         weights: the repaired output projection ``(outputs, kept * unit_size)`` of each level.
-        errors: float64 ``(levels,)``, ||W'X - WX|| / ||WX|| of the block's output, 0 to 1.
+        errors: float64 ``(levels,)``, ||W'X - WX||^2 over tokens weighted by how much the
+            predictions depend on them; 0 for the full size.
     """
 
     counts: tuple[int, ...]
     kept: tuple[tuple[int, ...], ...]
     weights: tuple[Tensor, ...]
     errors: np.ndarray[Any, np.dtype[np.float64]]
-
-
-def level_counts(units: int, *, every: bool, ratio: float = 0.9, least: int = 8) -> tuple[int, ...]:
-    """Numbers of kept units to consider: all, some between, 0.
-
-    Heads are few, so ``every`` number of them is a level. Neurons follow ``units * ratio^i`` down
-    to ``least`` (the grid of ZipLM).
-
-    >>> level_counts(4, every=True)
-    (4, 3, 2, 1, 0)
-    >>> level_counts(100, every=False, ratio=0.5, least=20)
-    (100, 50, 25, 0)
-    """
-    if every:
-        return tuple(range(units, -1, -1))
-    counts = []
-    value = float(units)
-    while round(value) >= max(least, 1):
-        counts.append(round(value))
-        value *= ratio
-    return (*dict.fromkeys([units, *counts]), 0)
 
 
 def prune_without_training(
@@ -111,6 +91,8 @@ def prune_without_training(
     """
     if not batches:
         raise PlanError("pruning without training needs at least one batch of inputs")
+    if not block_views(model):
+        raise PlanError("the model has no block left to prune")
     tell = progress or (lambda step, done, total: None)
     modes = (model.training, teacher.training)
     model.eval()
@@ -132,15 +114,22 @@ def prune_without_training(
 def block_levels(
     model: nn.Module, batches: Sequence[Batch], progress: Progress | None = None
 ) -> dict[BlockKey, BlockLevels]:
-    """All levels of all blocks of a model, by structured OBS on the inputs that batches give."""
+    """All levels of all blocks of a model, by structured OBS on the inputs that batches give.
+
+    A token counts by how much the model's predictions depend on what the block writes there: the
+    squared gradient, at the block's output, of the log-likelihood of labels drawn from the
+    predictions themselves (the Fisher information, which is the Hessian of the KL divergence).
+    So errors are in one unit, about the divergence that they cause, and can be added up.
+    """
     views = block_views(model)
-    moments = {key: SecondMoment(view.consumer.in_features) for key, view in views.items()}
+    moments = {key: SecondMoment(view.weight.shape[1]) for key, view in views.items()}
+    generator = torch.Generator().manual_seed(0)
     for done, batch in enumerate(batches):
-        with _captured({key: view.consumer for key, view in views.items()}) as inputs:
-            model(**batch)
+        inputs, gradients = _sensitivities(model, views, batch, generator)
         for key, x in inputs.items():
-            rows, weight = _tokens(x, batch)
-            moments[key].update(rows, weight=weight)
+            rows, mask = _tokens(x, batch)
+            weight = gradients[key].double().square().sum(-1).reshape(-1)
+            moments[key].update(rows, weight=weight if mask is None else weight * mask)
         if progress is not None:
             progress("statistics", done + 1, len(batches))
     found = {}
@@ -148,7 +137,7 @@ def block_levels(
         moment = moments.pop(key)
         counts = level_counts(view.units, every=key.kind == "attention")
         result = obs_prune(
-            view.consumer.weight,
+            view.weight,
             moment.hessian(DAMPING_RATIO),
             view.unit_size,
             stop_at=counts,
@@ -158,7 +147,8 @@ def block_levels(
             counts=counts,
             kept=tuple(tuple(level.kept.tolist()) for level in result.levels),
             weights=tuple(level.weight for level in result.levels),
-            errors=np.array([level.error for level in result.levels]),
+            errors=np.array([level.error for level in result.levels]) ** 2
+            * _energy(view.weight, moment),
         )
         if progress is not None:
             progress("reconstruction", done + 1, len(views))
@@ -188,7 +178,7 @@ def _choose(
             plan = plan.with_block(key, [u in chosen for u in range(len(plan.mask(key)))])
         return plan
 
-    originals = {key: view.consumer.weight.clone() for key, view in block_views(model).items()}
+    originals = {key: view.weight.clone() for key, view in block_views(model).items()}
 
     def loss_of(choice: list[int]) -> float:
         plan = plan_of(choice)
@@ -199,7 +189,7 @@ def _choose(
                 guess = _log_probabilities(model(**batch).logits)
                 total += float(F.kl_div(guess, target, reduction="batchmean", log_target=True))
         for key, view in block_views(model).items():
-            view.consumer.weight.copy_(originals[key])
+            view.weight.copy_(originals[key])
         return total / len(judged)
 
     result = search_weights(
@@ -221,8 +211,8 @@ def _write(model: nn.Module, plan: PruningPlan, levels: Mapping[BlockKey, BlockL
         if not kept or len(kept) == view.units:
             continue
         weight = levels[key].weights[levels[key].counts.index(len(kept))]
-        view.consumer.weight.zero_()
-        view.consumer.weight[:, _columns(view, kept)] = weight.to(view.consumer.weight)
+        view.weight.zero_()
+        view.weight[:, _columns(view, kept)] = weight.to(view.weight)
 
 
 def refit_outputs_(
@@ -237,7 +227,9 @@ def refit_outputs_(
 
     For each block the target is what the teacher's block adds to the residual stream, plus how
     far the model's stream is from the teacher's where the block begins (K-prune, Park et al.
-    2024), so that each block also mends what was lost below it, by removed blocks too.
+    2024), so that each block also mends what was lost below it, by removed blocks too. A block
+    that several layers share mends only itself: each of its uses would mend what the uses before
+    it lost, and together they would mend it many times over.
 
     Args:
         model: shrunk; its layers must be the teacher's layers.
@@ -251,27 +243,89 @@ def refit_outputs_(
         raise PlanError(f"the teacher has no {', '.join(missing)}, so there is nothing to fit to")
     for done, (key, view) in enumerate(mine.items()):
         other = theirs[key]
-        moment = SecondMoment(view.consumer.in_features, view.consumer.out_features)
+        outputs, features = view.weight.shape
+        moment = SecondMoment(features, outputs)
         for batch in batches:
             with (
-                _captured({"x": view.consumer, "stream": view.producers[0].module}) as here,
-                _stopping(view.consumer),
+                _captured({"x": view.consumer, "stream": view.stream}) as here,
+                _stopping(view.consumer, view.uses),
             ):
                 model(**batch)
             with (
-                _captured({"stream": other.producers[0].module, "x": other.consumer}) as there,
-                _stopping(other.consumer),
+                _captured({"x": other.consumer, "stream": other.stream}) as there,
+                _stopping(other.consumer, view.uses),
             ):
                 teacher(**batch)
-            wanted = other.consumer(there["x"]) + there["stream"] - here["stream"]
+            wanted = other.consumer(there["x"])
+            if view.uses == 1:
+                wanted = wanted + there["stream"] - here["stream"]
             rows, weight = _tokens(here["x"], batch)
             moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=weight)
-        weight, bias = refit_output(moment, ridge=ridge)
-        view.consumer.weight.copy_(weight.to(view.consumer.weight))
-        if view.consumer.bias is not None:
-            view.consumer.bias.copy_(bias.to(view.consumer.bias))
+        old_bias = view.consumer.bias
+        weight, bias = refit_output(moment, ridge=ridge, fit_bias=old_bias is not None)
+        view.weight.copy_(weight.to(view.weight))
+        if old_bias is not None:
+            old_bias.copy_(bias.to(old_bias))
         if progress is not None:
             progress("refit", done + 1, len(mine))
+
+
+def _sensitivities(
+    model: Any,
+    views: Mapping[BlockKey, BlockView],
+    batch: Batch,
+    generator: torch.Generator,
+) -> tuple[dict[BlockKey, Tensor], dict[BlockKey, Tensor]]:
+    """The consumers' inputs, and the gradients at their outputs; both ``(batch, length, width)``.
+
+    Each sample's gradient is its own (the loss is a sum over samples). A block that is used more
+    than once gives a batch for each use, one after the other.
+    """
+    outputs: dict[BlockKey, list[Tensor]] = {key: [] for key in views}
+    handles = []
+    for key, view in views.items():
+
+        def keep(module: nn.Module, args: Any, output: Tensor, key: BlockKey = key) -> Tensor:
+            # A leaf of its own: gradients reach it, and no parameter needs any.
+            outputs[key].append(torch.zeros_like(output, requires_grad=True))
+            return output + outputs[key][-1]
+
+        handles.append(view.consumer.register_forward_hook(keep))
+    try:
+        with torch.enable_grad(), _captured({k: v.consumer for k, v in views.items()}) as inputs:
+            logits = model(**batch).logits.float()
+            loss = _sampled_loss(logits, getattr(model.config, "problem_type", None), generator)
+            leaves = [leaf for uses in outputs.values() for leaf in uses]
+            found = iter(torch.autograd.grad(loss, leaves))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs, {key: torch.cat([next(found) for _ in uses]) for key, uses in outputs.items()}
+
+
+def _sampled_loss(logits: Tensor, problem: str | None, generator: torch.Generator) -> Tensor:
+    """Negative log-likelihood, summed, of labels drawn from the model's own predictions."""
+    with torch.no_grad():
+        if problem == "regression" or logits.shape[-1] == 1:
+            noise = torch.randn(logits.shape, generator=generator).to(logits)
+            target = logits + noise
+        elif problem == "multi_label_classification":
+            draw = torch.rand(logits.shape, generator=generator).to(logits)
+            target = (draw < torch.sigmoid(logits)).to(logits)
+        else:
+            odds = torch.softmax(logits, -1).cpu()
+            target = torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
+    if problem == "regression" or logits.shape[-1] == 1:
+        return 0.5 * (logits - target).square().sum()
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    return F.cross_entropy(logits, target, reduction="sum")
+
+
+def _energy(weight: Tensor, moment: SecondMoment) -> float:
+    """||W X||^2 a token (of those that count)."""
+    dense = weight.double()
+    return float(torch.einsum("od,de,oe->", dense, moment.second, dense))
 
 
 class _Reached(Exception):
@@ -279,11 +333,15 @@ class _Reached(Exception):
 
 
 @contextmanager
-def _stopping(module: nn.Module) -> Iterator[None]:
-    """Ends the forward pass inside when the module is about to run."""
+def _stopping(module: nn.Module, uses: int) -> Iterator[None]:
+    """Ends the forward pass inside when the module is about to run for the ``uses``-th time."""
+    left = uses
 
     def stop(module: nn.Module, args: Any) -> None:
-        raise _Reached
+        nonlocal left
+        left -= 1
+        if not left:
+            raise _Reached
 
     handle = module.register_forward_pre_hook(stop)
     try:
@@ -296,13 +354,14 @@ def _stopping(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _captured(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tensor]]:
-    """The first input of each module during the forward pass inside."""
+    """The first input of each module during the forward pass inside; of all its uses, joined."""
     inputs: dict[Any, Tensor] = {}
     handles = []
     for name, module in modules.items():
 
         def keep(module: nn.Module, args: tuple[Any, ...], name: Any = name) -> None:
-            inputs[name] = args[0].detach()
+            x = args[0].detach()
+            inputs[name] = torch.cat([inputs[name], x]) if name in inputs else x
 
         handles.append(module.register_forward_pre_hook(keep))
     try:
@@ -316,7 +375,11 @@ def _tokens(features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Features as ``(tokens, width)``, and the attention mask as their weights."""
     rows = features.reshape(-1, features.shape[-1])
     mask = batch.get("attention_mask")
-    return rows, None if mask is None else mask.reshape(-1).to(rows.dtype)
+    # None: an image, or flash attention has taken the padding out beforehand.
+    if mask is None or len(rows) % mask.numel():
+        return rows, None
+    uses = len(rows) // mask.numel()
+    return rows, mask.reshape(-1).repeat(uses).to(rows)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfprune.errors import TrainingError
 
@@ -51,16 +52,16 @@ def hidden_loss(
 ) -> Tensor:
     """Mean squared difference of hidden states at the same index, over real tokens. A scalar.
 
-    The hidden size is never pruned, so no projection stands between the two. Index 0 (the
-    embeddings) is left out: no block has touched it.
+    The hidden size is never pruned, so no projection stands between the two. The embeddings are
+    left out: no block has touched them.
 
     Args:
-        student, teacher: layers + 1 float tensors ``(batch, length, hidden)``.
+        student, teacher: one float tensor ``(batch, length, hidden)`` a layer.
         attention_mask: ``(batch, length)``, 1 = real token; ``None`` = all are.
     """
     if len(student) != len(teacher):
         raise TrainingError(
-            f"the student has {len(student) - 1} layers and the teacher {len(teacher) - 1}; hidden "
+            f"the student has {len(student)} layers and the teacher {len(teacher)}; hidden "
             "states can only be compared layer by layer (set distillation.hidden_weight to 0)"
         )
     if student[0].shape != teacher[0].shape:
@@ -70,11 +71,96 @@ def hidden_loss(
             "distillation.hidden_weight to 0"
         )
     total = student[0].new_zeros((), dtype=torch.float32)
-    for mine, theirs in zip(student[1:], teacher[1:], strict=True):
+    for mine, theirs in zip(student, teacher, strict=True):
         difference = (mine.float() - theirs.float()).square().mean(-1)
         if attention_mask is None:
             total = total + difference.mean()
         else:
             weight = attention_mask.to(difference.dtype)
             total = total + (difference * weight).sum() / weight.sum().clamp(min=1)
-    return total / (len(student) - 1)
+    return total / len(student)
+
+
+class TeacherCache:
+    """A teacher's outputs on a data set, computed once, looked up by row.
+
+    The teacher never changes and sees every row once an epoch, so for a few epochs its forward
+    passes cost more than the memory. Logits are kept in float32, hidden states in float16 (their
+    rounding is far below what a student gets near to), real tokens only.
+
+    Args:
+        teacher: in eval mode.
+        dataset: rows with ``input_ids``.
+        collate: rows to a padded batch.
+        hidden: whether to keep hidden states, of all layers but the embeddings.
+        batch_size: rows a forward pass.
+        progress: called with rows done and rows in all.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        dataset: Any,
+        collate: Callable[[list[Any]], Any],
+        *,
+        hidden: bool,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        rows = len(dataset)
+        lengths = torch.tensor([len(dataset[row]["input_ids"]) for row in range(rows)])
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        self._logits: Tensor | None = None
+        self._hidden: Tensor | None = None
+        order = lengths.argsort(descending=True).tolist()
+        device = next(teacher.parameters()).device
+        for start in range(0, rows, batch_size):
+            chosen = order[start : start + batch_size]
+            batch = _inputs(collate([dataset[row] for row in chosen]), device)
+            with torch.no_grad():
+                found = teacher(**batch, output_hidden_states=hidden)
+            logits = found.logits.float().cpu()
+            if self._logits is None:
+                self._logits = torch.empty(rows, *logits.shape[1:])
+            self._logits[chosen] = logits
+            if hidden:
+                self._store(chosen, lengths, torch.stack(found.hidden_states[1:], 2))
+            if progress is not None:
+                progress(min(start + batch_size, rows), rows)
+
+    def _store(self, chosen: list[int], lengths: Tensor, states: Tensor) -> None:
+        states = states.half().cpu()  # (batch, length, layers, hidden)
+        if self._hidden is None:
+            self._hidden = torch.empty(
+                int(self._starts[-1]), *states.shape[2:], dtype=torch.float16
+            )
+        for place, row in enumerate(chosen):
+            begin, count = int(self._starts[row]), int(lengths[row])
+            self._hidden[begin : begin + count] = states[place, :count]
+
+    @staticmethod
+    def size(teacher: nn.Module, tokens: int, hidden: bool) -> int:
+        """Bytes that the cache of so many tokens would take."""
+        config: Any = teacher.config
+        return tokens * config.num_hidden_layers * config.hidden_size * 2 if hidden else 0
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """float32 ``(batch, labels)``."""
+        if self._logits is None:
+            raise TrainingError("the teacher's outputs were computed on an empty data set")
+        return self._logits[rows]
+
+    def hidden_states(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
+        """One float16 ``(batch, length, hidden)`` a layer, embeddings left out; padding is zero."""
+        if self._hidden is None:
+            raise TrainingError("the teacher's hidden states were not kept")
+        padded = self._hidden.new_zeros(len(rows), length, *self._hidden.shape[1:])
+        for place, row in enumerate(rows.tolist()):
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            padded[place, : end - begin] = self._hidden[begin:end]
+        return padded.unbind(2)
+
+
+def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: batch[name].to(device) for name in names if name in batch}

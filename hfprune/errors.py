@@ -45,3 +45,7 @@ class TrainingError(HFPruneError):
 
 class OutputError(HFPruneError):
     """A file or folder cannot be written, replaced or read back."""
+
+
+class HubError(HFPruneError):
+    """A model cannot be published on the Hub, or is not fit to be."""

@@ -36,10 +36,10 @@ def magnitude_scores(model: nn.Module) -> Scores:
     scores: Scores = {}
     with torch.no_grad():
         for key, view in block_views(model).items():
-            columns = view.consumer.weight.float().square().sum(0)
+            columns = view.weight.float().square().sum(0)
             total = columns.view(view.units, view.unit_size).sum(1)
             for producer in view.producers:
-                rows = producer.module.weight.float().square().sum(1)
+                rows = producer.weight.float().square().sum(1)
                 total = total + rows.view(producer.parts, view.units, producer.unit_size).sum(
                     (0, 2)
                 )

@@ -6,19 +6,20 @@ run is resumed. The output directory appears at the end, whole or not at all.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -38,10 +39,19 @@ from hfprune.benchmark import (
     torch_runner,
 )
 from hfprune.checkpoint import from_pretrained
+from hfprune.compress import prune_without_training
+from hfprune.cost import LatencyTable, parameter_costs
 from hfprune.data import TaskData, data_collator, load_task_data
-from hfprune.errors import CheckpointError, MissingExtraError
+from hfprune.errors import (
+    CheckpointError,
+    HubError,
+    MissingExtraError,
+    PlanError,
+    TrainingError,
+)
 from hfprune.export import (
     MODEL_FILE,
+    MODEL_INPUTS,
     QUANTIZED_FILE,
     OnnxClassifier,
     export_onnx,
@@ -49,6 +59,8 @@ from hfprune.export import (
     quantize_onnx,
 )
 from hfprune.files import atomic_directory, atomic_write_json, atomic_write_text, check_output_dir
+from hfprune.hub import find_token, member_repo_id, push, sources, write_card
+from hfprune.latency import calibrated, latency_table
 from hfprune.metrics import (
     bootstrap_interval,
     compute,
@@ -60,10 +72,11 @@ from hfprune.metrics import (
     score,
     wilson_interval,
 )
-from hfprune.plan import PruningPlan
-from hfprune.recipe import Recipe, dump_recipe
+from hfprune.plan import BlockKey, PruningPlan
+from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe, dump_recipe
 from hfprune.report import Console
-from hfprune.structure import adapter_for, model_sizes
+from hfprune.search import plan_sparsity
+from hfprune.structure import adapter_for, block_views, model_sizes
 from hfprune.trainer import HFPruneTrainer, last_checkpoint, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -71,6 +84,10 @@ logger = logging.getLogger(__name__)
 RESULTS_VERSION = 1
 WORK_SUFFIX = ".work"
 WEIGHTS = "model.safetensors"
+DENSE, PRUNED = "dense", "pruned"
+TRAINING_STAGES = ("teacher", "prune", "recover")
+# Where the search for max_metric_drop begins, and by what it goes up.
+FIRST_SPEEDUP, SPEEDUP_STEP = 3.0, 1.3
 
 
 def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None:
@@ -112,17 +129,124 @@ class _Run:
             self.data = load_task_data(recipe.data, self.tokenizer, recipe.task)
             self.console.note(_describe_data(self.data))
         teacher = self._stage("teacher", self._teacher)
-        pruned = self._stage("prune", lambda: self._prune(teacher))
-        if recipe.recovery.num_train_epochs > 0:
-            pruned = self._stage("recover", lambda: self._recover(pruned, teacher))
+        members = self._members(teacher)
         if not self.state.is_main_process:
             return None
-        self._stage("export", lambda: self._export(teacher, pruned))
-        evaluation = self._stage("evaluate", lambda: self._evaluate(teacher, pruned))
-        timing = self._stage("benchmark", lambda: self._benchmark(teacher, pruned))
-        results = self._results(teacher, pruned, evaluation, timing)
-        self._write(pruned, results)
+        self._stage("export", lambda: self._export(teacher, members))
+        evaluation = self._stage("evaluate", lambda: self._evaluate(teacher, members))
+        timing = self._stage("benchmark", lambda: self._benchmark(teacher, members))
+        results = self._results(members, evaluation, timing)
+        self._write(members, results)
+        self._push(members)
         return results
+
+    def _members(self, teacher: str) -> dict[str, str]:
+        """The pruned models: label to directory, each pruned from the one before it."""
+        targets = self._targets()
+        if targets is None:
+            return self._step_up(teacher)
+        current, members = teacher, {}
+        for label, target in targets:
+            current = self._member(label, target, current, teacher)
+            members[label] = current
+        return members
+
+    def _targets(self) -> list[tuple[str, PruningConfig]] | None:
+        """Label and single target of each model, ``None`` if speeds are stepped up."""
+        pruning = self.recipe.pruning
+        if pruning.max_metric_drop is not None:
+            return None
+        if isinstance(pruning.speedup, list):
+            return [
+                (f"{speed:g}x", pruning.model_copy(update={"speedup": speed}))
+                for speed in pruning.speedup
+            ]
+        return [(PRUNED, pruning)]
+
+    def _member(self, label: str, target: PruningConfig, current: str, teacher: str) -> str:
+        """Prune one model from ``current`` to a target, and train what is left."""
+        suffix = "" if label == PRUNED else f" {label}"
+        table = None
+        if target.speedup is not None:
+            speed = target.speedup
+            found = self._stage(
+                f"latency{suffix}", lambda: self._latency(teacher, speed), by_main=True
+            )
+            table = LatencyTable.from_dict(found)
+        pruned: str = self._stage(
+            f"prune{suffix}",
+            lambda: self._prune(label, target, current, teacher, table),
+            by_main=target.method == "reconstruction",
+        )
+        if self.recipe.recovery.num_train_epochs > 0:
+            start = pruned
+            pruned = self._stage(f"recover{suffix}", lambda: self._recover(label, start, teacher))
+        return pruned
+
+    def _step_up(self, teacher: str) -> dict[str, str]:
+        """The fastest model within ``max_metric_drop``; ``self.done['search']`` keeps the record.
+
+        Judged by the quantized model on the validation rows, against the dense one there.
+        """
+        pruning = self.recipe.pruning
+        limit = pruning.max_metric_drop or 0.0
+        current, best, chosen, record = teacher, None, "", []
+        floor = self._stage(
+            "validate dense", lambda: self._validation(teacher, DENSE), by_main=True
+        )
+        speed = FIRST_SPEEDUP
+        while True:
+            label = f"{speed:g}x"
+            target = pruning.model_copy(update={"speedup": speed, "max_metric_drop": None})
+            try:
+                current = self._member(label, target, current, teacher)
+            except PlanError as error:  # faster than a model without blocks
+                record.append({"speedup": speed, "stopped": str(error)})
+                break
+            value = self._stage(
+                f"validate {label}", partial(self._validation, current, label), by_main=True
+            )
+            drop = floor - value if self.recipe.training.greater_is_better else value - floor
+            record.append({"speedup": speed, "metric": value, "drop": drop})
+            self.console.note(f"{label}: validation metric {value:.4f}, {drop:+.4f} below dense")
+            if drop > limit:
+                break
+            best, chosen = current, label
+            speed = round(speed * SPEEDUP_STEP, 2)
+        self.done["search"] = {
+            "dense": floor,
+            "limit": limit,
+            "steps": record,
+            "chosen": chosen,
+        }
+        self._save_state()
+        if best is None:
+            raise TrainingError(
+                f"even at a speed-up of {FIRST_SPEEDUP:g} the validation metric falls by "
+                f"{record[0].get('drop', float('nan')):.4f}, more than max_metric_drop {limit:g}; "
+                "train longer (recovery.num_train_epochs) or allow a larger drop"
+            )
+        return {PRUNED: best}
+
+    def _validation(self, folder: str, label: str) -> float:
+        """The metric that chooses checkpoints, of the exported (and quantized) model."""
+        model = self._load_dense(folder, None) if label == DENSE else from_pretrained(folder)
+        file = self._exported(model, self.work / "validation" / label)
+        data, metric = self.data, self.recipe.training.metric_for_best_model
+        name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
+        logits = predict_logits(
+            OnnxClassifier(file), data.validation, data_collator(self.tokenizer)
+        )
+        labels = np.asarray(data.validation["labels"])
+        return score(name, logits, labels, data.task, data.num_labels)
+
+    def _exported(self, model: Any, folder: Path) -> Path:
+        """Export, and quantize where the recipe wants it; the file that will be deployed."""
+        file = export_onnx(model, self.tokenizer, folder, opset=self.recipe.export.opset)
+        quantization = self.recipe.export.quantization
+        if quantization is None:
+            return file
+        return quantize_onnx(folder, quantization, calibration=self.data.train)
 
     def _check_before_work(self) -> None:
         """What can be refused without reading a model or data."""
@@ -134,6 +258,8 @@ class _Run:
                 f'exporting needs {" and ".join(missing)}: pip install "hfprune[onnx]"'
             )
         load_metrics(recipe.evaluation.metrics, recipe.task, 2)
+        if recipe.hub.push_to_hub:
+            find_token()
         model = Path(recipe.model.name_or_path)
         if (model / "config.json").is_file():
             config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -143,7 +269,10 @@ class _Run:
         """Find out how far an earlier run came; make the work directory."""
         recipe = self.recipe
         fingerprint = hashlib.sha256(
-            dump_recipe(recipe.model_copy(update={"resume": False, "overwrite": False})).encode()
+            dump_recipe(
+                # How the run is carried on and published does not change its results.
+                recipe.model_copy(update={"resume": False, "overwrite": False, "hub": HubConfig()})
+            ).encode()
         ).hexdigest()
         record = self.work / "stages.json"
         if self.state.is_main_process:
@@ -177,18 +306,24 @@ class _Run:
                 {"recipe": self.fingerprint, "done": self.done, "seconds": self.seconds},
             )
 
-    def _stage(self, name: str, do: Callable[[], Any]) -> Any:
-        """Do a stage, or take its result from an earlier run. Results are JSON."""
+    def _stage(self, name: str, do: Callable[[], Any], *, by_main: bool = False) -> Any:
+        """Do a stage, or take its result from an earlier run. Results are JSON.
+
+        With ``by_main`` only the main process works, and the others take its result.
+        """
         if name in self.done:
             self.console.note(f"{name}: done before, not repeated")
             return self.done[name]
         start = time.monotonic()
         with self.console.stage(name):
-            result = do()
+            result = do() if self.state.is_main_process or not by_main else None
+        if by_main and self.state.num_processes > 1:
+            result = broadcast_object_list([result])[0]
+        elif name.split()[0] in TRAINING_STAGES:
+            self.state.wait_for_everyone()  # the main process has written what all will read
         self.seconds[name] = round(time.monotonic() - start, 1)
         self.done[name] = result
         self._save_state()
-        self.state.wait_for_everyone() if name in ("teacher", "prune", "recover") else None
         return result
 
     # -- training stages ------------------------------------------------------------------------
@@ -209,35 +344,118 @@ class _Run:
             model = trainer.model
         return self._keep(model, "teacher")
 
-    def _prune(self, teacher: str) -> str:
-        model = self._load_dense(teacher, None)
-        sizes = model_sizes(model)
-        trainer = self._trainer(
-            model,
-            "prune",
-            pruning=self.recipe.pruning,
-            distillation=self.recipe.distillation,
-            teacher=copy.deepcopy(model) if self.recipe.distillation else None,
-        )
-        trainer.train(resume_from_checkpoint=self._checkpoint("prune"))
-        plan = trainer.plan or PruningPlan.dense(sizes)
-        if self.state.is_main_process:
-            atomic_write_json(self.work / "plan.json", plan.to_dict())
-            atomic_write_json(self.work / "history.json", trainer.state.log_history)
-        return self._keep(trainer.model, "pruned")
+    def _latency(self, teacher: str, speedup: Any) -> dict[str, Any]:
+        recipe = self.recipe
+        with self.console.progress("latency table") as progress:
+            model = self._load_dense(teacher, None)
+            table = latency_table(
+                model,
+                self.tokenizer,
+                self._dynamic(),
+                batch_size=recipe.benchmark.batch_sizes[0],
+                sequence_length=recipe.benchmark.sequence_lengths[0],
+                threads=recipe.benchmark.threads,
+                progress=lambda step, done, total: progress(done, total),
+            )
+        table.budget_ms(speedup)  # refuses the impossible
+        return calibrated(table, model, self.tokenizer, self._dynamic(), speedup).to_dict()
 
-    def _recover(self, pruned: str, teacher: str) -> str:
+    def _dynamic(self) -> QuantizationConfig | None:
+        """Quantization for probes: as the recipe's, without what needs data or names of nodes."""
+        quantization = self.recipe.export.quantization
+        if quantization is None:
+            return None
+        return quantization.model_copy(update={"is_static": False, "nodes_to_exclude": []})
+
+    def _prune(
+        self,
+        label: str,
+        target: PruningConfig,
+        current: str,
+        teacher: str,
+        table: LatencyTable | None,
+    ) -> str:
+        first = current == teacher
+        model = self._load_dense(current, None) if first else from_pretrained(current)
+        sizes = model_sizes(model)
+        if target.method == "reconstruction":
+            plan, history = self._reconstruct(model, target, teacher, table), []
+        else:
+            trainer = self._trainer(
+                model,
+                f"prune-{label}",
+                pruning=target,
+                latency=table,
+                distillation=self.recipe.distillation,
+                teacher=self._load_dense(teacher, None) if self.recipe.distillation else None,
+            )
+            trainer.train(resume_from_checkpoint=self._checkpoint(f"prune-{label}"))
+            plan = trainer.plan or PruningPlan.dense(sizes)
+            history, model = trainer.state.log_history, trainer.model
+        if self.state.is_main_process:
+            atomic_write_json(
+                self.work / f"plan-{label}.json",
+                {"plan": plan.to_dict(), "after": None if first else current, "log": history},
+            )
+        self.console.note(f"kept heads and neurons by layer: {model_sizes(model)}")
+        return self._keep(model, f"{label}-pruned")
+
+    def _reconstruct(
+        self, model: Any, target: PruningConfig, teacher: str, table: LatencyTable | None
+    ) -> PruningPlan:
+        dense = self._load_dense(teacher, None)
+        if table is not None and isinstance(target.speedup, float):
+            budget = table.budget_ms(target.speedup)
+
+            def cost(key: BlockKey, count: int) -> float:
+                return table.block_ms(key.kind, count)
+        else:
+            units = parameter_costs(dense)
+            total = sum(units[key] * view.units for key, view in block_views(dense).items())
+            budget = (1.0 - (target.sparsity or 0.0)) * total
+
+            def cost(key: BlockKey, count: int) -> float:
+                return units[key] * count
+
+        with self.console.progress("reconstruction") as progress:
+            return prune_without_training(
+                model,
+                dense,
+                self._scoring_batches(target.scoring_samples),
+                budget,
+                cost,
+                rounds=target.search_rounds,
+                seed=self.recipe.training.seed,
+                progress=lambda step, done, total: progress(done, total),
+            )
+
+    def _scoring_batches(self, samples: int) -> list[Any]:
+        """Training rows without labels, of like length in a batch, batches in random order."""
+        train = self.data.train
+        rng = np.random.default_rng(self.recipe.training.seed)
+        chosen = rng.permutation(len(train))[:samples].tolist()
+        chosen.sort(key=lambda row: len(train[row]["input_ids"]))
+        collate = data_collator(self.tokenizer)
+        names = [name for name in MODEL_INPUTS if name in train.column_names]
+        size = self.recipe.training.per_device_eval_batch_size
+        batches = [
+            dict(collate([{n: train[row][n] for n in names} for row in chosen[i : i + size]]))
+            for i in range(0, len(chosen), size)
+        ]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _recover(self, label: str, pruned: str, teacher: str) -> str:
         recipe = self.recipe
         trainer = self._trainer(
             from_pretrained(pruned),
-            "recover",
+            f"recover-{label}",
             num_train_epochs=recipe.recovery.num_train_epochs,
             learning_rate=recipe.recovery.learning_rate,
             distillation=recipe.distillation,
             teacher=self._load_dense(teacher, None) if recipe.distillation else None,
         )
-        trainer.train(resume_from_checkpoint=self._checkpoint("recover"))
-        return self._keep(trainer.model, "recovered")
+        trainer.train(resume_from_checkpoint=self._checkpoint(f"recover-{label}"))
+        return self._keep(trainer.model, f"{label}-recovered")
 
     def _load_dense(self, name: str, revision: str | None) -> Any:
         recipe, data = self.recipe, self.data
@@ -302,34 +520,28 @@ class _Run:
 
     # -- stages of the main process -------------------------------------------------------------
 
-    def _export(self, teacher: str, pruned: str) -> dict[str, str]:
+    def _export(self, teacher: str, members: dict[str, str]) -> dict[str, str]:
         folders = {}
-        for name, model in (
-            ("dense", self._load_dense(teacher, None)),
-            ("pruned", from_pretrained(pruned)),
-        ):
-            folder = self.work / "onnx" / name
-            export_onnx(model, self.tokenizer, folder, opset=self.recipe.export.opset)
-            if self.recipe.export.quantization is not None:
-                quantize_onnx(folder, self.recipe.export.quantization, calibration=self.data.train)
-            folders[name] = str(folder)
+        for label, place in {DENSE: teacher, **members}.items():
+            folder = self.work / "onnx" / label
+            model = self._load_dense(place, None) if label == DENSE else from_pretrained(place)
+            self._exported(model, folder)
+            folders[label] = str(folder)
         return folders
 
-    def _candidates(self, teacher: str, pruned: str) -> dict[str, Any]:
+    def _candidates(self, teacher: str, members: dict[str, str]) -> dict[str, Any]:
         """All models that are compared: PyTorch modules, and paths of ONNX files."""
         onnx = self.done["export"]
         found: dict[str, Any] = {}
-        for name, model in (
-            ("dense", self._load_dense(teacher, None).eval()),
-            ("pruned", from_pretrained(pruned)),
-        ):
-            found[f"{name} PyTorch"] = model
-            found[f"{name} ONNX"] = Path(onnx[name]) / MODEL_FILE
+        for label, place in {DENSE: teacher, **members}.items():
+            model = self._load_dense(place, None) if label == DENSE else from_pretrained(place)
+            found[f"{label} PyTorch"] = model.eval()
+            found[f"{label} ONNX"] = Path(onnx[label]) / MODEL_FILE
             if self.recipe.export.quantization is not None:
-                found[f"{name} int8"] = Path(onnx[name]) / QUANTIZED_FILE
+                found[f"{label} int8"] = Path(onnx[label]) / QUANTIZED_FILE
         return found
 
-    def _evaluate(self, teacher: str, pruned: str) -> dict[str, Any]:
+    def _evaluate(self, teacher: str, members: dict[str, str]) -> dict[str, Any]:
         recipe, data = self.recipe, self.data
         names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
         labels = np.asarray(data.test["labels"])
@@ -342,7 +554,7 @@ class _Run:
 
         predicted: dict[str, Any] = {}
         report: dict[str, Any] = {}
-        for name, candidate in self._candidates(teacher, pruned).items():
+        for name, candidate in self._candidates(teacher, members).items():
             model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
             logits = predict_logits(
                 model, data.test, collator, batch_size=recipe.training.per_device_eval_batch_size
@@ -366,9 +578,9 @@ class _Run:
             self.console.note(f"{name}: {primary} {entry['metrics'][primary]:.4f}")
         return {"primary": primary, "confidence": level, "samples": len(labels), "models": report}
 
-    def _benchmark(self, teacher: str, pruned: str) -> dict[str, Any]:
+    def _benchmark(self, teacher: str, members: dict[str, str]) -> dict[str, Any]:
         settings = self.recipe.benchmark
-        candidates = self._candidates(teacher, pruned)
+        candidates = self._candidates(teacher, members)
         runners: dict[str, Any] = {
             name: onnx_runner(candidate, settings.threads)
             if isinstance(candidate, Path)
@@ -392,8 +604,8 @@ class _Run:
         lengths = settings.sequence_lengths
         sizes = {}
         for name, candidate in candidates.items():
-            folder = Path(teacher if name.startswith("dense") else pruned)
-            file = candidate if isinstance(candidate, Path) else folder / WEIGHTS
+            place = {DENSE: teacher, **members}[name.rsplit(" ", 1)[0]]
+            file = candidate if isinstance(candidate, Path) else Path(place) / WEIGHTS
             sizes[name] = file_size(file)
         return {
             "threads": settings.threads,
@@ -417,28 +629,24 @@ class _Run:
             ],
             "file_bytes": sizes,
             "parameters": {
-                name: count_parameters(candidates[f"{name} PyTorch"])
-                for name in ("dense", "pruned")
+                name: count_parameters(candidates[f"{name} PyTorch"]) for name in (DENSE, *members)
             },
             "macs": {
                 name: {
                     str(length): count_macs(candidates[f"{name} PyTorch"], length)
                     for length in lengths
                 }
-                for name in ("dense", "pruned")
+                for name in (DENSE, *members)
             },
         }
 
     # -- the end --------------------------------------------------------------------------------
 
     def _results(
-        self, teacher: str, pruned: str, evaluation: dict[str, Any], timing: dict[str, Any]
+        self, members: dict[str, str], evaluation: dict[str, Any], timing: dict[str, Any]
     ) -> dict[str, Any]:
-        plan = PruningPlan.from_dict(json.loads((self.work / "plan.json").read_text("utf-8")))
-        history = json.loads((self.work / "history.json").read_text("utf-8"))
-        reached = [entry for entry in history if "pruning/sparsity" in entry]
         data = self.data
-        return {
+        common = {
             "format_version": RESULTS_VERSION,
             "task": data.task,
             "labels": data.label_names,
@@ -452,32 +660,128 @@ class _Run:
                 "seen_in_train": data.seen_in_train,
                 "max_length": data.max_length,
             },
+            "sources": sources(self.recipe),
             "seed": self.recipe.training.seed,
             "processes": self.state.num_processes,
-            "pruning": {
-                "sparsity": reached[-1]["pruning/sparsity"] if reached else 0.0,
-                "heads": [heads for heads, _ in plan.sizes()],
-                "neurons": [neurons for _, neurons in plan.sizes()],
-                "of_heads": [heads for heads, _ in plan.totals()],
-                "of_neurons": [neurons for _, neurons in plan.totals()],
-            },
-            "evaluation": evaluation,
-            "benchmark": timing,
+            "search": self.done.get("search"),
             "seconds": self.seconds,
             "environment": environment(),
         }
+        pruning = {label: self._pruning(label, place) for label, place in members.items()}
+        if list(members) == [PRUNED]:
+            return {
+                **common,
+                "pruning": pruning[PRUNED],
+                "evaluation": evaluation,
+                "benchmark": timing,
+            }
+        return {**common, "family": pruning, "evaluation": evaluation, "benchmark": timing}
 
-    def _write(self, pruned: str, results: dict[str, Any]) -> None:
+    def _label(self, label: str) -> str:
+        """The label that a model had when it was made: a search names its best one anew."""
+        search = self.done.get("search")
+        return str(search["chosen"]) if search and label == PRUNED else label
+
+    def _pruning(self, label: str, place: str) -> dict[str, Any]:
+        """What a model kept, and what of the dense model's encoder weights is gone."""
+        dense = self._load_dense(self.done["teacher"], None)
+        model = from_pretrained(place)
+        costs = parameter_costs(dense)
+        totals, kept = model_sizes(dense), model_sizes(model)
+        plan = PruningPlan.first_units(totals, kept)
+        found: dict[str, Any] = {
+            "sparsity": round(plan_sparsity(plan, costs), 6),
+            "heads": [heads for heads, _ in kept],
+            "neurons": [neurons for _, neurons in kept],
+            "of_heads": [heads for heads, _ in totals],
+            "of_neurons": [neurons for _, neurons in totals],
+        }
+        label = self._label(label)
+        stage = "latency" if label == PRUNED else f"latency {label}"
+        if stage in self.done:
+            table = LatencyTable.from_dict(self.done[stage])
+            found["predicted_speedup"] = table.speedup(kept)
+        return found
+
+    def _write(self, members: dict[str, str], results: dict[str, Any]) -> None:
         recipe = self.recipe
         with atomic_directory(self.output, overwrite=recipe.overwrite or recipe.resume) as folder:
-            shutil.copytree(pruned, folder, dirs_exist_ok=True)
-            shutil.copytree(self.done["export"]["pruned"], folder / "onnx")
-            shutil.copy(self.work / "plan.json", folder / "plan.json")
-            atomic_write_json(folder / "metrics.json", results)
-            atomic_write_text(folder / "recipe.yaml", dump_recipe(recipe))
+            for label, place in members.items():
+                target = folder if label == PRUNED else folder / label
+                shutil.copytree(place, target, dirs_exist_ok=True)
+                shutil.copytree(self.done["export"][label], target / "onnx")
+                atomic_write_json(target / "metrics.json", member_results(results, label))
+                atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
+                record = self.work / f"plan-{self._label(label)}.json"
+                if record.is_file():
+                    saved = json.loads(record.read_text(encoding="utf-8"))
+                    atomic_write_json(target / "plan.json", saved["plan"])
+                write_card(target)
+            if PRUNED not in members:
+                atomic_write_json(folder / "metrics.json", results)
+                atomic_write_text(folder / "recipe.yaml", dump_recipe(recipe))
         shutil.rmtree(self.work)
         self.console.summary(results)
         self.console.note(f"results: {self.output}")
+
+    def _push(self, members: Iterable[str]) -> None:
+        """Last, so that a failed upload costs nothing but itself."""
+        hub = self.recipe.hub
+        if not hub.push_to_hub or hub.hub_model_id is None:
+            return
+        failed = []
+        with self.console.stage("push"):
+            for label in members:
+                single = label == PRUNED
+                try:
+                    url = push(
+                        self.output if single else self.output / label,
+                        member_repo_id(hub.hub_model_id, None if single else label),
+                        private=hub.hub_private_repo,
+                        revision=hub.hub_revision,
+                        note=None if self.console.silent else self.console.note,
+                    )
+                except HubError as error:
+                    failed.append(str(error))
+                else:
+                    self.console.note(f"pushed: {url}")
+        if failed:
+            raise HubError("\n".join(failed))
+
+
+def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
+    """The results of one model of a family, as if it had been the only one."""
+    if "family" not in results:
+        return results
+
+    def renamed(name: str) -> str | None:
+        owner, _, kind = name.rpartition(" ")
+        return name if owner == DENSE else f"{PRUNED} {kind}" if owner == label else None
+
+    evaluation, timing = results["evaluation"], results["benchmark"]
+    single = {key: value for key, value in results.items() if key != "family"}
+    return {
+        **single,
+        "member": label,
+        "pruning": results["family"][label],
+        "evaluation": {
+            **evaluation,
+            "models": {new: v for k, v in evaluation["models"].items() if (new := renamed(k))},
+        },
+        "benchmark": {
+            **timing,
+            "rows": [
+                {**row, "name": new} for row in timing["rows"] if (new := renamed(row["name"]))
+            ],
+            "file_bytes": {new: v for k, v in timing["file_bytes"].items() if (new := renamed(k))},
+            "parameters": _pair(timing["parameters"], label),
+            "macs": _pair(timing["macs"], label),
+        },
+    }
+
+
+def _pair(values: dict[str, Any], label: str) -> dict[str, Any]:
+    return {DENSE: values[DENSE], PRUNED: values[label]}
 
 
 def _describe_data(data: TaskData) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "SearchStep",
     "choose_levels",
     "knapsack_by_density",
+    "level_counts",
     "mutate_weights",
     "search_weights",
 ]
@@ -95,6 +96,27 @@ class _Block:
     levels: Ints
     costs: Floats
     errors: Floats
+
+
+def level_counts(units: int, *, every: bool, ratio: float = 0.9, least: int = 8) -> tuple[int, ...]:
+    """Numbers of kept units to consider: all, some between, 0.
+
+    Heads are few, so ``every`` number of them is a level. Neurons follow ``units * ratio^i`` down
+    to ``least`` (the grid of ZipLM).
+
+    >>> level_counts(4, every=True)
+    (4, 3, 2, 1, 0)
+    >>> level_counts(100, every=False, ratio=0.5, least=20)
+    (100, 50, 25, 0)
+    """
+    if every:
+        return tuple(range(units, -1, -1))
+    counts = []
+    value = float(units)
+    while round(value) >= max(least, 1):
+        counts.append(round(value))
+        value *= ratio
+    return (*dict.fromkeys([units, *counts]), 0)
 
 
 def choose_levels(

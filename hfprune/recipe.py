@@ -461,11 +461,45 @@ class TrainingConfig(_Section):
 class PruningConfig(_Section):
     """What to remove, and when."""
 
-    sparsity: float = Field(
+    sparsity: float | None = Field(
+        default=None,
         ge=0,
         lt=1,
-        description="Fraction of the encoder's weights to remove, in [0, 1).",
+        description="Target: fraction of the encoder's weights to remove, in [0, 1).",
         examples=[0.8],
+    )
+    speedup: (
+        Annotated[float, Field(gt=1)]
+        | Annotated[list[Annotated[float, Field(gt=1)]], Field(min_length=1)]
+        | None
+    ) = Field(
+        default=None,
+        description="Target: how many times faster than the dense float32 ONNX model, as measured "
+        "here, quantized, at the first batch size and length of `benchmark`. A list gives a family "
+        "of models from one gradual run.",
+        examples=[8.0],
+    )
+    max_metric_drop: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Target: the fastest model whose metric on the validation rows is at most this "
+        "much below the dense model's (0.01: one point), found by stepping up the speed.",
+        examples=[0.01],
+    )
+    method: Literal["gates", "reconstruction"] = Field(
+        default="gates",
+        description="gates: prune while training, by `score`. reconstruction: prune in minutes "
+        "without training, each block by structured OBS, its output refitted; `recovery` trains "
+        "what is left.",
+    )
+    search_rounds: int = Field(
+        default=60,
+        ge=0,
+        description="Mutations tried in the search over the sizes of blocks (reconstruction).",
+    )
+    scoring_samples: int = Field(
+        default=1024, ge=1, description="Training rows that pruning looks at (reconstruction)."
     )
     schedule: Literal["one_shot", "linear", "cubic"] = Field(
         default="cubic",
@@ -510,6 +544,45 @@ class PruningConfig(_Section):
     )
 
     def _clashes(self) -> Iterator[_Clash]:
+        targets = ("sparsity", "speedup", "max_metric_drop")
+        given = [key for key in targets if getattr(self, key) is not None]
+        if len(given) != 1:
+            came = " and ".join(given) if given else "none"
+            yield _Clash(f"give exactly one of {', '.join(targets)}; got {came}", targets)
+        if isinstance(self.speedup, list) and self.speedup != sorted(set(self.speedup)):
+            yield _Clash(
+                f"speedup {self.speedup} must rise: each model is pruned from the one before it",
+                ("speedup",),
+            )
+        by_method = {
+            "gates": (
+                "schedule",
+                "start",
+                "end",
+                "update_every_steps",
+                "score",
+                "score_decay",
+                "allocation",
+                "min_heads",
+                "min_neurons",
+            ),
+            "reconstruction": ("search_rounds", "scoring_samples"),
+        }
+        for method, keys in by_method.items():
+            for key in keys:
+                changed = getattr(self, key) != type(self).model_fields[key].default
+                if method != self.method and changed:
+                    yield _Clash(
+                        f"{key} is only used with method: {method}: remove it", (key, "method")
+                    )
+        if self.sparsity is None:
+            for key in ("allocation", "min_heads", "min_neurons"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    yield _Clash(
+                        f"{key} is only used with sparsity; with a speed as the target, sizes come "
+                        "from measured times: remove it",
+                        (key,),
+                    )
         if self.schedule != "one_shot" and self.start > self.end:
             yield _Clash(
                 f"pruning cannot start ({self.start}) after its end ({self.end}): swap them",
@@ -530,6 +603,12 @@ class DistillationConfig(_Section):
         default=1.0, ge=0, description="Weight of the teacher's hidden states."
     )
     label_weight: float = Field(default=0.1, ge=0, description="Weight of the true labels.")
+    cache_limit_gb: float = Field(
+        default=4.0,
+        ge=0,
+        description="The teacher's outputs on the training rows are computed once and kept in "
+        "memory where they take no more than this; 0: computed anew at every step.",
+    )
 
     def _clashes(self) -> Iterator[_Clash]:
         if not (self.logits_weight or self.hidden_weight or self.label_weight):
@@ -647,6 +726,42 @@ class BenchmarkConfig(_Section):
         yield from _twice("sequence_lengths", self.sequence_lengths)
 
 
+class HubConfig(_Section):
+    """Publishing the finished output folder; spelled as in transformers' `TrainingArguments`."""
+
+    push_to_hub: bool = Field(
+        default=False,
+        description="Upload the output folder to the Hub at the end. The access token comes from "
+        "`hf auth login` or the variable HF_TOKEN, never from a recipe.",
+    )
+    hub_model_id: Name | None = Field(
+        default=None,
+        description="Repository to upload to, made if it is not there.",
+        examples=["user/my-model"],
+    )
+    hub_private_repo: bool = Field(
+        default=False,
+        description="Upload to a private repository only; false: a new one is as the account's "
+        "settings say, usually public.",
+    )
+    hub_revision: Name | None = Field(
+        default=None,
+        description="Branch to upload to, made if it is not there; null: main.",
+    )
+
+    def _clashes(self) -> Iterator[_Clash]:
+        if self.push_to_hub and self.hub_model_id is None:
+            yield _Clash(
+                "push_to_hub is true, but no repository is named: give hub_model_id, for example "
+                "hub_model_id: user/my-model",
+                ("push_to_hub", "hub_model_id"),
+            )
+        if self.hub_model_id is not None and (problem := repo_id_problem(self.hub_model_id)):
+            yield _Clash(problem, ("hub_model_id",))
+        if self.hub_revision is not None and (problem := branch_problem(self.hub_revision)):
+            yield _Clash(problem, ("hub_revision",))
+
+
 class Recipe(_Section):
     """One run: fine-tune, prune, evaluate, export and time an encoder.
 
@@ -683,6 +798,10 @@ class Recipe(_Section):
     benchmark: BenchmarkConfig = Field(
         default_factory=BenchmarkConfig,
         description="How the speed of the exported models is measured.",
+    )
+    hub: HubConfig = Field(
+        default_factory=HubConfig,
+        description="Publishing the finished output folder on the Hub.",
     )
     output_dir: Name = Field(
         description="Folder of everything that is written (relative to the working directory).",
@@ -813,6 +932,42 @@ def _twice(key: str, values: Sequence[object]) -> Iterator[_Clash]:
 
 
 # ------------------------------------------------------------------------- the public functions
+
+
+def repo_id_problem(name: str) -> str:
+    """What is wrong with the name of a Hub repository to write to; empty if nothing is.
+
+    The Hub's rules, and an owner is required: without one the name would depend on who runs it.
+    """
+    owner, slash, rest = name.partition("/")
+    parts = (owner, rest)
+    if not slash or "/" in rest:
+        return f"must be an owner and a name, such as user/my-model, got {_came(name)}"
+    if any(not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", p) for p in parts):
+        return (
+            "may hold letters, digits, '_', '-' and '.', and must neither start nor end with '-' "
+            f"or '.', got {_came(name)}"
+        )
+    if "--" in name or ".." in name or name.endswith(".git") or len(rest) > 96:
+        return (
+            "may not hold '--' or '..', end with '.git', or have a name of more than 96 letters, "
+            f"got {_came(name)}"
+        )
+    return ""
+
+
+def branch_problem(name: str) -> str:
+    """What is wrong with the name of a branch to write to; empty if nothing is."""
+    if re.fullmatch(r"[0-9a-f]{40}", name):
+        return f"must name a branch, but a commit cannot be written to, got {_came(name)}"
+    if (
+        not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?", name)
+        or any(part in name for part in ("..", "//", "/.", "./"))
+        or name.startswith("refs/")
+        or name.endswith(".lock")
+    ):
+        return f"must be the name of a branch, such as main or v2, got {_came(name)}"
+    return ""
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -1329,7 +1484,8 @@ def _render(source: str, problems: Sequence[_Problem], origins: Mapping[_Path, _
 
 
 def _printable(line: str) -> str:
-    """Control characters and half surrogates (any text can be a key) as escapes."""
+    """Control characters and half surrogates (any text can be a key) as escapes; no token."""
+    line = re.sub(r"hf_[A-Za-z0-9]{20,}", "hf_***", line)
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in line
@@ -1363,6 +1519,11 @@ def _describe(place: _Place, kind: str, value: object, context: Mapping[str, Any
             f"`{place.path[-1]}: {(examples or ['...'])[0]}`"
         )
     if kind in ("extra_forbidden", "invalid_key"):
+        if re.search(r"(?:^|_)(?:token|password|secret|api_key)$", str(place.path[-1])):
+            return (
+                "unknown key. Recipes are published with the models, so they hold no secrets: run "
+                "`hf auth login`, or set the variable HF_TOKEN, and remove the key"
+            )
         return f"unknown key, with {_came(value)}. {_nearest_key(place)}"
     if kind in ("string_too_short", "too_short"):
         return "must not be empty"

@@ -467,7 +467,11 @@ def lstsq_refit(kept_moment: Tensor, cross: Tensor, ridge: float) -> Tensor:
 
 @torch.no_grad()
 def refit_output(
-    moment: SecondMoment, kept: Tensor | None = None, *, ridge: float = 1e-6
+    moment: SecondMoment,
+    kept: Tensor | None = None,
+    *,
+    ridge: float = 1e-6,
+    fit_bias: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Fit the output projection afresh, weight and bias together.
 
@@ -480,6 +484,8 @@ def refit_output(
         kept: (k,) int64, the columns of ``x`` to use; None: all. For units of several columns
             give every column.
         ridge: >= 0, relative to the mean diagonal of the centred moment.
+        fit_bias: false for a projection without a bias: ``b`` is then held at 0, and nothing is
+            centred.
 
     Returns:
         weight (o, k) and bias (o,), float32. With no column kept the weight is (o, 0) and the
@@ -497,6 +503,8 @@ def refit_output(
     columns = _check_indices(columns, features, "columns").to(moment.second.device)
     mean_x = moment.sum_x[columns] / moment.count
     mean_y = moment.sum_y / moment.count
+    if not fit_bias:
+        mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
     second = moment.second[columns[:, None], columns]
     second = second - moment.count * torch.outer(mean_x, mean_x)
     cross = moment.cross[columns] - moment.count * torch.outer(mean_x, mean_y)

@@ -66,9 +66,13 @@ def summary_table(results: dict[str, Any]) -> Table:
     shapes = list(
         dict.fromkeys((row["batch_size"], row["sequence_length"]) for row in benchmark["rows"])
     )
-    pruning = results["pruning"]
+    removed = {
+        label: f"{entry['sparsity']:.1%}"
+        for label, entry in (results.get("family") or {"": results["pruning"]}).items()
+    }
     table = Table(
-        title=f"{pruning['sparsity']:.1%} of encoder weights removed",
+        title="encoder weights removed: "
+        + ", ".join(f"{label} {share}".strip() for label, share in removed.items()),
         caption=(
             f"{primary} on {evaluation['samples']} test samples, {evaluation['confidence']:.0%} "
             f"interval; speed-up over {benchmark['baseline']}, {benchmark['threads']} thread(s), "

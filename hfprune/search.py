@@ -8,12 +8,14 @@ the fraction of encoder weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 from torch import Tensor
 
 from hfprune.errors import PlanError
 from hfprune.plan import BlockKey, PruningPlan
+from hfprune.programme import choose_levels, level_counts
 
 UnitCosts = Mapping[BlockKey, float]
 
@@ -148,3 +150,48 @@ def _budget(current: PruningPlan, costs: UnitCosts, sparsity: float) -> float:
     total = sum(len(current.mask(key)) * cost for key, cost in costs.items())
     # A hair of tolerance, so that rounding does not cost a unit at exact fractions.
     return (1.0 - sparsity) * total * (1 + 1e-12)
+
+
+def budget_plan(
+    scores: Mapping[BlockKey, Tensor],
+    cost: Callable[[BlockKey, int], float],
+    current: PruningPlan,
+    budget: float,
+    *,
+    weights: Mapping[BlockKey, float] | None = None,
+) -> PruningPlan:
+    """Keep the most score for a budget of costs that are no sum over units, such as latency.
+
+    An exact dynamic programme over the blocks: each picks how many units it keeps (its best ones;
+    none removes it whole) so that the scores given up are least and the costs fit.
+
+    Args:
+        scores: float ``(units,)`` a block, higher = keep, not negative.
+        cost: of a block that keeps so many units.
+        current: only units kept here can be kept.
+        budget: for the sum over blocks.
+        weights: factor on the scores of a block; default 1.
+
+    Raises:
+        PlanError: if the budget cannot be met.
+    """
+    keys = list(scores)
+    ranked: dict[BlockKey, list[int]] = {}
+    counts: dict[BlockKey, tuple[int, ...]] = {}
+    errors = []
+    costs = []
+    for key in keys:
+        values = scores[key].tolist()
+        ranked[key] = sorted(current.kept(key), key=lambda unit: (-values[unit], unit))
+        have = len(ranked[key])
+        counts[key] = level_counts(have, every=key.kind == "attention", ratio=0.95)
+        kept = np.concatenate([[0.0], np.cumsum([max(values[u], 0.0) for u in ranked[key]])])
+        factor = 1.0 if weights is None else weights[key]
+        errors.append(np.array([factor * (kept[-1] - kept[count]) for count in counts[key]]))
+        costs.append(np.array([cost(key, count) for count in counts[key]]))
+    choice = choose_levels(errors, costs, budget)
+    plan = current
+    for key, level in zip(keys, choice.levels, strict=True):
+        chosen = set(ranked[key][: counts[key][level]])
+        plan = plan.with_block(key, [u in chosen for u in range(len(current.mask(key)))])
+    return plan

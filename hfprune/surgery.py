@@ -1,4 +1,4 @@
-"""Physical removal: the Linears become smaller, blocks with nothing left disappear.
+"""Physical removal: the projections become smaller, blocks with nothing left disappear.
 
 The model keeps its stock class. What each layer kept is written to ``model.config.hfprune`` so
 that every way of saving the model also saves how to build it again.
@@ -11,10 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from hfprune.errors import CheckpointError
 from hfprune.plan import KINDS, UNIT_NAMES, PruningPlan
-from hfprune.structure import BlockView, block_views, model_sizes
+from hfprune.structure import (
+    BlockView,
+    Projection,
+    adapter_of,
+    block_views,
+    model_sizes,
+    weight_of,
+)
 
 RECORD_KEY = "hfprune"
 RECORD_VERSION = 1
@@ -41,6 +49,7 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
             _remove_block(view)
         elif len(kept) < view.units:
             _slice_block(view, kept)
+    adapter_of(model).settle(model)
     _write_record(model)
     return model
 
@@ -117,21 +126,29 @@ def _slice_block(view: BlockView, kept: Sequence[int]) -> None:
     unit = torch.tensor(list(kept), dtype=torch.long)
     columns = (unit[:, None] * view.unit_size + torch.arange(view.unit_size)[None, :]).reshape(-1)
     _slice_columns(view.consumer, columns)
-    view.set_units(len(kept))
+    view.set_units(kept)
 
 
-def _slice_rows(linear: nn.Linear, rows: Tensor) -> None:
-    rows = rows.to(linear.weight.device)
-    linear.weight = _parameter(linear.weight, linear.weight.detach()[rows])
-    if linear.bias is not None:
-        linear.bias = _parameter(linear.bias, linear.bias.detach()[rows])
-    linear.out_features = len(rows)
+def _slice_rows(module: Projection, rows: Tensor) -> None:
+    rows = rows.to(module.weight.device)
+    _set_weight(module, weight_of(module).detach()[rows])
+    if module.bias is not None:
+        module.bias = _parameter(module.bias, module.bias.detach()[rows])
 
 
-def _slice_columns(linear: nn.Linear, columns: Tensor) -> None:
-    columns = columns.to(linear.weight.device)
-    linear.weight = _parameter(linear.weight, linear.weight.detach()[:, columns])
-    linear.in_features = len(columns)
+def _slice_columns(module: Projection, columns: Tensor) -> None:
+    _set_weight(module, weight_of(module).detach()[:, columns.to(module.weight.device)])
+
+
+def _set_weight(module: Projection, weight: Tensor) -> None:
+    """Take a weight of shape ``(outputs, inputs)``."""
+    outputs, inputs = weight.shape
+    if isinstance(module, Conv1D):
+        module.weight = _parameter(module.weight, weight.T)
+        module.nf, module.nx = outputs, inputs
+    else:
+        module.weight = _parameter(module.weight, weight)
+        module.out_features, module.in_features = outputs, inputs
 
 
 def _parameter(old: Tensor, value: Tensor) -> nn.Parameter:

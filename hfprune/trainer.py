@@ -13,11 +13,13 @@ import json
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,8 +33,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from hfprune.cost import parameter_costs
-from hfprune.distill import MULTI_LABEL, REGRESSION, SINGLE_LABEL, hidden_loss, logits_loss
+from hfprune.cost import LatencyTable, parameter_costs
+from hfprune.distill import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    TeacherCache,
+    hidden_loss,
+    logits_loss,
+)
 from hfprune.errors import CheckpointError, PlanError, TrainingError
 from hfprune.files import atomic_write_json
 from hfprune.gates import Gates
@@ -40,7 +49,7 @@ from hfprune.importance import GradientScores, Scores, magnitude_scores, random_
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import DistillationConfig, PruningConfig, TrainingConfig
 from hfprune.schedule import fraction
-from hfprune.search import global_plan, plan_sparsity, uniform_plan
+from hfprune.search import budget_plan, global_plan, plan_sparsity, uniform_plan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
 
@@ -48,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 STATE_NAME = "hfprune_state.json"
 SCORES_NAME = "hfprune_scores.safetensors"
+# Column that the Trainer adds to the training rows, to look the teacher's outputs up.
+ROW_COLUMN = "teacher_row"
 
 
 def training_arguments(config: TrainingConfig, output_dir: str | Path) -> TrainingArguments:
@@ -69,6 +80,23 @@ def training_arguments(config: TrainingConfig, output_dir: str | Path) -> Traini
         disable_tqdm=False,
         **values,
     )
+
+
+def _check_target(pruning: PruningConfig, latency: LatencyTable | None) -> None:
+    if pruning.method != "gates":
+        raise TrainingError(
+            "method: reconstruction prunes without training; call "
+            "hfprune.compress.prune_without_training, or use a recipe"
+        )
+    if pruning.max_metric_drop is not None or isinstance(pruning.speedup, list):
+        raise TrainingError(
+            "a family of models or a limit on the metric takes several trainings; use a recipe, or "
+            "give the Trainer one sparsity or speedup at a time"
+        )
+    if pruning.speedup is not None and latency is None:
+        raise TrainingError(
+            "pruning.speedup needs measured times: pass latency=hfprune.latency.latency_table(...)"
+        )
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
@@ -138,6 +166,7 @@ class HFPruneTrainer(Trainer):
         *args, **kwargs: as :class:`transformers.Trainer`.
         pruning: what to reach and how; ``None`` trains without pruning (distillation still works).
         distillation: weights of the losses against the teacher; needs ``teacher``.
+        latency: measured times of blocks, needed for ``pruning.speedup``.
         teacher: the dense fine-tuned model (a module, or a path / Hub name); without
             ``distillation`` its default is used.
 
@@ -153,15 +182,19 @@ class HFPruneTrainer(Trainer):
         pruning: PruningConfig | None = None,
         distillation: DistillationConfig | None = None,
         teacher: nn.Module | str | Path | None = None,
+        latency: LatencyTable | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if pruning is not None:
+            _check_target(pruning, latency)
         if distillation is not None and teacher is None:
             raise TrainingError(
                 "distillation needs a teacher: pass teacher=<the dense fine-tuned model or its "
                 "path>, or leave distillation out"
             )
         self.pruning = pruning
+        self.latency = latency
         self.distillation = distillation
         if teacher is not None and distillation is None:
             self.distillation = DistillationConfig()
@@ -170,6 +203,7 @@ class HFPruneTrainer(Trainer):
         self._gates: Gates | None = None
         self._scores: GradientScores | None = None
         self._complete = pruning is None
+        self._cache: TeacherCache | None = None
         # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
         # accumulated batches; encoders' heads average over samples, not over tokens.
         self.model_accepts_loss_kwargs = False
@@ -241,6 +275,7 @@ class HFPruneTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.train``; then what was pruned is physically removed."""
+        self._fill_cache()
         try:
             result = super().train(*args, **kwargs)
         finally:
@@ -319,19 +354,31 @@ class HFPruneTrainer(Trainer):
         )
         if share <= 0.0 and not finished:
             return
-        self.plan = self._next_plan(share * pruning.sparsity)
+        self.plan = self._next_plan(share)
         self._gates.set_plan(self.plan)
         if finished:
             self._complete = True
             self._gates.set_trainable(False)
         self.log(self.pruning_metrics())
 
-    def _next_plan(self, sparsity: float) -> PruningPlan:
+    def _next_plan(self, share: float) -> PruningPlan:
+        """The plan at a share of the target, in [0, 1]."""
         pruning, current = self.pruning, self.plan
         if pruning is None or current is None:
             raise PlanError("this trainer has no pruning configuration")
         scores = self._current_scores()
-        if pruning.allocation == "uniform":
+        sparsity = share * (pruning.sparsity or 0.0)
+        if self.latency is not None and isinstance(pruning.speedup, float):
+            table = self.latency
+            begin = sum(table.block_ms(k.kind, len(current.mask(k))) for k in current.keys())
+            budget = begin + share * (table.budget_ms(pruning.speedup) - begin)
+            plan = budget_plan(
+                {key: scores[key] for key in self._costs},
+                lambda key, count: table.block_ms(key.kind, count),
+                current,
+                budget,
+            )
+        elif pruning.allocation == "uniform":
             plan = uniform_plan(scores, self._costs, current, sparsity)
         else:
             plan = global_plan(
@@ -390,6 +437,7 @@ class HFPruneTrainer(Trainer):
     ) -> Any:
         """The task's loss; while training with a teacher, plus the distillation losses."""
         settings = self.distillation
+        rows = inputs.pop(ROW_COLUMN, None)
         if self.teacher is None or settings is None or not model.training:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -400,14 +448,13 @@ class HFPruneTrainer(Trainer):
         label, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        with torch.no_grad():
-            target = self.teacher(**teacher_inputs)
+        logits, hidden = self._taught(teacher_inputs, rows)
         extra = settings.logits_weight * logits_loss(
-            outputs.logits, target.logits, settings.temperature, self._problem_type()
+            outputs.logits, logits, settings.temperature, self._problem_type()
         )
         if wants_hidden:
             extra = extra + settings.hidden_weight * hidden_loss(
-                outputs.hidden_states, target.hidden_states, inputs.get("attention_mask")
+                outputs.hidden_states[1:], hidden, inputs.get("attention_mask")
             )
         if self.compute_loss_func is not None and num_items_in_batch is not None:
             # A user's loss function divides by the whole batch itself, and the Trainer then no
@@ -415,6 +462,55 @@ class HFPruneTrainer(Trainer):
             extra = extra / self.current_gradient_accumulation_steps
         loss = settings.label_weight * label + extra
         return (loss, outputs) if return_outputs else loss
+
+    def _taught(
+        self, inputs: dict[str, Any], rows: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """The teacher's logits and hidden states (without embeddings) for a batch."""
+        if self._cache is not None and rows is not None:
+            device, rows = rows.device, rows.cpu()
+            hidden: Sequence[torch.Tensor] = ()
+            if inputs["output_hidden_states"]:
+                length = inputs["input_ids"].shape[1]
+                hidden = [h.to(device) for h in self._cache.hidden_states(rows, length)]
+            return self._cache.logits(rows).to(device), hidden
+        with torch.no_grad():
+            target = cast(Any, self.teacher)(**inputs)
+        return target.logits, (target.hidden_states or ())[1:]
+
+    def _fill_cache(self) -> None:
+        """Compute the teacher's outputs once, where that pays and fits."""
+        settings, teacher = self.distillation, self.teacher
+        self._cache = None
+        if teacher is None or settings is None or self.args.num_train_epochs < 2:
+            return
+        dataset = self.train_dataset
+        if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+            return
+        wants_hidden = settings.hidden_weight > 0
+        tokens = sum(len(ids) for ids in dataset["input_ids"])
+        size = TeacherCache.size(teacher, tokens, wants_hidden)
+        if not settings.cache_limit_gb or size > settings.cache_limit_gb * 1e9:
+            return
+        if ROW_COLUMN not in dataset.column_names:
+            self.train_dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
+        columns = [
+            c for c in ("input_ids", "attention_mask", "token_type_ids") if c in dataset.features
+        ]
+        with self.compute_loss_context_manager():
+            self._cache = TeacherCache(
+                teacher,
+                dataset.select_columns(columns),
+                self.data_collator,
+                hidden=wants_hidden,
+                batch_size=self.args.per_device_eval_batch_size,
+            )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = cast(list[str], self._signature_columns)
+        if ROW_COLUMN not in columns:
+            columns.append(ROW_COLUMN)
 
     # -- best model, checkpoints ----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfprune.recipe import Recipe
+from hfprune.recipe import PruningConfig, Recipe
 
 
 def describe(recipe: Recipe) -> list[str]:
@@ -27,9 +27,13 @@ def describe(recipe: Recipe) -> list[str]:
     lines = [
         f"data: {source}, {recipe.task}, at most {recipe.data.max_length} tokens",
         first,
-        f"prune: {pruning.sparsity:.0%} of the encoder's weights, {pruning.score} scores, "
-        f"{pruning.allocation} allocation, {pruning.schedule} schedule, while training for {amount}"
-        + (" with distillation" if recipe.distillation else ""),
+        f"prune: {_target(recipe.pruning)}, "
+        + (
+            f"{pruning.score} scores, {pruning.schedule} schedule, while training for {amount}"
+            + (" with distillation" if recipe.distillation else "")
+            if pruning.method == "gates"
+            else f"by reconstruction on {pruning.scoring_samples} training rows"
+        ),
         "shrink: remove heads, neurons and blocks physically",
     ]
     if recipe.recovery.num_train_epochs > 0:
@@ -51,4 +55,19 @@ def describe(recipe: Recipe) -> list[str]:
         f"{benchmark.threads} thread(s), {benchmark.repeats} rounds"
     )
     lines.append(f"write: {recipe.output_dir}")
+    if recipe.hub.push_to_hub:
+        branch = recipe.hub.hub_revision or "main"
+        speeds = pruning.speedup if isinstance(pruning.speedup, list) else []
+        names = [f"{recipe.hub.hub_model_id}-{speed:g}x" for speed in speeds]
+        shown = ", ".join(names) or recipe.hub.hub_model_id
+        lines.append(f"push: to {shown} on the Hub, branch {branch}")
     return lines
+
+
+def _target(pruning: PruningConfig) -> str:
+    if pruning.sparsity is not None:
+        return f"{pruning.sparsity:.0%} of the encoder's weights"
+    if pruning.max_metric_drop is not None:
+        return f"as far as the metric falls by at most {pruning.max_metric_drop:g}"
+    speeds = pruning.speedup if isinstance(pruning.speedup, list) else [pruning.speedup]
+    return f"to {', '.join(f'{speed:g}x' for speed in speeds)} measured speed-up"

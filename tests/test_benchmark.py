@@ -35,7 +35,7 @@ from hfprune.export import detect_instruction_set
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
-from tests.tiny import FAMILIES, random_plan, tiny_model
+from tests.tiny import FAMILIES, IMAGE_FAMILIES, random_plan, tiny_batch, tiny_model
 
 MS = 1_000_000
 
@@ -343,14 +343,44 @@ def test_macs_of_uneven_and_removed_blocks_by_hand(length: int) -> None:
     assert count_macs(model, length) == expected_bert_macs(kept, length)
 
 
+def uncounted_macs(family: str, attention: list[int]) -> int:
+    """What torch counts and we do not, for 9 tokens or patches and the heads of each layer."""
+    if family.startswith("deberta"):  # 16 relative positions, from content and to content
+        return 2 * 9 * 16 * 8 * sum(attention)
+    if family in ("vit", "deit"):  # 9 patches of 3 channels of 4 by 4, as a convolution
+        return 9 * 3 * 4 * 4 * 32
+    if family == "modernbert":  # the angles of rotary positions, anew in each attention block
+        return 9 * 8 // 2 * sum(heads > 0 for heads in attention)
+    return {"llama": 9 * 4 // 2, "qwen2": 9 * 4 // 2, "qwen3": 9 * 8 // 2}.get(family, 0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_macs_agree_with_the_counter_of_torch(family: str) -> None:
-    model = tiny_model(family, attn_implementation="eager")
+    model = tiny_model(family, attn_implementation="eager").requires_grad_(False)
     shrink_(model, random_plan(model, removed=(BlockKey(1, "attention"),)))
-    ids = torch.full((1, 9), 7)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    assert count_macs(model, 9) == counter.get_total_flops() // 2
+    if family in IMAGE_FAMILIES:
+        length, batch = None, tiny_batch(1, family=family)
+    else:
+        length, ids = 9, torch.full((1, 9), 7)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with FlopCounterMode(display=False) as counter:
+        model(**batch)
+    extra = uncounted_macs(family, [heads for heads, _ in model_sizes(model)])
+    assert count_macs(model, length) == counter.get_total_flops() // 2 - extra
+
+
+def test_macs_of_shared_layers_count_once_a_use() -> None:
+    six = count_macs(tiny_model("albert"), 5)
+    twelve = count_macs(tiny_model("albert", num_hidden_layers=12), 5)
+    outside = 5 * 16 * 32 + 32 * 32 + 32 * 3  # projection of the embeddings, pooler, classifier
+    assert twelve - outside == 2 * (six - outside)
+
+
+def test_macs_take_a_length_for_texts_only() -> None:
+    with pytest.raises(HFPruneError, match="a 'vit' model takes images.*leave sequence_length out"):
+        count_macs(tiny_model("vit"), 9)
+    with pytest.raises(HFPruneError, match="a 'bert' model needs a sequence_length"):
+        count_macs(tiny_model("bert"))
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:

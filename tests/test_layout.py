@@ -41,11 +41,12 @@ FLOORS = {
     "benchmark": 5,
     "report": 5,
     "hub": 5,
-    "pipeline": 6,
-    "cli": 7,
+    "latency": 6,
+    "pipeline": 7,
+    "cli": 8,
     # The package itself and `python -m hfprune`: they may import all, and nothing imports them.
-    "__init__": 8,
-    "__main__": 8,
+    "__init__": 9,
+    "__main__": 9,
 }
 # Inside structure/: any file that is not named here is a family. So families import `base` alone.
 STRUCTURE_FLOORS = {"base": 0, "registry": 2, "__init__": 3}

@@ -16,7 +16,8 @@ from tiny import save_tiny_classifier, write_reviews
 
 import hfprune
 from hfprune import load_recipe
-from hfprune.errors import CheckpointError, OutputError, UnsupportedModelError
+from hfprune.cost import LatencyTable
+from hfprune.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.pipeline import run
 from hfprune.report import Console
 from hfprune.workplan import describe
@@ -175,7 +176,7 @@ def test_unknown_family_is_refused_before_any_work(inputs: Path, tmp_path: Path)
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "xlnet"}')
     path = recipe_file(tmp_path, inputs, model={"name_or_path": str(model)})
-    with pytest.raises(UnsupportedModelError, match="'xlnet'; supported: bert"):
+    with pytest.raises(UnsupportedModelError, match="'xlnet'; supported: .*bert"):
         run(load_recipe(path), Console(quiet=True))
     assert not (tmp_path / "out.work").exists()
 
@@ -241,3 +242,117 @@ def test_real_minilm_end_to_end(tmp_path: Path) -> None:
     assert results["pruning"]["sparsity"] >= recipe.pruning.sparsity
     assert results["benchmark"]["parameters"]["dense"]["encoder"] > 10_000_000
     assert set(results["evaluation"]["models"]) == set(MODELS)
+
+
+def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A latency table worked by hand: times of a tiny model would be noise."""
+    import hfprune.pipeline as pipeline
+
+    table = LatencyTable(
+        batch_size=1,
+        sequence_length=16,
+        threads=1,
+        baseline_ms=10.0,
+        fixed_ms=0.4,
+        attention=((0, 0.0), (1, 0.4), (4, 1.0)),
+        ffn=((0, 0.0), (8, 0.2), (48, 1.0)),
+    )
+    monkeypatch.setattr(pipeline, "latency_table", lambda *args, **kwargs: table)
+    monkeypatch.setattr(pipeline, "calibrated", lambda table, *args: table)
+
+
+def test_a_family_from_one_run(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_times(monkeypatch)
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            pruning={"method": "reconstruction", "speedup": [2.0, 5.0], "search_rounds": 3},
+        )
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    family = results["family"]
+    assert list(family) == ["2x", "5x"]
+    for label, entry in family.items():
+        assert entry["predicted_speedup"] >= float(label[:-1]) - 1e-9
+    assert family["5x"]["sparsity"] > family["2x"]["sparsity"]
+    for kind in ("heads", "neurons"):
+        pairs = zip(family["5x"][kind], family["2x"][kind], strict=True)
+        assert all(small <= large for small, large in pairs), "each from the one before it"
+    for label in family:
+        member = json.loads((tmp_path / "out" / label / "metrics.json").read_text())
+        assert member["pruning"] == family[label]
+        assert tuple(member["evaluation"]["models"]) == MODELS
+        model = hfprune.from_pretrained(tmp_path / "out" / label)
+        assert sum(model.config.hfprune["heads"]) == sum(family[label]["heads"])
+        assert (tmp_path / "out" / label / "onnx" / "model_quantized.onnx").is_file()
+
+
+def test_one_speed_with_gates(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_times(monkeypatch)
+    recipe = load_recipe(
+        recipe_file(tmp_path, inputs, pruning={"speedup": 4, "update_every_steps": 3})
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    assert results["pruning"]["predicted_speedup"] >= 4 - 1e-9
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.9])
+def test_the_fastest_within_a_drop(
+    limit: float, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    fake_times(monkeypatch)
+    metric = {"dense": 0.9, "3x": 0.85, "3.9x": 0.7, "5.07x": 0.4}
+    monkeypatch.setattr(
+        pipeline._Run, "_validation", lambda self, place, label: metric.get(label, 0.3)
+    )
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            recovery={"num_train_epochs": 0},
+            pruning={
+                "method": "reconstruction",
+                "max_metric_drop": limit,
+                "search_rounds": 0,
+            },
+        )
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    steps = results["search"]["steps"]
+    if limit == 0.3:
+        assert [step["speedup"] for step in steps] == [3.0, 3.9, 5.07]
+        assert steps[-1]["drop"] == pytest.approx(0.5)
+        assert results["pruning"]["predicted_speedup"] >= 3.9 - 1e-9
+        assert results["pruning"]["predicted_speedup"] < 5.07
+    else:
+        assert "the model has no block left to prune" in steps[-1]["stopped"]
+        assert sum(results["pruning"]["heads"] + results["pruning"]["neurons"]) == 0
+
+
+def test_no_speed_within_the_drop_is_an_error(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    fake_times(monkeypatch)
+    monkeypatch.setattr(
+        pipeline._Run, "_validation", lambda self, place, label: 0.9 if label == "dense" else 0.5
+    )
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        recovery={"num_train_epochs": 0},
+        pruning={"method": "reconstruction", "max_metric_drop": 0.01, "search_rounds": 0},
+    )
+    with pytest.raises(TrainingError, match=r"even at a speed-up of 3 .* falls by 0\.4000, more"):
+        run(load_recipe(path), Console(quiet=True))

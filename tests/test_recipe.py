@@ -25,16 +25,19 @@ from hfprune.recipe import (
     BenchmarkConfig,
     DataConfig,
     DistillationConfig,
+    HubConfig,
     ModelConfig,
     PruningConfig,
     QuantizationConfig,
     Recipe,
     TeacherConfig,
     TrainingConfig,
+    branch_problem,
     dump_recipe,
     load_recipe,
     parse_recipe,
     recipe_schema,
+    repo_id_problem,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -266,8 +269,7 @@ REFUSED = {
     ),
     "missing": (
         MINIMAL.replace("  sparsity: 0.5", "  start: 0.5"),
-        "line 5: pruning.sparsity: the key is missing: fraction of the encoder's weights to "
-        "remove, in [0, 1), for example `sparsity: 0.8`",
+        "line 5: pruning: give exactly one of sparsity, speedup, max_metric_drop; got none",
     ),
     "missing section": (
         "data:\n  name: x\npruning:\n  sparsity: 0.5\noutput_dir: y\n",
@@ -576,8 +578,8 @@ def test_what_could_garble_a_terminal_is_escaped() -> None:
         ),
         (
             lambda: PruningConfig(sparsity="0.8"),  # type: ignore[arg-type]
-            "PruningConfig: sparsity: expected a number, got '0.8' (text): write 0.8, without "
-            "quotes",
+            "PruningConfig: sparsity: expected a number or null, got '0.8' (text): write 0.8, "
+            "without quotes",
         ),
         (
             lambda: PruningConfig(sparsity=0.5, start=0.9, end=0.1),
@@ -589,8 +591,7 @@ def test_what_could_garble_a_terminal_is_escaped() -> None:
         ),
         (
             lambda: PruningConfig(),  # type: ignore[call-arg]
-            "PruningConfig: sparsity: the key is missing: fraction of the encoder's weights to "
-            "remove, in [0, 1), for example `sparsity: 0.8`",
+            "PruningConfig: give exactly one of sparsity, speedup, max_metric_drop; got none",
         ),
         (
             lambda: DistillationConfig(temperature=0),
@@ -639,10 +640,101 @@ def test_a_recipe_made_in_python_reports_all_its_sections() -> None:
     assert first == "Recipe: 4 problems"
     assert [line.split(":")[0].strip() for line in lines] == [
         "model.x",
-        "pruning.sparsity",
         "output_dir",
+        "pruning",
         "evaluation.metrics",
     ]
+
+
+# --------------------------------------------------------------------------------- publishing
+
+
+def test_a_repository_may_be_named_before_it_is_used() -> None:
+    lines = ["hub:", "  hub_model_id: user/m", "  hub_private_repo: true", "  hub_revision: v1.2"]
+    hub = parse_recipe(with_lines(*lines)).hub
+    assert hub == HubConfig(hub_model_id="user/m", hub_private_repo=True, hub_revision="v1.2")
+    assert hub.push_to_hub is False
+    assert parse_recipe(with_lines(*lines, "  push_to_hub: true")).hub.push_to_hub is True
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            ["push_to_hub: true"],
+            "line 9: hub: push_to_hub is true, but no repository is named: give hub_model_id, for "
+            "example hub_model_id: user/my-model",
+        ),
+        (
+            ["hub_model_id: my-model"],
+            "line 9: hub.hub_model_id: must be an owner and a name, such as user/my-model, got "
+            "'my-model' (text)",
+        ),
+        (
+            ["hub_model_id: user/-m"],
+            "line 9: hub.hub_model_id: may hold letters, digits, '_', '-' and '.', and must "
+            "neither start nor end with '-' or '.', got 'user/-m' (text)",
+        ),
+        (
+            ["hub_model_id: user/a--b"],
+            "line 9: hub.hub_model_id: may not hold '--' or '..', end with '.git', or have a name "
+            "of more than 96 letters, got 'user/a--b' (text)",
+        ),
+        (
+            ["hub_revision: a b"],
+            "line 9: hub.hub_revision: must be the name of a branch, such as main or v2, got "
+            "'a b' (text)",
+        ),
+        (
+            ["hub_token: secret"],
+            "line 9: hub.hub_token: unknown key. Recipes are published with the models, so they "
+            "hold no secrets: run `hf auth login`, or set the variable HF_TOKEN, and remove the "
+            "key",
+        ),
+    ],
+)
+def test_publishing_is_checked(lines: list[str], expected: str) -> None:
+    text = with_lines("hub:", *(f"  {line}" for line in lines))
+    assert message(text) == f"r.yaml, {expected}"
+
+
+def test_a_token_in_the_wrong_place_is_not_repeated() -> None:
+    token = "hf_" + "Fake" * 9
+    for override in (f"hub.hub_token={token}", f"hub.hub_model_id={token}", f"seed={token}"):
+        said = message(MINIMAL, override)
+        assert token not in said
+        assert "hf_***" in said
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.from_regex(r"[\w.-]{1,5}(/[\w.-]{1,6}(\.git)?)?(/a)?", fullmatch=True)
+    | st.text("aZ0_-./", max_size=100)
+)
+def test_what_is_a_repository_is_what_the_hub_says(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        valid = "/" in name and name.isascii()
+    except HFValidationError:
+        valid = False
+    if len(name) <= 90:  # the Hub counts the owner differently with the place of the check
+        assert (repo_id_problem(name) == "") == valid, name
+    elif not repo_id_problem(name):
+        assert valid, name
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("main", True), ("v1.2", True), ("feature/x_1", True), ("", False), ("-x", False),
+     ("a..b", False), ("a/.b", False), ("a//b", False), ("refs/heads/x", False), ("a b", False),
+     ("x.lock", False), ("x/", False), ("0123456789" * 4, False), ("a" * 40, False),
+     ("g" * 40, True), ("a~1", False), ("a\nb", False)],
+)  # fmt: skip
+def test_branches_are_those_that_git_takes(name: str, good: bool) -> None:
+    assert (branch_problem(name) == "") is good
 
 
 # ---------------------------------------------------------------------------------- overrides
@@ -699,7 +791,7 @@ def test_an_override_can_give_what_the_file_lacks() -> None:
         ),
         (
             "pruning.sparsity=high",
-            "pruning.sparsity: expected a number, got 'high' (text)",
+            "pruning.sparsity: expected a number or null, got 'high' (text)",
         ),
         ("training.bf16", "write key.path=value, for example training.learning_rate=1e-4"),
         ("=3", "write key.path=value, for example training.learning_rate=1e-4"),
@@ -901,7 +993,7 @@ def test_the_schema_describes_every_key_and_allows_no_other() -> None:
             # A section that says nothing else than its class is described there.
             described = "description" in value or "$ref" in value
             assert described, f"{name}.{key}"
-    assert len(names) == 12
+    assert len(names) == 13
 
 
 def test_the_schema_file_is_up_to_date(tmp_path: Path) -> None:

@@ -359,6 +359,14 @@ def test_refit_output_equals_numpy_on_stacked_data_with_a_column_of_ones(offset:
     np.testing.assert_allclose(bias.numpy(), expected[3], rtol=1e-4, atol=1e-4)
 
 
+def test_refit_output_without_a_bias_equals_numpy() -> None:
+    x, y = inputs(60, 5, seed=26) + 2.0, inputs(60, 3, seed=27) - 1.0
+    weight, bias = refit_output(moment_of(x, y), ridge=0.0, fit_bias=False)
+    expected = np.linalg.lstsq(x, y, rcond=None)[0]
+    np.testing.assert_allclose(weight.numpy(), expected.T, rtol=1e-4, atol=1e-5)
+    assert bias.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_refit_output_survives_fewer_tokens_than_features() -> None:
     x, y = inputs(5, 9, seed=22), inputs(5, 2, seed=23)
     weight, bias = refit_output(moment_of(x, y), ridge=0.0)

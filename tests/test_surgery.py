@@ -34,7 +34,11 @@ REMOVALS = {
 def test_shrunk_equals_gated(family: str, removal: str) -> None:
     model = tiny_model(family)
     plan = random_plan(model, seed=len(removal), removed=REMOVALS[removal])
-    batches = [tiny_batch(), tiny_batch(1, 7, padded=False), tiny_batch(9, 30, seed=3)]
+    batches = [
+        tiny_batch(family=family),
+        tiny_batch(1, 7, padded=False, family=family),
+        tiny_batch(9, 30, seed=3, family=family),
+    ]
     dense = [model(**batch).logits for batch in batches]
     with Gates(model, plan):
         gated = [model(**batch).logits for batch in batches]
@@ -62,8 +66,24 @@ def test_shrink_twice_equals_once(family: str) -> None:
         chosen = {kept[index] for index in second.kept(key)}
         combined = combined.with_block(key, [i in chosen for i in range(len(first.mask(key)))])
     once = shrink_(copy.deepcopy(model), combined)
-    batch = tiny_batch()
+    batch = tiny_batch(family=family)
     assert torch.equal(twice(**batch).logits, once(**batch).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_hidden_states_are_those_of_the_gated_model(family: str) -> None:
+    """As many as before, at the same places: distillation compares them one by one."""
+    model = tiny_model(family)
+    plan = random_plan(model, seed=4, removed=REMOVALS["whole-layer-2"] + REMOVALS["no-ffn-0"])
+    batch = tiny_batch(family=family)
+    dense = model(**batch, output_hidden_states=True).hidden_states
+    with Gates(model, plan):
+        gated = model(**batch, output_hidden_states=True).hidden_states
+    small = shrink_(model, plan)(**batch, output_hidden_states=True).hidden_states
+    assert len(small) == len(dense)
+    for mine, want in zip(small, gated, strict=True):
+        torch.testing.assert_close(mine, want, atol=1e-5, rtol=0)
 
 
 def test_removed_units_leave_with_their_parameters() -> None:

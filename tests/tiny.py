@@ -12,40 +12,85 @@ from hfprune.plan import BlockKey, PruningPlan
 from hfprune.structure import model_sizes
 
 VOCAB = 100
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+GROUPED = {"num_attention_heads": 8, "num_key_value_heads": 4}  # so 4 units, of 2 heads each
+RELATIVE = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]}
+
+# What a family's tiny config has besides, or instead of, the common sizes.
+TEXT_CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "camembert": {},
+    "electra": {"embedding_size": 16},
+    "distilbert": {},
+    # Three groups, of two layers each: as many views as the others have layers.
+    "albert": {"embedding_size": 16, "num_hidden_groups": 3, "num_hidden_layers": 6},
+    "mpnet": {},
+    "deberta-v2": {**RELATIVE, "share_att_key": False},
+    "deberta-v3": {
+        **RELATIVE,
+        "model_type": "deberta-v2",
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
+    "modernbert": {"local_attention": 8, "pad_token_id": 1, "reference_compile": False},
+    "gpt2": {"n_inner": 48, "pad_token_id": 1},
+    "llama": {**GROUPED, "pad_token_id": 1},
+    "qwen2": {**GROUPED, "pad_token_id": 1},
+    "qwen3": {**GROUPED, "head_dim": 8, "pad_token_id": 1},  # heads wider than the model
+}
+IMAGE_CONFIGS: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 12, "patch_size": 4},
+    "deit": {
+        "image_size": 12,
+        "patch_size": 4,
+        "architectures": ["DeiTForImageClassification"],  # not the one with a second head
+    },
+}
+TEXT_FAMILIES = tuple(TEXT_CONFIGS)
+IMAGE_FAMILIES = tuple(IMAGE_CONFIGS)
+FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
 
 
 def tiny_model(
     family: str, *, labels: int = 3, layers: int = 3, seed: int = 0, **extra: Any
 ) -> Any:
-    """A sequence classifier of 32 hidden units and 4 heads, in eval mode."""
+    """A classifier of texts or images with 32 hidden units and 4 heads a layer, in eval mode."""
     torch.manual_seed(seed)
-    common: dict[str, Any] = {"vocab_size": VOCAB, "num_labels": labels, **extra}
+    settings: dict[str, Any] = {"num_labels": labels}
     if family == "distilbert":
-        config = transformers.DistilBertConfig(
-            dim=32, n_heads=4, n_layers=layers, hidden_dim=48, max_position_embeddings=66, **common
-        )
+        settings |= {"dim": 32, "n_heads": 4, "n_layers": layers, "hidden_dim": 48}
     else:
-        kind = transformers.AutoConfig.for_model(family).__class__
-        config = kind(
-            hidden_size=32,
-            num_attention_heads=4,
-            num_hidden_layers=layers,
-            intermediate_size=48,
-            max_position_embeddings=66,
-            **({"embedding_size": 16} if family == "electra" else {}),
-            **common,
-        )
-    model = transformers.AutoModelForSequenceClassification.from_config(config)
+        settings |= {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": layers}
+        settings |= {} if family == "gpt2" else {"intermediate_size": 48}
+    if family in TEXT_CONFIGS:
+        settings |= {"vocab_size": VOCAB, "max_position_embeddings": 66, **TEXT_CONFIGS[family]}
+        maker: Any = transformers.AutoModelForSequenceClassification
+    else:
+        settings |= IMAGE_CONFIGS[family]
+        maker = transformers.AutoModelForImageClassification
+    settings |= extra
+    kind = transformers.AutoConfig.for_model(settings.pop("model_type", family)).__class__
+    model = maker.from_config(kind(**settings))
     with torch.no_grad():
         for parameter in model.parameters():  # zero biases would hide mistakes
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
 
 
-def tiny_batch(batch: int = 4, length: int = 12, *, seed: int = 1, padded: bool = True) -> Any:
-    """Token ids (never the padding ids 0 and 1) with ragged attention masks."""
+def tiny_batch(
+    batch: int = 4,
+    length: int = 12,
+    *,
+    seed: int = 1,
+    padded: bool = True,
+    family: str = "bert",
+) -> Any:
+    """Token ids (never the padding ids 0 and 1) with ragged attention masks; or images."""
     generator = torch.Generator().manual_seed(seed)
+    if family in IMAGE_FAMILIES:
+        return {"pixel_values": torch.randn(batch, 3, 12, 12, generator=generator)}
     ids = torch.randint(5, VOCAB, (batch, length), generator=generator)
     mask = torch.ones_like(ids)
     if padded:

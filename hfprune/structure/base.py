@@ -1,8 +1,8 @@
 """What pruning needs to know of a model, whatever its family.
 
-An :class:`Adapter` turns a model into :class:`BlockView`\\ s: for every block the Linears whose
-*output rows* belong to a unit (producers), the one Linear whose *input columns* belong to a unit
-(the consumer, where gates sit), and how the block is passed over when nothing of it is left.
+An :class:`Adapter` turns a model into :class:`BlockView`\\ s: for every block the projections whose
+*output rows* belong to a unit (producers), the one projection whose *input columns* belong to a
+unit (the consumer, where gates sit), and how the block is passed over when nothing of it is left.
 All other modules work on these views and never name a family's attributes.
 """
 
@@ -11,13 +11,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from hfprune.errors import UnsupportedModelError
 from hfprune.plan import BlockKey, BlockKind
+
+Projection: TypeAlias = nn.Linear | Conv1D
+
+
+def weight_of(projection: Projection) -> Tensor:
+    """A projection's weight as ``(outputs, inputs)``, whichever way round it is stored.
+
+    GPT-2's ``Conv1D`` stores ``(inputs, outputs)``. The result is the parameter or a view of it, so
+    writing to it in place writes to the parameter.
+    """
+    weight: Tensor = projection.weight
+    return weight.T if isinstance(projection, Conv1D) else weight
 
 
 class PassOver(nn.Module):
@@ -67,6 +80,13 @@ class PassZero(PassOver):
         return hidden_states.new_zeros(())
 
 
+class PassZeroTuple(PassOver):
+    """As :class:`PassZero`, in the tuple of attention modules that also return weights."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        return (hidden_states.new_zeros(()), None)
+
+
 @dataclass(frozen=True)
 class Skip:
     """One module that is replaced (or, while gating, overruled by a hook) to pass over a block."""
@@ -86,18 +106,23 @@ class Skip:
 
 @dataclass(frozen=True)
 class Producer:
-    """A Linear whose output rows belong to units.
+    """A projection whose output rows belong to units.
 
     Attributes:
         module: weight of shape ``(parts * units * unit_size, inputs)``.
         unit_size: rows of one unit in one part.
-        parts: number of stacked projections in a fused Linear (3 for a fused QKV, 2 for a gated
+        parts: number of projections stacked in a fused one (3 for a fused QKV, 2 for a gated
             feed-forward), each laid out unit by unit.
     """
 
-    module: nn.Linear
+    module: Projection
     unit_size: int
     parts: int = 1
+
+    @property
+    def weight(self) -> Tensor:
+        """``(parts * units * unit_size, inputs)``; writes reach the parameter."""
+        return weight_of(self.module)
 
     def rows(self, kept: Sequence[int], units: int) -> Tensor:
         """int64 indices of the rows of the kept units, in the order of the layout."""
@@ -114,29 +139,39 @@ class BlockView:
 
     Attributes:
         key: its address.
-        producers: Linears whose rows are sliced.
-        consumer: the Linear whose columns are sliced; gates multiply its input.
-        units: number of heads or neurons now.
+        producers: projections whose rows are sliced.
+        consumer: the projection whose columns are sliced; gates multiply its input.
+        stream: the module whose first positional input is the residual stream where the block
+            begins: a producer in post-norm families, the norm before it in pre-norm ones.
+        units: number of heads (with grouped queries: of key-value heads) or neurons now.
         unit_size: input columns of the consumer for one unit (head size, or 1).
         skips: how the block is passed over when it is off.
+        set_units: tells the stock modules, after slicing, which of the units before it stayed.
         discards: further ``(parent, attribute)`` that hold weights and are dropped with the block.
-        set_units: tells the stock module its new number of units after slicing.
+        uses: how often one forward pass runs the block (layers that share its weights).
     """
 
     key: BlockKey
     producers: tuple[Producer, ...]
-    consumer: nn.Linear
+    consumer: Projection
+    stream: nn.Module
     units: int
     unit_size: int
     skips: tuple[Skip, ...]
-    set_units: Callable[[int], None]
+    set_units: Callable[[Sequence[int]], None] = lambda kept: None
     discards: tuple[tuple[nn.Module, str], ...] = ()
+    uses: int = 1
+
+    @property
+    def weight(self) -> Tensor:
+        """The consumer's, ``(outputs, units * unit_size)``; writes reach the parameter."""
+        return weight_of(self.consumer)
 
     def unit_parameters(self) -> int:
         """Parameters that leave with one unit: producer rows, their biases, consumer columns."""
-        count = self.unit_size * self.consumer.out_features
+        count = self.unit_size * self.weight.shape[0]
         for producer in self.producers:
-            row = producer.module.in_features + (producer.module.bias is not None)
+            row = producer.weight.shape[1] + (producer.module.bias is not None)
             count += producer.parts * producer.unit_size * row
         return count
 
@@ -171,6 +206,9 @@ class Adapter(ABC):
 
     def check(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to refuse
         """Raise :class:`UnsupportedModelError` for a variant that cannot be pruned."""
+
+    def settle(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to do
+        """Called after every shrink: put right what the model's config says of it."""
 
     def views(self, model: nn.Module) -> tuple[LayerView, ...]:
         """The views of all layers."""

@@ -41,14 +41,15 @@ class BertAdapter(Adapter):
         inner, output = layer.attention.self, layer.attention.output
         size = inner.attention_head_size
 
-        def set_units(units: int) -> None:
-            inner.num_attention_heads = units
-            inner.all_head_size = units * size
+        def set_units(kept: Sequence[int]) -> None:
+            inner.num_attention_heads = len(kept)
+            inner.all_head_size = len(kept) * size
 
         return BlockView(
             key=key,
             producers=tuple(Producer(m, size) for m in (inner.query, inner.key, inner.value)),
             consumer=output.dense,
+            stream=inner.query,
             units=inner.num_attention_heads,
             unit_size=size,
             skips=(Skip(layer, "attention", PassInputTuple("output.dense.weight")),),
@@ -62,9 +63,9 @@ class BertAdapter(Adapter):
             key=key,
             producers=(Producer(layer.intermediate.dense, 1),),
             consumer=layer.output.dense,
+            stream=layer.intermediate.dense,
             units=layer.output.dense.in_features,
             unit_size=1,
             skips=(Skip(layer, "output", PassResidual("dense.weight")),),
-            set_units=lambda units: None,
             discards=((layer, "intermediate"),),
         )

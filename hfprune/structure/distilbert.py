@@ -19,8 +19,8 @@ from hfprune.structure.base import (
 )
 
 
-class PassZeroTuple(PassOver):
-    """As :class:`PassZero`, in the tuple that DistilBERT's attention returns."""
+class PassZeroOfQuery(PassOver):
+    """As :class:`PassZero`, with the arguments and the tuple of DistilBERT's attention."""
 
     def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         return (query.new_zeros(()), None)
@@ -39,18 +39,19 @@ class DistilBertAdapter(Adapter):
             return None
         size = inner.q_lin.out_features // inner.n_heads
 
-        def set_units(units: int) -> None:
-            inner.n_heads = units
-            inner.dim = units * size
+        def set_units(kept: Sequence[int]) -> None:
+            inner.n_heads = len(kept)
+            inner.dim = len(kept) * size
 
         return BlockView(
             key=key,
             producers=tuple(Producer(m, size) for m in (inner.q_lin, inner.k_lin, inner.v_lin)),
             consumer=inner.out_lin,
+            stream=inner.q_lin,
             units=inner.n_heads,
             unit_size=size,
             skips=(
-                Skip(layer, "attention", PassZeroTuple("out_lin.weight")),
+                Skip(layer, "attention", PassZeroOfQuery("out_lin.weight")),
                 Skip(layer, "sa_layer_norm", PassInput("weight")),
             ),
             set_units=set_units,
@@ -63,11 +64,11 @@ class DistilBertAdapter(Adapter):
             key=key,
             producers=(Producer(layer.ffn.lin1, 1),),
             consumer=layer.ffn.lin2,
+            stream=layer.ffn.lin1,
             units=layer.ffn.lin2.in_features,
             unit_size=1,
             skips=(
                 Skip(layer, "ffn", PassZero("lin2.weight")),
                 Skip(layer, "output_layer_norm", PassInput("weight")),
             ),
-            set_units=lambda units: None,
         )

@@ -11,11 +11,28 @@ from torch import nn
 
 from hfprune.errors import UnsupportedModelError
 from hfprune.plan import KINDS, BlockKey
+from hfprune.structure.albert import AlbertAdapter
 from hfprune.structure.base import Adapter, BlockView, LayerView
 from hfprune.structure.bert import BertAdapter
+from hfprune.structure.deberta import DebertaV2Adapter
 from hfprune.structure.distilbert import DistilBertAdapter
+from hfprune.structure.gpt2 import GPT2Adapter
+from hfprune.structure.llama import LlamaAdapter
+from hfprune.structure.modernbert import ModernBertAdapter
+from hfprune.structure.mpnet import MPNetAdapter
+from hfprune.structure.vit import ViTAdapter
 
-ADAPTERS: tuple[Adapter, ...] = (BertAdapter(), DistilBertAdapter())
+ADAPTERS: tuple[Adapter, ...] = (
+    BertAdapter(),
+    DistilBertAdapter(),
+    AlbertAdapter(),
+    MPNetAdapter(),
+    DebertaV2Adapter(),
+    ModernBertAdapter(),
+    GPT2Adapter(),
+    LlamaAdapter(),
+    ViTAdapter(),
+)
 _BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapter.model_types}
 
 
@@ -38,12 +55,12 @@ def adapter_for(model_type: str) -> Adapter:
     return _BY_TYPE[model_type]
 
 
-def layer_views(model: nn.Module) -> tuple[LayerView, ...]:
-    """The views of a transformers model's layers.
+def adapter_of(model: nn.Module) -> Adapter:
+    """The adapter of a transformers model's family.
 
     Raises:
-        UnsupportedModelError: for a module without a ``config.model_type``, and for a family or
-            variant without an adapter.
+        UnsupportedModelError: for a module without a ``config.model_type``, and for a family
+            without an adapter.
     """
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
@@ -51,7 +68,16 @@ def layer_views(model: nn.Module) -> tuple[LayerView, ...]:
         raise UnsupportedModelError(
             f"expected a transformers model with a config, got {type(model).__name__}"
         )
-    return adapter_for(model_type).views(model)
+    return adapter_for(model_type)
+
+
+def layer_views(model: nn.Module) -> tuple[LayerView, ...]:
+    """The views of a transformers model's layers (of its groups, where layers share weights).
+
+    Raises:
+        UnsupportedModelError: for a family without an adapter, or a variant that it refuses.
+    """
+    return adapter_of(model).views(model)
 
 
 def model_sizes(model: nn.Module) -> tuple[tuple[int, int], ...]:

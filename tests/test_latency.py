@@ -1,0 +1,108 @@
+"""Latency tables and plans under a budget."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from hfprune.cost import LatencyTable
+from hfprune.errors import PlanError
+from hfprune.latency import latency_table
+from hfprune.plan import BlockKey, PruningPlan
+from hfprune.recipe import QuantizationConfig
+from hfprune.search import budget_plan
+
+TABLE = LatencyTable(
+    batch_size=1,
+    sequence_length=16,
+    threads=1,
+    baseline_ms=10.0,
+    fixed_ms=1.0,
+    attention=((0, 0.0), (1, 0.5), (2, 0.6), (4, 1.0)),
+    ffn=((0, 0.0), (10, 0.2), (20, 0.3)),
+)
+
+
+def test_times_by_hand() -> None:
+    assert TABLE.block_ms("attention", 0) == 0
+    assert TABLE.block_ms("attention", 3) == pytest.approx(0.8)
+    assert TABLE.block_ms("ffn", 2) == pytest.approx(0.2)  # below the smallest measured
+    assert TABLE.total_ms([(1, 0), (0, 15)]) == pytest.approx(1.0 + 0.5 + 0.25)
+    assert TABLE.speedup([(0, 0)]) == pytest.approx(10)
+    assert TABLE.budget_ms(4) == pytest.approx(1.5)
+    with pytest.raises(PlanError, match="at most 10.0 times is possible; lower pruning.speedup"):
+        TABLE.budget_ms(12)
+    with pytest.raises(PlanError, match="blocks of up to 4 units, not 5; measure it anew"):
+        TABLE.block_ms("attention", 5)
+
+
+def test_json_round_trip() -> None:
+    assert LatencyTable.from_dict(json.loads(json.dumps(TABLE.to_dict()))) == TABLE
+    with pytest.raises(PlanError, match="unknown format_version 7"):
+        LatencyTable.from_dict({**TABLE.to_dict(), "format_version": 7})
+    with pytest.raises(PlanError, match="not a latency table"):
+        LatencyTable.from_dict({"format_version": 1})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_budget_plan_is_the_best_of_all(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [(3, 4), (2, 5)]
+    dense = PruningPlan.dense(sizes)
+    scores = {key: torch.rand(len(dense.mask(key)), generator=generator) for key in dense.keys()}
+
+    def cost(key: BlockKey, count: int) -> float:
+        return 0.0 if count == 0 else (0.7 + 0.3 * count if key.kind == "attention" else 0.4)
+
+    budget = 2.3
+    plan = budget_plan(scores, cost, dense, budget)
+
+    def lost(counts: tuple[int, ...]) -> float:
+        return sum(
+            float(scores[key].sort().values[: len(scores[key]) - count].sum())
+            for key, count in zip(scores, counts, strict=True)
+        )
+
+    best = min(
+        lost(counts)
+        for counts in itertools.product(*(range(len(scores[key]) + 1) for key in scores))
+        if sum(cost(key, n) for key, n in zip(scores, counts, strict=True)) <= budget
+    )
+    assert lost(tuple(len(plan.kept(key)) for key in scores)) == pytest.approx(best)
+    for key in scores:  # the best units of each block stay
+        kept = sorted(scores[key][list(plan.kept(key))].tolist())
+        assert kept == sorted(scores[key].tolist())[len(scores[key]) - len(kept) :]
+
+
+def test_measured_and_cached(tmp_path: Path) -> None:
+    model = tiny_model("bert", layers=2)
+    settings: dict[str, Any] = {"batch_size": 1, "sequence_length": 8, "threads": 1}
+    steps: list[str] = []
+    table = latency_table(
+        model,
+        tiny_tokenizer(),
+        QuantizationConfig(),
+        cache=tmp_path,
+        progress=lambda step, done, total: steps.append(step),
+        **settings,
+    )
+    assert [n for n, _ in table.attention] == [0, 1, 2, 3, 4]
+    assert table.ffn[-1][0] == 48
+    assert all(a[1] <= b[1] for a, b in itertools.pairwise(table.ffn))
+    assert 0 < table.fixed_ms < table.baseline_ms
+    assert set(steps) == {"exports", "timing"}
+    again = latency_table(
+        tiny_model("bert", layers=2, seed=9),
+        tiny_tokenizer(),
+        QuantizationConfig(),
+        cache=tmp_path,
+        progress=lambda *args: pytest.fail("measured again"),
+        **settings,
+    )
+    assert again == table
