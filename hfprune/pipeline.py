@@ -11,14 +11,13 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoModelForSequenceClassification,
@@ -74,9 +73,10 @@ from hfprune.metrics import (
 )
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe, dump_recipe
-from hfprune.report import Console
+from hfprune.report import Console, processes
 from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
+from hfprune.surgery import shrink_
 from hfprune.trainer import HFPruneTrainer, last_checkpoint, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -103,11 +103,19 @@ def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None
     return _Run(recipe, console or Console()).execute()
 
 
+def train_teacher(recipe: Recipe, console: Console | None = None) -> Path:
+    """Only fine-tune the dense model of a recipe; it is saved as ``output_dir``.
+
+    For comparisons in which several runs start from one teacher. Errors as :func:`run`.
+    """
+    return _Run(recipe, console or Console()).teacher_only()
+
+
 class _Run:
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self.recipe = recipe
         self.console = console
-        self.state = PartialState()
+        self.state = processes()
         self.output = Path(recipe.output_dir)
         self.work = self.output.with_name(self.output.name + WORK_SUFFIX)
         self.done: dict[str, Any] = {}
@@ -115,7 +123,31 @@ class _Run:
 
     # -- frame ----------------------------------------------------------------------------------
 
+    def teacher_only(self) -> Path:
+        self._prepare()
+        teacher = self._stage("teacher", self._teacher)
+        if self.state.is_main_process:
+            with atomic_directory(self.output, overwrite=self.recipe.overwrite) as folder:
+                shutil.copytree(teacher, folder, dirs_exist_ok=True)
+            shutil.rmtree(self.work)
+        self.state.wait_for_everyone()
+        return self.output
+
     def execute(self) -> dict[str, Any] | None:
+        self._prepare()
+        teacher = self._stage("teacher", self._teacher)
+        members = self._members(teacher)
+        if not self.state.is_main_process:
+            return None
+        self._stage("export", lambda: self._export(teacher, members))
+        evaluation = self._stage("evaluate", lambda: self._evaluate(teacher, members))
+        timing = self._stage("benchmark", lambda: self._benchmark(teacher, members))
+        results = self._results(members, evaluation, timing)
+        self._write(members, results)
+        self._push(members)
+        return results
+
+    def _prepare(self) -> None:
         recipe = self.recipe
         self._check_before_work()
         self._open_work()
@@ -128,17 +160,6 @@ class _Run:
             )
             self.data = load_task_data(recipe.data, self.tokenizer, recipe.task)
             self.console.note(_describe_data(self.data))
-        teacher = self._stage("teacher", self._teacher)
-        members = self._members(teacher)
-        if not self.state.is_main_process:
-            return None
-        self._stage("export", lambda: self._export(teacher, members))
-        evaluation = self._stage("evaluate", lambda: self._evaluate(teacher, members))
-        timing = self._stage("benchmark", lambda: self._benchmark(teacher, members))
-        results = self._results(members, evaluation, timing)
-        self._write(members, results)
-        self._push(members)
-        return results
 
     def _members(self, teacher: str) -> dict[str, str]:
         """The pruned models: label to directory, each pruned from the one before it."""
@@ -176,7 +197,7 @@ class _Run:
         pruned: str = self._stage(
             f"prune{suffix}",
             lambda: self._prune(label, target, current, teacher, table),
-            by_main=target.method == "reconstruction",
+            by_main=target.method == "reconstruction" or target.keep_layers is not None,
         )
         if self.recipe.recovery.num_train_epochs > 0:
             start = pruned
@@ -378,8 +399,12 @@ class _Run:
         first = current == teacher
         model = self._load_dense(current, None) if first else from_pretrained(current)
         sizes = model_sizes(model)
-        if target.method == "reconstruction":
-            plan, history = self._reconstruct(model, target, teacher, table), []
+        history: list[dict[str, float]] = []
+        if target.keep_layers is not None:
+            plan = _layers_plan(sizes, target.keep_layers)
+            shrink_(model, plan)
+        elif target.method == "reconstruction":
+            plan = self._reconstruct(model, target, teacher, table)
         else:
             trainer = self._trainer(
                 model,
@@ -782,6 +807,15 @@ def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
 
 def _pair(values: dict[str, Any], label: str) -> dict[str, Any]:
     return {DENSE: values[DENSE], PRUNED: values[label]}
+
+
+def _layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> PruningPlan:
+    if layers[-1] >= len(sizes):
+        raise PlanError(
+            f"pruning.keep_layers {list(layers)}: the model has layers 0 to {len(sizes) - 1}"
+        )
+    kept = [size if layer in layers else (0, 0) for layer, size in enumerate(sizes)]
+    return PruningPlan.first_units(sizes, kept)
 
 
 def _describe_data(data: TaskData) -> str:

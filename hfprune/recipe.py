@@ -487,6 +487,12 @@ class PruningConfig(_Section):
         "much below the dense model's (0.01: one point), found by stepping up the speed.",
         examples=[0.01],
     )
+    keep_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Target: keep these layers (numbers from 0) whole and drop the others at once, "
+        "the usual baseline; `recovery` trains what is left.",
+        examples=[[0, 2, 4]],
+    )
     method: Literal["gates", "reconstruction"] = Field(
         default="gates",
         description="gates: prune while training, by `score`. reconstruction: prune in minutes "
@@ -544,7 +550,7 @@ class PruningConfig(_Section):
     )
 
     def _clashes(self) -> Iterator[_Clash]:
-        targets = ("sparsity", "speedup", "max_metric_drop")
+        targets = ("sparsity", "speedup", "max_metric_drop", "keep_layers")
         given = [key for key in targets if getattr(self, key) is not None]
         if len(given) != 1:
             came = " and ".join(given) if given else "none"
@@ -554,6 +560,9 @@ class PruningConfig(_Section):
                 f"speedup {self.speedup} must rise: each model is pruned from the one before it",
                 ("speedup",),
             )
+        layers = self.keep_layers
+        if layers is not None and layers != sorted(set(layers)):
+            yield _Clash(f"keep_layers {layers} must rise, each layer once", ("keep_layers",))
         by_method = {
             "gates": (
                 "schedule",
@@ -571,11 +580,15 @@ class PruningConfig(_Section):
         for method, keys in by_method.items():
             for key in keys:
                 changed = getattr(self, key) != type(self).model_fields[key].default
-                if method != self.method and changed:
+                if changed and layers is not None:
+                    yield _Clash(
+                        f"{key} has no meaning with keep_layers: remove it", (key, "keep_layers")
+                    )
+                elif changed and method != self.method:
                     yield _Clash(
                         f"{key} is only used with method: {method}: remove it", (key, "method")
                     )
-        if self.sparsity is None:
+        if self.sparsity is None and layers is None:
             for key in ("allocation", "min_heads", "min_neurons"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     yield _Clash(

@@ -8,10 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from rich.console import Console as RichConsole
 from rich.progress import Progress
 from rich.table import Table
+
+
+def processes() -> PartialState:
+    """This process among those that were started together.
+
+    Without a GPU accelerate must be told so, or each of several processes takes itself for the
+    only one.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 class Console:
@@ -23,7 +33,7 @@ class Console:
 
     @property
     def silent(self) -> bool:
-        return self._quiet or not PartialState().is_main_process
+        return self._quiet or not processes().is_main_process
 
     def note(self, text: str) -> None:
         """One line."""

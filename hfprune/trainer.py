@@ -88,6 +88,11 @@ def _check_target(pruning: PruningConfig, latency: LatencyTable | None) -> None:
             "method: reconstruction prunes without training; call "
             "hfprune.compress.prune_without_training, or use a recipe"
         )
+    if pruning.keep_layers is not None:
+        raise TrainingError(
+            "keep_layers drops layers at once, before any training; use hfprune.shrink_ with such "
+            "a plan, or a recipe"
+        )
     if pruning.max_metric_drop is not None or isinstance(pruning.speedup, list):
         raise TrainingError(
             "a family of models or a limit on the metric takes several trainings; use a recipe, or "

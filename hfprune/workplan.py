@@ -31,7 +31,9 @@ def describe(recipe: Recipe) -> list[str]:
         + (
             f"{pruning.score} scores, {pruning.schedule} schedule, while training for {amount}"
             + (" with distillation" if recipe.distillation else "")
-            if pruning.method == "gates"
+            if pruning.method == "gates" and pruning.keep_layers is None
+            else "the others dropped whole"
+            if pruning.keep_layers is not None
             else f"by reconstruction on {pruning.scoring_samples} training rows"
         ),
         "shrink: remove heads, neurons and blocks physically",
@@ -67,6 +69,8 @@ def describe(recipe: Recipe) -> list[str]:
 def _target(pruning: PruningConfig) -> str:
     if pruning.sparsity is not None:
         return f"{pruning.sparsity:.0%} of the encoder's weights"
+    if pruning.keep_layers is not None:
+        return f"to layers {', '.join(map(str, pruning.keep_layers))}"
     if pruning.max_metric_drop is not None:
         return f"as far as the metric falls by at most {pruning.max_metric_drop:g}"
     speeds = pruning.speedup if isinstance(pruning.speedup, list) else [pruning.speedup]

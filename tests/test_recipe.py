@@ -269,7 +269,8 @@ REFUSED = {
     ),
     "missing": (
         MINIMAL.replace("  sparsity: 0.5", "  start: 0.5"),
-        "line 5: pruning: give exactly one of sparsity, speedup, max_metric_drop; got none",
+        "line 5: pruning: give exactly one of sparsity, speedup, max_metric_drop, keep_layers; "
+        "got none",
     ),
     "missing section": (
         "data:\n  name: x\npruning:\n  sparsity: 0.5\noutput_dir: y\n",
@@ -591,7 +592,8 @@ def test_what_could_garble_a_terminal_is_escaped() -> None:
         ),
         (
             lambda: PruningConfig(),  # type: ignore[call-arg]
-            "PruningConfig: give exactly one of sparsity, speedup, max_metric_drop; got none",
+            "PruningConfig: give exactly one of sparsity, speedup, max_metric_drop, keep_layers; "
+            "got none",
         ),
         (
             lambda: DistillationConfig(temperature=0),

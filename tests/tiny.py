@@ -149,9 +149,9 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def save_tiny_classifier(family: str, folder: Any, *, labels: int = 2) -> None:
+def save_tiny_classifier(family: str, folder: Any, *, labels: int = 2, layers: int = 3) -> None:
     """A tiny model and its tokenizer as ``save_pretrained`` leaves them."""
-    tiny_model(family, labels=labels).save_pretrained(folder)
+    tiny_model(family, labels=labels, layers=layers).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
 
 

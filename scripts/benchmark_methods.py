@@ -1,0 +1,237 @@
+#!/usr/bin/env python
+"""Compare ways of compressing one model, on the same data, epochs and seeds.
+
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm.yaml
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm.yaml --short
+
+For each seed one dense teacher is trained; every method starts from it, learns from it and has the
+same number of epochs. Each run is an ordinary recipe run in a directory of its own: what is
+finished is not repeated when the script is started again, and an interrupted run goes on. Accuracy
+is on the test split, of the int8 model unless said otherwise; speed is relative to the dense
+float32 ONNX model of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
+SHORT = (
+    "data.max_train_samples=96",
+    "data.max_validation_samples=32",
+    "data.max_test_samples=64",
+    "benchmark.repeats=2",
+    "benchmark.batch_sizes=[1]",
+    "benchmark.sequence_lengths=[32]",
+)
+
+
+def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]:
+    """Name to the sections that differ from the recipe."""
+    after = {"recovery": {"num_train_epochs": epochs}}
+    # Gates train while they prune: half of the epochs before the removal, half after it.
+    half = {"num_train_epochs": epochs / 2}
+    halves = {"training": half, "recovery": half}
+    found: dict[str, dict[str, Any]] = {
+        f"layers {count}": {"pruning": {"keep_layers": kept}, **after}
+        for count, kept in LAYERS.items()
+    }
+    for share in (0.8, 0.9):
+        for name, score, allocation in (
+            ("random", "random", "uniform"),
+            ("magnitude", "magnitude", "uniform"),
+            ("fisher", "fisher", "global"),
+        ):
+            found[f"{name} {share:.0%}"] = {
+                "pruning": {"sparsity": share, "score": score, "allocation": allocation},
+                **halves,
+            }
+    family = list(speeds)
+    found["reconstruction"] = {"pruning": {"speedup": family, "method": "reconstruction"}, **after}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n")[0],
+        epilog=(__doc__ or "").split("\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", required=True, metavar="FILE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--speeds", type=float, nargs="+", default=[6.0, 10.0, 16.0])
+    parser.add_argument(
+        "--epochs", type=float, default=8, help="of every method, after the teacher"
+    )
+    parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
+    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--short", action="store_true", help="a smoke test on a sliver of the data")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every run")
+    options = parser.parse_args(arguments)
+
+    from hfprune.errors import HFPruneError
+
+    try:
+        return compare(options)
+    except HFPruneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; start again to go on", file=sys.stderr)
+        return 130
+
+
+def compare(options: argparse.Namespace) -> int:
+    from hfprune.files import atomic_write_json, atomic_write_text
+    from hfprune.pipeline import run
+    from hfprune.recipe import Recipe, load_recipe
+
+    overrides = [*(SHORT if options.short else ()), *options.overrides]
+    base = load_recipe(options.recipe, overrides)
+    epochs = 1.0 if options.short else options.epochs
+    speeds = [1.5, 2.0] if options.short else options.speeds
+    rows: list[dict[str, Any]] = []
+    for seed in options.seeds[:1] if options.short else options.seeds:
+        teacher = None
+        wanted = methods(speeds, epochs)
+        for name, changes in wanted.items():
+            if options.only and name not in options.only:
+                continue
+            place = options.output / f"seed-{seed}" / name.replace(" ", "-").replace("%", "")
+            values = base.model_dump()
+            values["pruning"] = changes["pruning"]
+            values["training"] |= {"seed": seed, **changes.get("training", {})}
+            values["recovery"] |= changes["recovery"]
+            values |= {"output_dir": str(place), "overwrite": False}
+            if teacher is None:
+                dense = base.model_dump()
+                dense["training"]["seed"] = seed
+                teacher = _teacher(dense, options.output / f"seed-{seed}" / "teacher")
+            values["teacher"] = {"name_or_path": str(teacher)}
+            if not (place / "metrics.json").is_file():
+                values["resume"] = place.with_name(place.name + ".work").is_dir()
+                print(f"### seed {seed}: {name}", file=sys.stderr)
+                run(Recipe(**values))
+            results = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+            rows.extend(_rows(name, seed, results))
+    summary = list(_summary(rows))
+    atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})
+    table = "\n".join(_table(summary)) + "\n"
+    atomic_write_text(options.output / "methods.md", table)
+    _plot(summary, options.output / "methods.png")
+    print(table)
+    print(f"written: {options.output / 'methods.md'}, methods.json, methods.png")
+    return 0
+
+
+def _teacher(values: dict[str, Any], place: Path) -> Path:
+    """The dense model of a seed, trained once."""
+    from hfprune.pipeline import train_teacher
+    from hfprune.recipe import Recipe
+
+    if (place / "config.json").is_file():
+        return place
+    unfinished = place.with_name(place.name + ".work").is_dir()
+    return train_teacher(Recipe(**{**values, "output_dir": str(place), "resume": unfinished}))
+
+
+def _rows(name: str, seed: int, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row a compressed model; the dense models of a run are rows of the first method only."""
+    evaluation, timing = results["evaluation"], results["benchmark"]
+    primary = evaluation["primary"]
+    for model, entry in evaluation["models"].items():
+        label, _, kind = model.rpartition(" ")
+        if kind != "int8" and model != "dense ONNX":
+            continue
+        if label == "dense" and name != f"layers {max(LAYERS)}":
+            continue
+        shown = model if label == "dense" else name if label == "pruned" else f"{name} {label}"
+        yield {
+            "name": shown,
+            "seed": seed,
+            "metric": entry["metrics"][primary],
+            "change": entry["metrics"][primary]
+            - evaluation["models"]["dense ONNX"]["metrics"][primary],
+            "bytes": timing["file_bytes"][model],
+            "speedup": {
+                f"{row['batch_size']}x{row['sequence_length']}": row["speedup"]
+                for row in timing["rows"]
+                if row["name"] == model
+            },
+        }
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Mean over seeds, and the half-width of its 95% interval (Student's t)."""
+    from scipy.stats import t
+
+    for name in dict.fromkeys(row["name"] for row in rows):
+        mine = [row for row in rows if row["name"] == name]
+        changes = [row["change"] for row in mine]
+        half = None
+        if len(mine) > 1:
+            half = t.ppf(0.975, len(mine) - 1) * statistics.stdev(changes) / len(mine) ** 0.5
+        yield {
+            "name": name,
+            "seeds": len(mine),
+            "metric": statistics.fmean(row["metric"] for row in mine),
+            "change": statistics.fmean(changes),
+            "change_half_width": None if half is None else float(half),
+            "bytes": statistics.fmean(row["bytes"] for row in mine),
+            "speedup": {
+                shape: statistics.fmean(row["speedup"][shape] for row in mine)
+                for shape in mine[0]["speedup"]
+            },
+        }
+
+
+def _table(summary: Sequence[dict[str, Any]]) -> Iterator[str]:
+    shapes = list(summary[0]["speedup"])
+    yield "| method | seeds | metric | change, points | MB | " + " | ".join(shapes) + " |"
+    yield "|---" * (5 + len(shapes)) + "|"
+    for row in summary:
+        half = row["change_half_width"]
+        spread = "" if half is None else f" ± {100 * half:.2f}"
+        cells = [
+            row["name"],
+            str(row["seeds"]),
+            f"{row['metric']:.4f}",
+            f"{100 * row['change']:+.2f}{spread}",
+            f"{row['bytes'] / 1e6:.1f}",
+            *(f"{row['speedup'][shape]:.1f}x" for shape in shapes),
+        ]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _plot(summary: Sequence[dict[str, Any]], path: Path) -> None:
+    """Metric against measured speed-up at the first shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shape = next(iter(summary[0]["speedup"]))
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for row in summary:
+        axes.scatter(row["speedup"][shape], row["metric"], s=30)
+        axes.annotate(
+            row["name"], (row["speedup"][shape], row["metric"]), xytext=(4, 4),
+            textcoords="offset points", fontsize=7,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel(f"speed-up over the dense float32 ONNX model, {shape}")
+    axes.set_ylabel("metric on the test split")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
