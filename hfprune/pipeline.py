@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     EarlyStoppingCallback,
@@ -76,7 +77,7 @@ from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe,
 from hfprune.report import Console, processes
 from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
-from hfprune.surgery import shrink_
+from hfprune.surgery import RECORD_KEY, shrink_
 from hfprune.trainer import HFPruneTrainer, last_checkpoint, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -483,7 +484,19 @@ class _Run:
         return self._keep(trainer.model, f"{label}-recovered")
 
     def _load_dense(self, name: str, revision: str | None) -> Any:
+        """A classifier for this task; a model that hfprune shrank before is taken as it is."""
         recipe, data = self.recipe, self.data
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=recipe.model.trust_remote_code
+        )
+        if getattr(config, RECORD_KEY, None) is not None:
+            small = from_pretrained(name, revision=revision)
+            if small.config.num_labels != data.num_labels:
+                raise CheckpointError(
+                    f"{name} was shrunk for {small.config.num_labels} labels, the data has "
+                    f"{data.num_labels}; start from a model of the same task, or a dense one"
+                )
+            return small
         labels: dict[str, Any] = {"num_labels": data.num_labels}
         if data.label_names:
             labels = {"id2label": data.id2label, "label2id": data.label2id}

@@ -171,6 +171,28 @@ def test_resume_equals_uninterrupted(
         assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+def test_a_shrunk_model_is_pruned_again(
+    finished: tuple[Path, dict[str, Any]], inputs: Path, tmp_path: Path
+) -> None:
+    before = finished[1]["pruning"]
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        model={"name_or_path": str(finished[0])},
+        teacher={"name_or_path": str(finished[0])},
+        pruning={"sparsity": 0.4, "method": "reconstruction", "search_rounds": 2},
+        recovery={"num_train_epochs": 0},
+    )
+    results = run(load_recipe(path), Console(quiet=True))
+    assert results is not None
+    after = results["pruning"]
+    assert after["of_heads"] == before["heads"], "what the first run kept is what this one prunes"
+    assert sum(after["neurons"]) < sum(before["neurons"])
+    again = load_recipe(path, ["overwrite=true", "data.label_names=[a, negative, positive]"])
+    with pytest.raises(CheckpointError, match="was shrunk for 2 labels, the data has 3; start"):
+        run(again, Console(quiet=True))
+
+
 def test_unknown_family_is_refused_before_any_work(inputs: Path, tmp_path: Path) -> None:
     model = tmp_path / "xlnet"
     model.mkdir()
