@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hfprune.errors import HFPruneError, MissingExtraError
+from hfprune.machine import CPUINFO, instruction_set, open_session, read_cpu
 from hfprune.structure import block_views
 
 Batch = dict[str, NDArray[Any]]
@@ -381,13 +382,7 @@ def onnx_runner(path: str | Path, threads: int = 1) -> OnnxRunner:
         raise MissingExtraError(
             f'timing ONNX files needs onnxruntime: pip install "hfprune[onnx]" ({error})'
         ) from error
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors only
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return OnnxRunner(session, threads)
+    return OnnxRunner(open_session(ort, Path(path), threads), threads)
 
 
 def _check_threads(threads: int) -> None:
@@ -521,7 +516,7 @@ def environment() -> dict[str, Any]:
         (logical), ``cpu_usable`` (that this process may run on), ``instruction_set``, and
         ``libraries`` (name to version, ``None`` where not installed).
     """
-    cpu, flags = _read_cpuinfo(Path("/proc/cpuinfo"))
+    cpu, flags = read_cpu(CPUINFO)
     machine = platform.machine()
     return {
         "python": platform.python_version(),
@@ -532,30 +527,9 @@ def environment() -> dict[str, Any]:
         "cpu_usable": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "instruction_set": _instruction_set(machine, flags),
+        "instruction_set": instruction_set(machine, flags),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
-
-
-def _read_cpuinfo(cpuinfo: Path) -> tuple[str | None, frozenset[str]]:
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return None, frozenset()
-    first: dict[str, str] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        first.setdefault(name.strip(), value.strip())
-    return first.get("model name"), frozenset(first.get("flags", "").split())
-
-
-def _instruction_set(machine: str, flags: frozenset[str]) -> str:
-    # The same words as export.detect_instruction_set; a test holds the two together.
-    if machine.lower() in {"arm64", "aarch64"}:
-        return "arm64"
-    if {"avx512_vnni", "avx512vnni"} & flags:
-        return "avx512_vnni"
-    return "avx512" if "avx512f" in flags else "avx2"
 
 
 def _version(name: str) -> str | None:

@@ -17,7 +17,6 @@ import io
 import logging
 import math
 import os
-import platform
 import shutil
 import tempfile
 import warnings
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hfprune.errors import DataError, ExportError, MissingExtraError
+from hfprune.machine import detect_instruction_set, open_session
 from hfprune.structure import block_views
 
 if TYPE_CHECKING:
@@ -61,39 +61,6 @@ MOST_WEIGHT_BYTES = 2**31 - 2**26
 Batch = Mapping[str, NDArray[Any]]
 
 
-# -- instruction set -------------------------------------------------------------------------------
-
-
-def detect_instruction_set() -> str:
-    """The instruction set of this machine, in the words of Optimum's ``AutoQuantizationConfig``.
-
-    Returns:
-        ``"arm64"``, ``"avx512_vnni"``, ``"avx512"`` or ``"avx2"``; ``"avx2"`` also where the CPU
-        cannot be told (its settings are right everywhere, only slower on newer CPUs).
-    """
-    return _instruction_set(platform.machine(), _cpu_flags(Path("/proc/cpuinfo")))
-
-
-def _instruction_set(machine: str, flags: frozenset[str]) -> str:
-    if machine.lower() in {"arm64", "aarch64"}:
-        return "arm64"
-    if {"avx512_vnni", "avx512vnni"} & flags:
-        return "avx512_vnni"
-    return "avx512" if "avx512f" in flags else "avx2"
-
-
-def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return frozenset()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
-
-
 # -- running ---------------------------------------------------------------------------------------
 
 
@@ -117,15 +84,8 @@ class OnnxClassifier:
         self.path = Path(path)
         if not self.path.is_file():
             raise ExportError(f"there is no ONNX file at {self.path}; export the model first")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors only
         try:
-            self._session = ort.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(ort, self.path, threads)
         except Exception as error:  # ONNX Runtime has no common base of its own
             raise ExportError(f"ONNX Runtime cannot load {self.path}: {error}") from error
         self.input_names = tuple(node.name for node in self._session.get_inputs())

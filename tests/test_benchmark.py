@@ -7,7 +7,6 @@ import os
 import platform
 import socket
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from hfprune.benchmark import (
     torch_runner,
 )
 from hfprune.errors import HFPruneError, MissingExtraError, UnsupportedModelError
-from hfprune.export import detect_instruction_set
+from hfprune.machine import detect_instruction_set, instruction_set, read_cpu
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
@@ -478,21 +477,15 @@ def test_environment_tells_the_machine_and_nothing_private() -> None:
         ("riscv64", "", "avx2"),
     ],
 )
-def test_both_readings_of_the_instruction_set_agree(
+def test_the_instruction_set_is_read_off_the_first_cpu(
     tmp_path: Path, machine: str, flags: str, expected: str
 ) -> None:
-    from hfprune import export
-
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: {flags}\n\nflags : x\n")
-    model, words = benchmark._read_cpuinfo(cpuinfo)
+    model, words = read_cpu(cpuinfo)
     assert model == "Some CPU"
-    readings: list[tuple[Callable[..., str], frozenset[str]]] = [
-        (benchmark._instruction_set, words),
-        (export._instruction_set, export._cpu_flags(cpuinfo)),
-    ]
-    assert [read(machine, found) for read, found in readings] == [expected, expected]
+    assert instruction_set(machine, words) == expected
 
 
 def test_a_machine_without_cpuinfo(tmp_path: Path) -> None:
-    assert benchmark._read_cpuinfo(tmp_path / "none") == (None, frozenset())
+    assert read_cpu(tmp_path / "none") == (None, frozenset())

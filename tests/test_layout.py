@@ -22,6 +22,7 @@ FLOORS = {
     "schedule": 1,
     "plan": 1,
     "files": 1,
+    "machine": 1,
     "programme": 1,
     "workplan": 2,
     "structure": 2,
