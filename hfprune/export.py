@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from numpy.typing import NDArray
 from torch import nn
 
@@ -355,7 +356,9 @@ def _write_with_transformers(model: Any, output: Path, opset: int | None) -> Non
 
 def _plain_copy(model: nn.Module) -> Any:
     """A float32 copy on the CPU in eval mode, whose config says so and names no path."""
-    plain: Any = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    # Mixed-precision training leaves a wrapper on `forward`, which exporters cannot trace.
+    bare = extract_model_from_parallel(copy.deepcopy(model), keep_fp32_wrapper=False)
+    plain: Any = bare.to(device="cpu", dtype=torch.float32).eval()
     # Optimum would look for a tokenizer under this name, on the Hub too; we save our own.
     plain.config._name_or_path = ""
     plain.config.architectures = [type(model).__name__]

@@ -18,6 +18,7 @@ from hfprune import DistillationConfig, Gates, HFPruneTrainer, PruningConfig, sh
 from hfprune.cost import parameter_costs
 from hfprune.distill import hidden_loss, logits_loss
 from hfprune.errors import CheckpointError, TrainingError, UnsupportedModelError
+from hfprune.export import export_onnx
 from hfprune.plan import BlockKey
 from hfprune.search import plan_sparsity
 from hfprune.structure import model_sizes
@@ -416,3 +417,17 @@ def test_cached_teacher_teaches_the_same(hidden_weight: float, tmp_path: Path) -
         trainer.evaluate(dataset)
     for name, value in results[0.0].items():
         torch.testing.assert_close(results[4.0][name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_a_model_trained_in_bf16_can_be_exported(tmp_path: Path) -> None:
+    """Accelerate leaves an autocast wrapper on ``forward``, which the exporter cannot trace."""
+    trainer = make(
+        tmp_path / "run",
+        pruning=PruningConfig(sparsity=0.5, min_neurons=4, update_every_steps=2),
+        bf16=True,
+        max_steps=4,
+    )
+    trainer.train()
+    file = export_onnx(trainer.model, tiny_tokenizer(), tmp_path / "onnx")
+    assert file.is_file()
+    assert trainer.evaluate(Toy(16))["eval_accuracy"] >= 0, "the trainer's own model still works"
