@@ -129,9 +129,8 @@ def block_levels(
     for done, batch in enumerate(batches):
         inputs, gradients = _sensitivities(model, views, batch, generator)
         for key, x in inputs.items():
-            rows, mask = _tokens(x, batch)
-            weight = gradients[key].double().square().sum(-1).reshape(-1)
-            moments[key].update(rows, weight=weight if mask is None else weight * mask)
+            rows, _ = _tokens(x, batch)
+            moments[key].update(rows, weight=_squared(gradients[key], batch)[0])
         if progress is not None:
             progress("statistics", done + 1, len(batches))
     found = {}
@@ -214,7 +213,7 @@ def _write(model: nn.Module, plan: PruningPlan, levels: Mapping[BlockKey, BlockL
             continue
         weight = levels[key].weights[levels[key].counts.index(len(kept))]
         view.weight.zero_()
-        view.weight[:, _columns(view, kept)] = weight.to(view.weight)
+        view.weight[:, view.columns(kept)] = weight.to(view.weight)
 
 
 def refit_outputs_(
@@ -286,27 +285,26 @@ def _token_weights(
 ) -> dict[BlockKey, list[Tensor]]:
     """For each block and batch float64 ``(tokens,)``: mean about 1 over tokens, 0 for padding."""
     generator = torch.Generator().manual_seed(1)
-    found: dict[BlockKey, list[Tensor]] = {key: [] for key in views}
-    masks = []
+    pairs: dict[BlockKey, list[tuple[Tensor, Tensor]]] = {key: [] for key in views}
     for batch in batches:
         _, gradients = _sensitivities(teacher, views, batch, generator)
         for key, gradient in gradients.items():
-            found[key].append(gradient.double().square().sum(-1).reshape(-1))
-        mask = batch.get("attention_mask")
-        masks.append(None if mask is None else mask.reshape(-1).double())
-    for weights in found.values():
-        for index, mask in enumerate(masks):
-            if mask is not None:
-                weights[index] = weights[index] * mask.repeat(len(weights[index]) // len(mask))
-        total = sum(float(weight.sum()) for weight in weights)
-        count = sum(int((weight > 0).sum()) for weight in weights)
-        for index, mask in enumerate(masks):
-            level = torch.ones_like(weights[index])
-            if mask is not None:
-                level = mask.repeat(len(level) // len(mask))
-            scale = count / total if total > 0 else 0.0
-            weights[index] = (1.0 - focus) * level + focus * scale * weights[index]
+            pairs[key].append(_squared(gradient, batch))
+    found = {}
+    for key, entries in pairs.items():
+        total = sum(float(weight.sum()) for weight, _ in entries)
+        count = sum(int((weight > 0).sum()) for weight, _ in entries)
+        scale = count / total if total > 0 else 0.0
+        found[key] = [(1.0 - focus) * level + focus * scale * weight for weight, level in entries]
     return found
+
+
+def _squared(gradient: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Squared norms of the tokens' gradients, 0 for padding, and 1 for each real token."""
+    rows, mask = _tokens(gradient, batch)
+    norms = rows.double().square().sum(-1)
+    level = torch.ones_like(norms) if mask is None else mask.to(norms)
+    return norms * level, level
 
 
 def _sensitivities(
@@ -425,8 +423,3 @@ def _log_probabilities(logits: Tensor) -> Tensor:
     if logits.shape[-1] == 1:  # regression: a unit-variance Gaussian around the prediction
         return torch.cat([-0.5 * logits.float().square(), torch.zeros_like(logits)], -1)
     return F.log_softmax(logits.float(), -1)
-
-
-def _columns(view: BlockView, kept: Sequence[int]) -> Tensor:
-    unit = torch.tensor(list(kept), dtype=torch.long)
-    return (unit[:, None] * view.unit_size + torch.arange(view.unit_size)[None, :]).reshape(-1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -123,9 +122,7 @@ def _remove_block(view: BlockView) -> None:
 def _slice_block(view: BlockView, kept: Sequence[int]) -> None:
     for producer in view.producers:
         _slice_rows(producer.module, producer.rows(kept, view.units))
-    unit = torch.tensor(list(kept), dtype=torch.long)
-    columns = (unit[:, None] * view.unit_size + torch.arange(view.unit_size)[None, :]).reshape(-1)
-    _slice_columns(view.consumer, columns)
+    _slice_columns(view.consumer, view.columns(kept))
     view.set_units(kept)
 
 

@@ -104,6 +104,12 @@ class Skip:
         return found
 
 
+def _unit_indices(kept: Sequence[int], unit_size: int) -> Tensor:
+    """int64 indices of all that belongs to the kept units, where units lie one after the other."""
+    unit = torch.tensor(list(kept), dtype=torch.long)
+    return (unit[:, None] * unit_size + torch.arange(unit_size)[None, :]).reshape(-1)
+
+
 @dataclass(frozen=True)
 class Producer:
     """A projection whose output rows belong to units.
@@ -126,9 +132,7 @@ class Producer:
 
     def rows(self, kept: Sequence[int], units: int) -> Tensor:
         """int64 indices of the rows of the kept units, in the order of the layout."""
-        unit = torch.tensor(list(kept), dtype=torch.long)
-        within = torch.arange(self.unit_size)
-        one = (unit[:, None] * self.unit_size + within[None, :]).reshape(-1)
+        one = _unit_indices(kept, self.unit_size)
         offsets = torch.arange(self.parts) * (units * self.unit_size)
         return (offsets[:, None] + one[None, :]).reshape(-1)
 
@@ -166,6 +170,10 @@ class BlockView:
     def weight(self) -> Tensor:
         """The consumer's, ``(outputs, units * unit_size)``; writes reach the parameter."""
         return weight_of(self.consumer)
+
+    def columns(self, kept: Sequence[int]) -> Tensor:
+        """int64 indices of the consumer's input columns that belong to the kept units."""
+        return _unit_indices(kept, self.unit_size)
 
     def unit_parameters(self) -> int:
         """Parameters that leave with one unit: producer rows, their biases, consumer columns."""
