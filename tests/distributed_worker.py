@@ -58,6 +58,9 @@ def main(folder: Path, score: str) -> None:
             "predictions": len(evaluation.predictions),
         }
         (folder / "report.json").write_text(json.dumps(report))
+    if args.world_size > 1:  # a process that just ends can abort in gloo's threads
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
