@@ -39,6 +39,11 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
         raise OutputError(
             f"cannot write {os.fspath(path)!r}: the text cannot be encoded as UTF-8 ({error})"
         ) from error
+    atomic_write_bytes(path, data)
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """As :func:`atomic_write_text`, of bytes."""
     target = _real(path)
     if target.is_dir():
         raise OutputError(f"cannot write {os.fspath(path)!r}: it is a folder, not a file")
@@ -190,6 +195,15 @@ def check_output_dir(path: str | os.PathLike[str], overwrite: bool) -> None:
             f"cannot write {shown!r}: no permission to write in {str(parent)!r}; choose another "
             "output folder"
         )
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what was computed is kept for later runs: ``$XDG_CACHE_HOME/hfprune/<kind>``.
+
+    Without that variable: ``~/.cache/hfprune/<kind>``. The folder need not exist.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "hfprune" / kind
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from hfprune.benchmark import (
 from hfprune.cost import LatencyTable
 from hfprune.errors import HFPruneError, PlanError
 from hfprune.export import MODEL_FILE, export_onnx, quantize_onnx
-from hfprune.files import atomic_write_json
+from hfprune.files import atomic_write_json, cache_folder
 from hfprune.importance import random_scores
 from hfprune.plan import PruningPlan
 from hfprune.recipe import QuantizationConfig
@@ -45,12 +44,6 @@ LEAST_NEURONS = 8
 # Seconds of timing for the whole table, about: fewer rounds where a round takes long.
 TIME_BOX = 40.0
 MIN_ROUNDS, MAX_ROUNDS = 9, 60
-
-
-def cache_folder() -> Path:
-    """Where tables are kept: ``$XDG_CACHE_HOME/hfprune/latency`` or ``~/.cache/...``."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "hfprune" / "latency"
 
 
 def latency_table(
@@ -73,12 +66,12 @@ def latency_table(
         quantization: as the result will be quantized; ``None``: float32.
         batch_size, sequence_length, threads: of the deployment.
         cache: folder of earlier tables, keyed by configuration, machine, library versions, shape
-            and quantization; default :func:`cache_folder`.
+            and quantization; default ``~/.cache/hfprune/latency``.
         progress: called with what is done, how far, of how much.
     """
     config = _plain_config(model)
     key = _key(config, quantization, batch_size, sequence_length, threads)
-    place = (cache or cache_folder()) / f"{key}.json"
+    place = (cache or cache_folder("latency")) / f"{key}.json"
     if place.is_file():
         try:
             return LatencyTable.from_dict(json.loads(place.read_text(encoding="utf-8")))

@@ -616,6 +616,12 @@ class DistillationConfig(_Section):
         default=1.0, ge=0, description="Weight of the teacher's hidden states."
     )
     label_weight: float = Field(default=0.1, ge=0, description="Weight of the true labels.")
+    augmentation: int = Field(
+        default=0,
+        ge=0,
+        description="Variations of each training row that are added to an epoch, labelled by the "
+        "teacher: a small model that has few rows generalizes better. Text only.",
+    )
     cache_limit_gb: float = Field(
         default=4.0,
         ge=0,

@@ -33,17 +33,19 @@ from transformers import (
     TrainingArguments,
 )
 
+from hfprune.augment import TEXT_COLUMNS, with_variations
 from hfprune.cost import LatencyTable, parameter_costs
 from hfprune.distill import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
     TeacherCache,
+    compared_layers,
     hidden_loss,
     logits_loss,
 )
 from hfprune.errors import CheckpointError, PlanError, TrainingError
-from hfprune.files import atomic_write_json
+from hfprune.files import atomic_write_json, cache_folder
 from hfprune.gates import Gates
 from hfprune.importance import GradientScores, Scores, magnitude_scores, random_scores
 from hfprune.plan import BlockKey, PruningPlan
@@ -209,6 +211,7 @@ class HFPruneTrainer(Trainer):
         self._scores: GradientScores | None = None
         self._complete = pruning is None
         self._cache: TeacherCache | None = None
+        self._rows: Dataset | None = None  # the training rows as they were given
         # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
         # accumulated batches; encoders' heads average over samples, not over tokens.
         self.model_accepts_loss_kwargs = False
@@ -453,14 +456,20 @@ class HFPruneTrainer(Trainer):
         label, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        logits, hidden = self._taught(teacher_inputs, rows)
+        logits, hidden, mask = self._taught(teacher_inputs, rows)
         extra = settings.logits_weight * logits_loss(
             outputs.logits, logits, settings.temperature, self._problem_type()
         )
         if wants_hidden:
-            extra = extra + settings.hidden_weight * hidden_loss(
-                outputs.hidden_states[1:], hidden, inputs.get("attention_mask")
-            )
+            plan = self.plan if self._gates is not None else None
+            sizes = model_sizes(self._bare_model()) if plan is None else plan.sizes()
+            layers = compared_layers(sizes)
+            if len(hidden) == len(outputs.hidden_states) - 1 and layers:
+                hidden = [hidden[layer] for layer in layers]
+                mine = [outputs.hidden_states[1:][layer] for layer in layers]
+            else:
+                mine = outputs.hidden_states[1:]
+            extra = extra + settings.hidden_weight * hidden_loss(mine, hidden, mask)
         if self.compute_loss_func is not None and num_items_in_batch is not None:
             # A user's loss function divides by the whole batch itself, and the Trainer then no
             # longer divides by the number of accumulated batches.
@@ -470,46 +479,94 @@ class HFPruneTrainer(Trainer):
 
     def _taught(
         self, inputs: dict[str, Any], rows: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        """The teacher's logits and hidden states (without embeddings) for a batch."""
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor], torch.Tensor | None]:
+        """The teacher's logits, hidden states without embeddings, and the tokens they are of."""
+        mask = inputs.get("attention_mask")
         if self._cache is not None and rows is not None:
             device, rows = rows.device, rows.cpu()
             hidden: Sequence[torch.Tensor] = ()
             if inputs["output_hidden_states"]:
-                length = inputs["input_ids"].shape[1]
-                hidden = [h.to(device) for h in self._cache.hidden_states(rows, length)]
-            return self._cache.logits(rows).to(device), hidden
+                ids = inputs["input_ids"]
+                hidden = [h.to(device) for h in self._cache.hidden_states(rows, ids.shape[1])]
+                kept = self._cache.has_hidden(rows).to(device)[:, None]
+                mask = kept.expand_as(ids) if mask is None else mask * kept
+            return self._cache.logits(rows).to(device), hidden, mask
         with torch.no_grad():
             target = cast(Any, self.teacher)(**inputs)
-        return target.logits, (target.hidden_states or ())[1:]
+        return target.logits, (target.hidden_states or ())[1:], mask
 
     def _fill_cache(self) -> None:
-        """Compute the teacher's outputs once, where that pays and fits."""
+        """Compute the teacher's outputs once, where that pays and fits; add variations of rows."""
         settings, teacher = self.distillation, self.teacher
         self._cache = None
-        if teacher is None or settings is None or self.args.num_train_epochs < 2:
+        if teacher is None or settings is None:
             return
         dataset = self.train_dataset
         if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+            if settings.augmentation:
+                raise TrainingError(
+                    "distillation.augmentation varies rows of token ids (a datasets.Dataset with "
+                    "input_ids); for other training data set it to 0"
+                )
             return
-        wants_hidden = settings.hidden_weight > 0
-        tokens = sum(len(ids) for ids in dataset["input_ids"])
-        size = TeacherCache.size(teacher, tokens, wants_hidden)
-        if not settings.cache_limit_gb or size > settings.cache_limit_gb * 1e9:
+        if self._rows is None:
+            self._rows = dataset
+        rows, copies = self._rows, settings.augmentation
+        if copies:
+            dataset = with_variations(rows, self._special_ids(), copies, self.args.seed)
+        hidden = len(rows) if settings.hidden_weight > 0 else 0
+        size = TeacherCache.size(teacher, sum(map(len, rows["input_ids"]))) if hidden else 0
+        pays = self.args.num_train_epochs >= 2 and settings.cache_limit_gb > 0
+        fits = size <= settings.cache_limit_gb * 1e9
+        if not copies and not (pays and fits):
             return
-        if ROW_COLUMN not in dataset.column_names:
-            self.train_dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
-        columns = [
-            c for c in ("input_ids", "attention_mask", "token_type_ids") if c in dataset.features
-        ]
+        columns = [c for c in TEXT_COLUMNS if c in dataset.features]
         with self.compute_loss_context_manager():
-            self._cache = TeacherCache(
+            cache = TeacherCache(
                 teacher,
                 dataset.select_columns(columns),
                 self.data_collator,
-                hidden=wants_hidden,
+                hidden=hidden if fits else 0,
                 batch_size=self.args.per_device_eval_batch_size,
+                folder=cache_folder("teacher") if copies else None,
             )
+        if copies:
+            dataset = self._with_teacher_labels(dataset, len(rows), cache)
+        if fits and settings.cache_limit_gb > 0:
+            self._cache = cache
+            dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
+        self.train_dataset = dataset
+
+    def _special_ids(self) -> list[int]:
+        tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        found = getattr(tokenizer, "all_special_ids", None)
+        if found is None:
+            raise TrainingError(
+                "distillation.augmentation must know the special tokens: pass "
+                "processing_class=tokenizer, or set it to 0"
+            )
+        return list(found)
+
+    def _with_teacher_labels(self, dataset: Dataset, start: int, cache: TeacherCache) -> Dataset:
+        """The rows with the teacher's decisions as labels from row ``start`` on."""
+        name = next((n for n in ("labels", "label") if n in dataset.column_names), None)
+        if name is None:
+            raise TrainingError(
+                "distillation.augmentation labels rows, but the training data has no column "
+                f"'labels' or 'label'; columns: {', '.join(dataset.column_names)}"
+            )
+        logits = cache.logits(torch.arange(start, len(dataset)))
+        problem = self._problem_type()
+        if problem == SINGLE_LABEL:
+            decided = logits.argmax(-1)
+        elif problem == MULTI_LABEL:
+            decided = (logits > 0).float()
+        else:
+            decided = logits.squeeze(-1)
+        features = dataset.features
+        columns = {n: dataset[n] for n in dataset.column_names if n != name}
+        columns[name] = [*dataset[name][:start], *decided.tolist()]
+        return Dataset.from_dict({n: columns[n] for n in features}, features=features)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _OFFLINE = os.environ["HF_HUB_OFFLINE"].upper() in {"1", "ON", "YES", "TRUE"}
 os.environ.update(
     HF_HOME=_home,
+    XDG_CACHE_HOME=_home,
     HF_DATASETS_OFFLINE=str(int(_OFFLINE)),
     HF_EVALUATE_OFFLINE=str(int(_OFFLINE)),
     TRANSFORMERS_OFFLINE=str(int(_OFFLINE)),

@@ -29,6 +29,7 @@ FLOORS = {
     "gates": 3,
     "surgery": 3,
     "data": 3,
+    "augment": 3,
     "metrics": 3,
     "importance": 4,
     "reconstruction": 4,
