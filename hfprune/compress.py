@@ -12,7 +12,7 @@ Three steps, minutes on a CPU (ZipLM, Kurtic et al. 2023; K-prune, Park et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hfprune.errors import PlanError
 from hfprune.gates import Gates
 from hfprune.plan import BlockKey, PruningPlan
-from hfprune.programme import level_counts, search_weights
+from hfprune.programme import SearchResult, choose_levels, level_counts, search_weights
 from hfprune.reconstruction import SecondMoment, obs_prune, refit_output
 from hfprune.structure import BlockView, block_views, model_sizes
 from hfprune.surgery import shrink_
@@ -91,26 +91,149 @@ def prune_without_training(
     Raises:
         PlanError: if there are no batches, or the budget cannot be met.
     """
-    if not batches:
-        raise PlanError("pruning without training needs at least one batch of inputs")
-    if not block_views(model):
-        raise PlanError("the model has no block left to prune")
-    tell = progress or (lambda step, done, total: None)
-    modes = (model.training, teacher.training)
-    model.eval()
-    teacher.eval()
-    try:
-        with torch.no_grad():
-            levels = block_levels(model, batches, tell)
-            plan = _choose(model, teacher, batches, levels, budget, cost, rounds, seed, tell)
-            _write(model, plan, levels)
+    tell = progress or _silent
+    found = Reconstruction(model, teacher, batches, tell)
+    plan = found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
+    found.prune_(model, plan, refit=refit, progress=tell)
+    return plan
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    pass
+
+
+class Reconstruction:
+    """What pruning without training must know of a model: found once, for any number of plans.
+
+    Args:
+        model: the model to prune; not changed.
+        teacher: whose predictions and residual stream a pruned model should keep; not changed.
+        batches: inputs without labels.
+        progress: called with the name of the step, what is done and what is to do.
+
+    Attributes:
+        levels: what each block can become.
+        weights: factor on the errors of each block, 1 before a search.
+
+    Raises:
+        PlanError: if there are no batches, or the model has no block.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        batches: Sequence[Batch],
+        progress: Progress | None = None,
+    ) -> None:
+        if not batches:
+            raise PlanError("pruning without training needs at least one batch of inputs")
+        if not block_views(model):
+            raise PlanError("the model has no block left to prune")
+        self.model, self.teacher, self.batches = model, teacher, batches
+        with torch.no_grad(), _evaluating(model, teacher):
+            self.levels = block_levels(model, batches, progress)
+        self.weights = dict.fromkeys(self.levels, 1.0)
+
+    def search(
+        self,
+        budget: float,
+        cost: BlockCost,
+        *,
+        rounds: int = 100,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> PruningPlan:
+        """Choose levels of all blocks, judged by the divergence of the model's predictions.
+
+        The weights of the blocks that did best are kept for :meth:`plan`. Arguments and errors as
+        for :func:`prune_without_training`.
+        """
+        with torch.no_grad(), _evaluating(self.model, self.teacher):
+            result = _search(
+                self.model, self.teacher, self.batches, self.levels, budget, cost, rounds, seed,
+                progress or _silent,
+            )  # fmt: skip
+        self.weights = dict(zip(self.levels, result.weights.tolist(), strict=True))
+        return _plan_of(self.model, self.levels, result.levels)
+
+    def plan(
+        self, budget: float, cost: BlockCost, layers: Collection[int] | None = None
+    ) -> PruningPlan:
+        """The least weighted error under a budget; with blocks in some layers only, if given.
+
+        Where training follows, a few layers of some width often learn more than many thin ones,
+        which nothing that is measured before the training shows.
+
+        Raises:
+            PlanError: if the budget cannot be met.
+        """
+        errors, costs = [], []
+        for key, level in self.levels.items():
+            error = self.weights[key] * level.errors
+            price = np.array([cost(key, count) for count in level.counts])
+            if layers is not None and key.layer not in layers:  # it can only go
+                error, price = error[-1:], price[-1:]
+            errors.append(error)
+            costs.append(price)
+        chosen = choose_levels(errors, costs, budget).levels
+        places = [
+            place + len(level.errors) - len(error)
+            for place, level, error in zip(chosen, self.levels.values(), errors, strict=True)
+        ]
+        return _plan_of(self.model, self.levels, places)
+
+    def fewer_layers(self) -> list[list[int]]:
+        """Choices of layers worth a trial: 1, 2, 3 and on, spread over those that have blocks."""
+        present = sorted({key.layer for key in self.levels})
+        return [
+            [present[place] for place in _spread(len(present), count)]
+            for count in _depths(len(present))
+        ]
+
+    def prune_(
+        self,
+        model: nn.Module,
+        plan: PruningPlan,
+        *,
+        refit: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Prune the model (or a copy of it) by a plan of this object. In place."""
+        with torch.no_grad(), _evaluating(model, self.teacher):
+            _write(model, plan, self.levels)
             shrink_(model, plan)
             if refit:
-                refit_outputs_(model, teacher, batches, tell)
+                refit_outputs_(model, self.teacher, self.batches, progress)
+
+
+def _depths(layers: int) -> list[int]:
+    """Numbers of layers to try, fewer than all: 1, 2, 3 and on by half as many again."""
+    found, count = [], 1.0
+    while round(count) < layers:
+        found.append(round(count))
+        count = max(count + 1, count * 1.5)
+    return found
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """``count`` of ``total`` places, evenly, with both ends (of one: the first)."""
+    if count == 1:
+        return [0]
+    return [int(place * (total - 1) / (count - 1)) for place in range(count)]
+
+
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    """Without dropout inside; afterwards as before."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
     finally:
-        model.train(modes[0])
-        teacher.train(modes[1])
-    return plan
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
 
 
 def block_levels(
@@ -156,7 +279,7 @@ def block_levels(
     return found
 
 
-def _choose(
+def _search(
     model: nn.Module,
     teacher: nn.Module,
     batches: Sequence[Batch],
@@ -166,34 +289,27 @@ def _choose(
     rounds: int,
     seed: int,
     tell: Progress,
-) -> PruningPlan:
+) -> SearchResult:
     keys = list(levels)
-    dense = PruningPlan.dense(model_sizes(model))
     judged = batches[: max(1, min(4, len(batches)))]
-    targets = [_log_probabilities(teacher(**batch).logits) for batch in judged]
-
-    def plan_of(choice: Sequence[int]) -> PruningPlan:
-        plan = dense
-        for key, level in zip(keys, choice, strict=True):
-            chosen = set(levels[key].kept[level])
-            plan = plan.with_block(key, [u in chosen for u in range(len(plan.mask(key)))])
-        return plan
+    targets = [teacher(**batch).logits for batch in judged]
+    config: Any = model.config
+    problem = getattr(config, "problem_type", None)
 
     originals = {key: view.weight.clone() for key, view in block_views(model).items()}
 
     def loss_of(choice: list[int]) -> float:
-        plan = plan_of(choice)
+        plan = _plan_of(model, levels, choice)
         _write(model, plan, levels)
         total = 0.0
         with Gates(model, plan):
             for batch, target in zip(judged, targets, strict=True):
-                guess = _log_probabilities(model(**batch).logits)
-                total += float(F.kl_div(guess, target, reduction="batchmean", log_target=True))
+                total += divergence(model(**batch).logits, target, problem)
         for key, view in block_views(model).items():
             view.weight.copy_(originals[key])
         return total / len(judged)
 
-    result = search_weights(
+    return search_weights(
         loss_of,
         [levels[key].errors for key in keys],
         [np.array([cost(key, count) for count in levels[key].counts]) for key in keys],
@@ -202,7 +318,16 @@ def _choose(
         seed=seed,
         progress=lambda done, total, best: tell("search", done, total),
     )
-    return plan_of(result.levels)
+
+
+def _plan_of(
+    model: nn.Module, levels: Mapping[BlockKey, BlockLevels], places: Sequence[int]
+) -> PruningPlan:
+    plan = PruningPlan.dense(model_sizes(model))
+    for (key, level), place in zip(levels.items(), places, strict=True):
+        kept = set(level.kept[place])
+        plan = plan.with_block(key, [unit in kept for unit in range(len(plan.mask(key)))])
+    return plan
 
 
 def _write(model: nn.Module, plan: PruningPlan, levels: Mapping[BlockKey, BlockLevels]) -> None:
@@ -419,7 +544,18 @@ def _tokens(features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
     return rows, mask.reshape(-1).repeat(uses).to(rows)
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
-    if logits.shape[-1] == 1:  # regression: a unit-variance Gaussian around the prediction
-        return torch.cat([-0.5 * logits.float().square(), torch.zeros_like(logits)], -1)
-    return F.log_softmax(logits.float(), -1)
+def divergence(student: Tensor, teacher: Tensor, problem: str | None) -> float:
+    """KL divergence of the student's predictions from the teacher's, in nats, mean over rows.
+
+    Args:
+        student, teacher: logits, float ``(rows, labels)``.
+        problem: ``config.problem_type``; multi-label adds up over labels, regression is taken as
+            a Gaussian of unit variance around the prediction, ``None`` is single label.
+    """
+    student, teacher = student.float(), teacher.float()
+    if problem == "regression" or student.shape[-1] == 1:
+        return float(0.5 * (student - teacher).square().sum(-1).mean())
+    if problem == "multi_label_classification":
+        student, teacher = (torch.stack([x, torch.zeros_like(x)], -1) for x in (student, teacher))
+    guess, target = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
+    return float(F.kl_div(guess, target, reduction="none", log_target=True).sum() / len(guess))

@@ -13,6 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ LEAST_NEURONS = 8
 # Seconds of timing for the whole table, about: fewer rounds where a round takes long.
 TIME_BOX = 40.0
 MIN_ROUNDS, MAX_ROUNDS = 9, 60
+# How near to the speed-up that is wanted a plan must come to be taken at once.
+CLOSE = 0.03
 
 
 def latency_table(
@@ -153,6 +156,78 @@ def calibrated(
             )
             table = table.scaled(table.speedup(wanted.sizes()) / found)
     return table
+
+
+@dataclass(frozen=True)
+class Landing:
+    """A plan, and how fast it really is.
+
+    Attributes:
+        plan: what was planned in the last attempt.
+        table: the table, scaled by what predictions were off.
+        predicted, measured: speed-up over the dense float32 model, of that plan: predicted by the
+            table as it was before that measurement.
+    """
+
+    plan: PruningPlan
+    table: LatencyTable
+    predicted: float
+    measured: float
+
+
+def land(
+    plan_for: Callable[[LatencyTable], PruningPlan],
+    table: LatencyTable,
+    speedup: float,
+    model: nn.Module,
+    baseline: Path,
+    tokenizer: Any,
+    quantization: QuantizationConfig | None,
+    *,
+    attempts: int = 4,
+) -> Landing:
+    """Plan, measure, correct the table, and plan again until the speed-up is right within 3 %.
+
+    Args:
+        plan_for: the plan that a table suggests, for copies of ``model``.
+        table: where to begin; a plan may turn out a tenth off.
+        speedup: wanted, over ``baseline``.
+        model: as the plan finds it; not changed.
+        baseline: the dense float32 ONNX file.
+        tokenizer, quantization: as for :func:`latency_table`.
+        attempts: at most so many plans are measured.
+
+    Returns:
+        The attempt that came nearest to ``speedup``.
+    """
+    shape = {
+        "batch_size": table.batch_size,
+        "sequence_length": table.sequence_length,
+        "threads": table.threads,
+    }
+    best: Landing | None = None
+    for _ in range(attempts):
+        try:
+            plan = plan_for(table)
+        except PlanError:  # the correction has put the target out of reach
+            if best is None:
+                raise
+            break
+        pruned: Any = shrink_(copy.deepcopy(model), plan)
+        predicted = table.speedup(model_sizes(pruned))
+        with tempfile.TemporaryDirectory() as folder:
+            file = export_onnx(pruned, tokenizer, Path(folder))
+            if quantization is not None:
+                file = quantize_onnx(Path(folder), quantization)
+            found = measured_speedup(baseline, file, pruned.config.vocab_size, **shape, repeats=60)
+        table = table.scaled(predicted / found)
+        if best is None or abs(found - speedup) < abs(best.measured - speedup):
+            best = Landing(plan, table, predicted, found)
+        if abs(found / speedup - 1) < CLOSE:
+            break
+    if best is None:
+        raise PlanError(f"attempts is {attempts}; expected at least one")
+    return best
 
 
 def _plain_config(model: Any) -> Any:

@@ -6,18 +6,20 @@ run is resumed. The output directory appears at the end, whole or not at all.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoConfig,
@@ -39,7 +41,7 @@ from hfprune.benchmark import (
     torch_runner,
 )
 from hfprune.checkpoint import from_pretrained
-from hfprune.compress import prune_without_training
+from hfprune.compress import Reconstruction, divergence
 from hfprune.cost import LatencyTable, parameter_costs
 from hfprune.data import TaskData, data_collator, load_task_data
 from hfprune.errors import (
@@ -60,7 +62,7 @@ from hfprune.export import (
 )
 from hfprune.files import atomic_directory, atomic_write_json, atomic_write_text, check_output_dir
 from hfprune.hub import find_token, member_repo_id, push, sources, write_card
-from hfprune.latency import calibrated, latency_table
+from hfprune.latency import Landing, calibrated, land, latency_table
 from hfprune.metrics import (
     bootstrap_interval,
     compute,
@@ -85,8 +87,9 @@ logger = logging.getLogger(__name__)
 RESULTS_VERSION = 1
 WORK_SUFFIX = ".work"
 WEIGHTS = "model.safetensors"
+PLAN_FILE = "plan.json"
 DENSE, PRUNED = "dense", "pruned"
-TRAINING_STAGES = ("teacher", "prune", "recover")
+TRAINING_STAGES = ("teacher", "prune", "recover", "trial")
 # Where the search for max_metric_drop begins, and by what it goes up.
 FIRST_SPEEDUP, SPEEDUP_STEP = 3.0, 1.3
 
@@ -192,18 +195,77 @@ class _Run:
         if target.speedup is not None:
             speed = target.speedup
             found = self._stage(
-                f"latency{suffix}", lambda: self._latency(teacher, speed), by_main=True
+                f"latency{suffix}", lambda: self._latency(teacher, speed, target), by_main=True
             )
             table = LatencyTable.from_dict(found)
-        pruned: str = self._stage(
-            f"prune{suffix}",
-            lambda: self._prune(label, target, current, teacher, table),
-            by_main=target.method == "reconstruction" or target.keep_layers is not None,
-        )
+        if target.method == "reconstruction":
+            candidates = self._stage(
+                f"reconstruct{suffix}",
+                lambda: self._reconstruct(label, target, current, teacher, table),
+                by_main=True,
+            )
+            pruned = self._best_candidate(label, suffix, candidates, teacher)
+        else:
+            pruned = self._stage(
+                f"prune{suffix}",
+                lambda: self._prune(label, target, current, teacher, table),
+                by_main=target.keep_layers is not None,
+            )
         if self.recipe.recovery.num_train_epochs > 0:
             start = pruned
             pruned = self._stage(f"recover{suffix}", lambda: self._recover(label, start, teacher))
         return pruned
+
+    def _best_candidate(
+        self, label: str, suffix: str, candidates: dict[str, Any], teacher: str
+    ) -> str:
+        """The candidate that is nearest to the teacher on the validation rows, after a trial."""
+        for name, entry in candidates.items():
+            if len(candidates) > 1 or "divergence" in entry:
+                folder = entry["folder"]
+                entry["divergence"] = self._stage(
+                    f"trial{suffix} {name}", partial(self._trial, label, name, folder, teacher)
+                )
+        best = min(candidates, key=lambda name: candidates[name].get("divergence", 0.0))
+        if len(candidates) > 1:
+            self.console.note(f"chosen: {best} ({_sizes_text(candidates[best]['sizes'])})")
+        self.done.setdefault("candidates", {})[label] = {
+            name: {k: v for k, v in entry.items() if k != "folder"} | {"chosen": name == best}
+            for name, entry in candidates.items()
+        }
+        self._save_state()
+        return str(candidates[best]["folder"])
+
+    def _trial(self, label: str, name: str, folder: str, teacher: str) -> float:
+        """Mean KL divergence from the teacher on the validation rows; in nats a row."""
+        recipe, model = self.recipe, from_pretrained(folder)
+        dense = self._load_dense(teacher, None)
+        epochs = recipe.pruning.trial_epochs
+        if epochs is None:
+            epochs = 1.0 if recipe.recovery.num_train_epochs > 0 else 0.0
+        if epochs > 0:
+            stage = f"trial-{label}-{_slug(name)}"
+            trainer = self._recovery_trainer(
+                model,
+                dense if recipe.distillation else None,
+                stage,
+                num_train_epochs=epochs,
+                eval_strategy="no",
+                save_strategy="no",
+                load_best_model_at_end=False,
+            )
+            trainer.train()
+            model = trainer.model
+        logits = [
+            predict_logits(
+                one.eval(), self.data.validation, data_collator(self.tokenizer),
+                batch_size=recipe.training.per_device_eval_batch_size,
+            )
+            for one in (model, dense)
+        ]  # fmt: skip
+        found = divergence(torch.tensor(logits[0]), torch.tensor(logits[1]), recipe.task)
+        self.console.note(f"{name}: divergence from the teacher {found:.4f}")
+        return found
 
     def _step_up(self, teacher: str) -> dict[str, str]:
         """The fastest model within ``max_metric_drop``; ``self.done['search']`` keeps the record.
@@ -356,17 +418,14 @@ class _Run:
             model = self._load_dense(recipe.teacher.name_or_path, None)
         else:
             model = self._load_dense(recipe.model.name_or_path, recipe.model.revision)
-            trainer = self._trainer(
-                model,
-                "teacher",
-                num_train_epochs=recipe.teacher.num_train_epochs,
-                learning_rate=recipe.teacher.learning_rate,
-            )
+            own = recipe.teacher.model_dump(include={"num_train_epochs", "learning_rate"})
+            changes = {name: value for name, value in own.items() if value is not None}
+            trainer = self._trainer(model, "teacher", changes)
             trainer.train(resume_from_checkpoint=self._checkpoint("teacher"))
             model = trainer.model
         return self._keep(model, "teacher")
 
-    def _latency(self, teacher: str, speedup: Any) -> dict[str, Any]:
+    def _latency(self, teacher: str, speedup: Any, target: PruningConfig) -> dict[str, Any]:
         recipe = self.recipe
         with self.console.progress("latency table") as progress:
             model = self._load_dense(teacher, None)
@@ -380,7 +439,9 @@ class _Run:
                 progress=lambda step, done, total: progress(done, total),
             )
         table.budget_ms(speedup)  # refuses the impossible
-        return calibrated(table, model, self.tokenizer, self._dynamic(), speedup).to_dict()
+        if target.method == "gates":  # reconstruction measures its own plans
+            table = calibrated(table, model, self.tokenizer, self._dynamic(), speedup)
+        return table.to_dict()
 
     def _dynamic(self) -> QuantizationConfig | None:
         """Quantization for probes: as the recipe's, without what needs data or names of nodes."""
@@ -397,15 +458,12 @@ class _Run:
         teacher: str,
         table: LatencyTable | None,
     ) -> str:
-        first = current == teacher
-        model = self._load_dense(current, None) if first else from_pretrained(current)
+        model = self._load_dense(current, None) if current == teacher else from_pretrained(current)
         sizes = model_sizes(model)
         history: list[dict[str, float]] = []
         if target.keep_layers is not None:
             plan = _layers_plan(sizes, target.keep_layers)
             shrink_(model, plan)
-        elif target.method == "reconstruction":
-            plan = self._reconstruct(model, target, teacher, table)
         else:
             trainer = self._trainer(
                 model,
@@ -418,42 +476,82 @@ class _Run:
             trainer.train(resume_from_checkpoint=self._checkpoint(f"prune-{label}"))
             plan = trainer.plan or PruningPlan.dense(sizes)
             history, model = trainer.state.log_history, trainer.model
-        if self.state.is_main_process:
-            atomic_write_json(
-                self.work / f"plan-{label}.json",
-                {"plan": plan.to_dict(), "after": None if first else current, "log": history},
-            )
-        self.console.note(f"kept heads and neurons by layer: {model_sizes(model)}")
-        return self._keep(model, f"{label}-pruned")
+        self.console.note(_sizes_text(model_sizes(model)))
+        return self._keep(model, f"{label}-pruned", _after(current, plan), history)
 
     def _reconstruct(
-        self, model: Any, target: PruningConfig, teacher: str, table: LatencyTable | None
-    ) -> PruningPlan:
+        self,
+        label: str,
+        target: PruningConfig,
+        current: str,
+        teacher: str,
+        table: LatencyTable | None,
+    ) -> dict[str, Any]:
+        """Candidates, pruned and saved: name to ``folder``, ``sizes`` and, by time, speeds."""
         dense = self._load_dense(teacher, None)
-        if table is not None and isinstance(target.speedup, float):
-            budget = table.budget_ms(target.speedup)
-
-            def cost(key: BlockKey, count: int) -> float:
-                return table.block_ms(key.kind, count)
-        else:
-            units = parameter_costs(dense)
-            total = sum(units[key] * view.units for key, view in block_views(dense).items())
-            budget = (1.0 - (target.sparsity or 0.0)) * total
-
-            def cost(key: BlockKey, count: int) -> float:
-                return units[key] * count
-
+        model = dense if current == teacher else from_pretrained(current)
+        rounds, seed = target.search_rounds, self.recipe.training.seed
+        batches = self._scoring_batches(target.scoring_samples)
         with self.console.progress("reconstruction") as progress:
-            return prune_without_training(
-                model,
-                dense,
-                self._scoring_batches(target.scoring_samples),
-                budget,
-                cost,
-                rounds=target.search_rounds,
-                seed=self.recipe.training.seed,
-                progress=lambda step, done, total: progress(done, total),
-            )
+
+            def tell(step: str, done: int, total: int) -> None:
+                progress(done, total)
+
+            found = Reconstruction(model, dense, batches, tell)
+            if table is None:
+                budget, cost = _parameter_budget(dense, target.sparsity or 0.0)
+                found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
+            else:
+                speed = float(cast(float, target.speedup))
+                found.search(
+                    table.budget_ms(speed), _price(table), rounds=rounds, seed=seed, progress=tell
+                )
+        choices: dict[str, list[int] | None] = {"searched": None}
+        for some in found.fewer_layers():
+            choices[f"layers {', '.join(map(str, some))}"] = some
+        candidates: dict[str, Any] = {}
+        plans: list[PruningPlan] = []
+        for name, layers in choices.items():
+            entry: dict[str, Any] = {}
+            if table is None:
+                plan = found.plan(budget, cost, layers)
+            else:
+                landing = self._landed(found, table, speed, layers, model, teacher)
+                plan = landing.plan
+                entry = {"predicted": landing.predicted, "measured": landing.measured}
+            if plan in plans:
+                continue
+            plans.append(plan)
+            pruned = copy.deepcopy(model)
+            found.prune_(pruned, plan)
+            folder = self._keep(pruned, f"{label}-{_slug(name)}", _after(current, plan))
+            entry |= {"folder": folder, "sizes": [list(s) for s in model_sizes(pruned)]}
+            candidates[name] = entry
+            told = f", {entry['measured']:.2f}x as measured" if entry.get("measured") else ""
+            self.console.note(f"{name}: {_sizes_text(entry['sizes'])}{told}")
+        return candidates
+
+    def _landed(
+        self,
+        found: Reconstruction,
+        table: LatencyTable,
+        speedup: float,
+        layers: list[int] | None,
+        model: Any,
+        teacher: str,
+    ) -> Landing:
+        folder = self.work / "onnx-dense"
+        if not (folder / MODEL_FILE).is_file():
+            export_onnx(self._load_dense(teacher, None), self.tokenizer, folder)
+        return land(
+            lambda scaled: found.plan(scaled.budget_ms(speedup), _price(scaled), layers),
+            table,
+            speedup,
+            model,
+            folder / MODEL_FILE,
+            self.tokenizer,
+            self._dynamic(),
+        )
 
     def _scoring_batches(self, samples: int) -> list[Any]:
         """Training rows without labels, of like length in a batch, batches in random order."""
@@ -472,16 +570,28 @@ class _Run:
 
     def _recover(self, label: str, pruned: str, teacher: str) -> str:
         recipe = self.recipe
-        trainer = self._trainer(
+        trainer = self._recovery_trainer(
             from_pretrained(pruned),
+            self._load_dense(teacher, None) if recipe.distillation else None,
             f"recover-{label}",
             num_train_epochs=recipe.recovery.num_train_epochs,
-            learning_rate=recipe.recovery.learning_rate,
-            distillation=recipe.distillation,
-            teacher=self._load_dense(teacher, None) if recipe.distillation else None,
         )
         trainer.train(resume_from_checkpoint=self._checkpoint(f"recover-{label}"))
-        return self._keep(trainer.model, f"{label}-recovered")
+        plan = PruningPlan.from_dict(_read_json(Path(pruned) / PLAN_FILE))
+        history = trainer.state.log_history
+        return self._keep(trainer.model, f"{label}-recovered", plan, history)
+
+    def _recovery_trainer(
+        self, model: Any, teacher: Any, stage: str, **changes: Any
+    ) -> HFPruneTrainer:
+        """Training of a model that has its final size."""
+        recipe = self.recipe
+        model.get_input_embeddings().requires_grad_(not recipe.recovery.freeze_embeddings)
+        if recipe.recovery.learning_rate is not None:
+            changes["learning_rate"] = recipe.recovery.learning_rate
+        return self._trainer(
+            model, stage, changes, distillation=recipe.distillation, teacher=teacher
+        )
 
     def _load_dense(self, name: str, revision: str | None) -> Any:
         """A classifier for this task; a model that hfprune shrank before is taken as it is."""
@@ -515,18 +625,12 @@ class _Run:
         self,
         model: Any,
         stage: str,
-        *,
-        num_train_epochs: float | None = None,
-        learning_rate: float | None = None,
+        changes: Mapping[str, Any] | None = None,
         **pruning: Any,
     ) -> HFPruneTrainer:
+        """A trainer with the recipe's ``training`` settings but for ``changes``."""
         recipe, data = self.recipe, self.data
-        changes: dict[str, Any] = {}
-        if num_train_epochs is not None:
-            changes["num_train_epochs"] = num_train_epochs
-        if learning_rate is not None:
-            changes["learning_rate"] = learning_rate
-        settings = recipe.training.model_copy(update=changes)
+        settings = recipe.training.model_copy(update=dict(changes or {}))
         patience = settings.early_stopping_patience
         return HFPruneTrainer(
             model=model,
@@ -548,12 +652,23 @@ class _Run:
             self.console.note(f"{stage}: resuming from {found.name}")
         return None if found is None else str(found)
 
-    def _keep(self, model: Any, name: str) -> str:
+    def _keep(
+        self,
+        model: Any,
+        name: str,
+        plan: PruningPlan | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Save a model with its tokenizer and, if it was pruned, its plan from the dense one."""
         folder = self.work / name
         if self.state.is_main_process:
             with atomic_directory(folder, overwrite=True) as temporary:
                 model.save_pretrained(temporary)
                 self.tokenizer.save_pretrained(temporary)
+                if plan is not None:
+                    atomic_write_json(temporary / PLAN_FILE, plan.to_dict())
+            if history:
+                atomic_write_json(self.work / "log" / f"{name}.json", list(history))
         return str(folder)
 
     # -- stages of the main process -------------------------------------------------------------
@@ -736,7 +851,13 @@ class _Run:
         }
         label = self._label(label)
         stage = "latency" if label == PRUNED else f"latency {label}"
-        if stage in self.done:
+        candidates = self.done.get("candidates", {}).get(label)
+        if candidates:
+            found["candidates"] = candidates
+            (best,) = (entry for entry in candidates.values() if entry["chosen"])
+            if "predicted" in best:
+                found["predicted_speedup"] = best["predicted"]
+        elif stage in self.done:
             table = LatencyTable.from_dict(self.done[stage])
             found["predicted_speedup"] = table.speedup(kept)
         return found
@@ -750,10 +871,6 @@ class _Run:
                 shutil.copytree(self.done["export"][label], target / "onnx")
                 atomic_write_json(target / "metrics.json", member_results(results, label))
                 atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
-                record = self.work / f"plan-{self._label(label)}.json"
-                if record.is_file():
-                    saved = json.loads(record.read_text(encoding="utf-8"))
-                    atomic_write_json(target / "plan.json", saved["plan"])
                 write_card(target)
             if PRUNED not in members:
                 atomic_write_json(folder / "metrics.json", results)
@@ -820,6 +937,40 @@ def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
 
 def _pair(values: dict[str, Any], label: str) -> dict[str, Any]:
     return {DENSE: values[DENSE], PRUNED: values[label]}
+
+
+def _after(current: str, plan: PruningPlan) -> PruningPlan:
+    """A plan made from the model in ``current``, as one from the dense model."""
+    earlier = Path(current) / PLAN_FILE
+    if not earlier.is_file():
+        return plan
+    return PruningPlan.from_dict(_read_json(earlier)).then(plan)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _slug(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def _sizes_text(sizes: Sequence[Sequence[int]]) -> str:
+    kept = " ".join(f"{heads}+{neurons}" for heads, neurons in sizes)
+    return f"heads+neurons by layer: {kept}"
+
+
+def _parameter_budget(
+    dense: Any, sparsity: float
+) -> tuple[float, Callable[[BlockKey, int], float]]:
+    """Encoder weights that may stay, and what a block of some size takes of them."""
+    units = parameter_costs(dense)
+    total = sum(units[key] * view.units for key, view in block_views(dense).items())
+    return (1.0 - sparsity) * total, lambda key, count: units[key] * count
+
+
+def _price(table: LatencyTable) -> Callable[[BlockKey, int], float]:
+    return lambda key, count: table.block_ms(key.kind, count)
 
 
 def _layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> PruningPlan:

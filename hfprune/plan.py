@@ -103,6 +103,27 @@ class PruningPlan:
             return PruningPlan(tuple(rows), self.neurons, self.vocabulary)
         return PruningPlan(self.heads, tuple(rows), self.vocabulary)
 
+    def then(self, later: PruningPlan) -> PruningPlan:
+        """The plan that does at once what this one and then ``later`` do.
+
+        Args:
+            later: made from the model that this plan leaves. Its vocabulary, if it has one, counts
+                in the ids of that model.
+
+        Raises:
+            PlanError: if it was made from a model of other sizes.
+        """
+        later.require_sizes(self.sizes())
+        plan = self
+        for key in self.keys():
+            kept = self.kept(key)
+            chosen = {kept[place] for place in later.kept(key)}
+            plan = plan.with_block(key, [unit in chosen for unit in range(len(self.mask(key)))])
+        words = later.vocabulary
+        if words is not None and self.vocabulary is not None:
+            words = tuple(self.vocabulary[place] for place in words)
+        return PruningPlan(plan.heads, plan.neurons, self.vocabulary if words is None else words)
+
     # -- reading plans --------------------------------------------------------------------------
 
     def __len__(self) -> int:

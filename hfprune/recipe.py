@@ -507,6 +507,13 @@ class PruningConfig(_Section):
     scoring_samples: int = Field(
         default=1024, ge=1, description="Training rows that pruning looks at (reconstruction)."
     )
+    trial_epochs: float | None = Field(
+        default=None,
+        ge=0,
+        description="Epochs that each candidate (the searched sizes; fewer layers) is trained "
+        "before the best goes on; 0: chosen untrained; null: 1 if recovery has epochs, else 0 "
+        "(reconstruction).",
+    )
     schedule: Literal["one_shot", "linear", "cubic"] = Field(
         default="cubic",
         description="Course from nothing to `sparsity`: at once (at `start`), at a constant rate, "
@@ -575,7 +582,7 @@ class PruningConfig(_Section):
                 "min_heads",
                 "min_neurons",
             ),
-            "reconstruction": ("search_rounds", "scoring_samples"),
+            "reconstruction": ("search_rounds", "scoring_samples", "trial_epochs"),
         }
         for method, keys in by_method.items():
             for key in keys:
@@ -652,6 +659,11 @@ class RecoveryConfig(_Section):
     )
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="Its peak learning rate; null: as under `training`."
+    )
+    freeze_embeddings: bool = Field(
+        default=False,
+        description="Leave the word embeddings as the teacher's. Trains faster, and generalizes "
+        "better from few rows.",
     )
 
 

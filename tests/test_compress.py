@@ -11,9 +11,11 @@ import torch
 from tiny import FAMILIES, tiny_batch, tiny_model
 
 from hfprune.compress import (
+    Reconstruction,
     _sensitivities,
     _tokens,
     block_levels,
+    divergence,
     prune_without_training,
     refit_outputs_,
 )
@@ -182,3 +184,41 @@ def test_teacher_must_have_the_blocks() -> None:
     )
     with pytest.raises(PlanError, match="the teacher has no layer 0 ffn"):
         refit_outputs_(model, teacher, BATCHES)
+
+
+def test_plans_of_some_layers_use_the_whole_budget_there() -> None:
+    model = tiny_model("bert", layers=4)
+    cost = linear_cost(model)
+    total = sum(cost(key, view.units) for key, view in block_views(model).items())
+    found = Reconstruction(model, model, BATCHES[:2])
+    assert found.fewer_layers() == [[0], [0, 3], [0, 1, 3]]
+    plan = found.plan(0.4 * total, cost, [0, 3])
+    spent = plan_cost(plan, parameter_costs(model))
+    assert plan.sizes()[1:3] == ((0, 0), (0, 0))
+    assert 0.3 * total < spent <= 0.4 * total
+    free = found.plan(0.4 * total, cost)
+    weighted = [
+        sum(
+            found.levels[key].errors[found.levels[key].counts.index(len(p.kept(key)))]
+            for key in p.keys()
+        )
+        for p in (free, plan)
+    ]
+    assert weighted[0] <= weighted[1], "more choice is never worse"
+    pruned = copy.deepcopy(model)
+    found.prune_(pruned, plan)
+    assert model_sizes(pruned) == plan.sizes()
+    assert model_sizes(model) == ((4, 48),) * 4
+    searched = found.search(0.4 * total, cost, rounds=5)
+    assert plan_cost(searched, parameter_costs(model)) <= 0.4 * total
+    assert set(found.weights) == set(found.levels)
+
+
+def test_divergence_by_hand() -> None:
+    teacher, student = torch.tensor([[0.0, 0.0]]), torch.tensor([[np.log(3.0), 0.0]])
+    by_hand = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    assert divergence(student, teacher, None) == pytest.approx(by_hand)
+    # Two labels, each a coin of its own; the second agrees.
+    assert divergence(student, teacher, "multi_label_classification") == pytest.approx(by_hand)
+    assert divergence(torch.tensor([[3.0]]), torch.tensor([[1.0]]), "regression") == 2
+    assert divergence(torch.zeros(5, 3), torch.zeros(5, 3), None) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from tiny import tiny_model, tiny_tokenizer
 
 from hfprune.cost import LatencyTable
 from hfprune.errors import PlanError
-from hfprune.latency import latency_table
+from hfprune.latency import land, latency_table
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import QuantizationConfig
 from hfprune.search import budget_plan
+from hfprune.structure import model_sizes
 
 TABLE = LatencyTable(
     batch_size=1,
@@ -106,3 +108,36 @@ def test_measured_and_cached(tmp_path: Path) -> None:
         **settings,
     )
     assert again == table
+
+
+def test_plans_are_measured_until_they_land(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where blocks take half as much again as the table says."""
+    import hfprune.latency as latency
+
+    model = tiny_model("bert", layers=2)
+    table = replace(TABLE, attention=((0, 0.0), (4, 4.0)), ffn=((0, 0.0), (48, 4.8)))
+    planned: list[PruningPlan] = []
+
+    def plan_for(costs: LatencyTable) -> PruningPlan:
+        neurons = 48
+        while costs.speedup([(4, neurons), (0, 0)]) < 2:
+            neurons -= 1
+        planned.append(PruningPlan.first_units([(4, 48)] * 2, [(4, neurons), (0, 0)]))
+        return planned[-1]
+
+    def really(baseline: Path, candidate: Path, vocab_size: int, **shape: Any) -> float:
+        assert candidate.is_file()
+        assert shape["batch_size"] == 1
+        return 10.0 / (table.total_ms(planned[-1].sizes()) * 1.2)
+
+    monkeypatch.setattr(latency, "measured_speedup", really)
+    landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
+    assert landing.measured == pytest.approx(2.0, rel=0.03)
+    assert landing.plan == planned[-1]
+    assert 2 <= len(planned) <= 4, "the first plan was a fifth too slow"
+    assert landing.predicted == pytest.approx(landing.measured, rel=0.05)
+    assert model_sizes(model) == ((4, 48),) * 2
+    with pytest.raises(PlanError, match="attempts is 0; expected at least one"):
+        land(plan_for, table, 2.0, model, tmp_path, tiny_tokenizer(), None, attempts=0)

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from tiny import save_tiny_classifier, write_reviews
 
 import hfprune
 from hfprune import load_recipe
 from hfprune.cost import LatencyTable
 from hfprune.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
+from hfprune.latency import Landing
 from hfprune.pipeline import run
+from hfprune.plan import PruningPlan
 from hfprune.report import Console
 from hfprune.workplan import describe
 
@@ -282,6 +285,12 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "latency_table", lambda *args, **kwargs: table)
     monkeypatch.setattr(pipeline, "calibrated", lambda table, *args: table)
 
+    def land(plan_for: Any, table: LatencyTable, *args: Any) -> Landing:
+        plan = plan_for(table)
+        return Landing(plan, table, table.speedup(plan.sizes()), table.speedup(plan.sizes()))
+
+    monkeypatch.setattr(pipeline, "land", land)
+
 
 def test_a_family_from_one_run(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -292,6 +301,8 @@ def test_a_family_from_one_run(
             tmp_path,
             inputs,
             pruning={"method": "reconstruction", "speedup": [2.0, 5.0], "search_rounds": 3},
+            recovery={"num_train_epochs": 1, "freeze_embeddings": True},
+            distillation={"augmentation": 1},
         )
     )
     results = run(recipe, Console(quiet=True))
@@ -311,6 +322,38 @@ def test_a_family_from_one_run(
         model = hfprune.from_pretrained(tmp_path / "out" / label)
         assert sum(model.config.hfprune["heads"]) == sum(family[label]["heads"])
         assert (tmp_path / "out" / label / "onnx" / "model_quantized.onnx").is_file()
+        plan = PruningPlan.from_dict(
+            json.loads((tmp_path / "out" / label / "plan.json").read_text())
+        )
+        assert plan.totals() == ((4, 48),) * 3, "from the dense model, not from the one before"
+        assert plan.sizes() == hfprune.structure.model_sizes(model)
+        candidates = family[label]["candidates"]
+        assert {"searched", "layers 0"} <= set(candidates)
+        best = min(candidates.values(), key=lambda entry: entry["divergence"])
+        assert [entry["chosen"] for entry in candidates.values()].count(True) == 1
+        assert best["chosen"]
+        assert best["sizes"] == [list(size) for size in plan.sizes()]
+        assert best["predicted"] == family[label]["predicted_speedup"]
+
+
+def test_frozen_embeddings_stay_the_teachers(inputs: Path, tmp_path: Path) -> None:
+    for freeze in (True, False):
+        recipe = load_recipe(
+            recipe_file(
+                tmp_path,
+                inputs,
+                teacher={"name_or_path": str(inputs / "model")},
+                pruning={"keep_layers": [0, 2]},
+                recovery={"num_train_epochs": 1, "freeze_embeddings": freeze},
+                output_dir=str(tmp_path / f"out-{freeze}"),
+            )
+        )
+        run(recipe, Console(quiet=True))
+        before, after = (
+            load_file(place / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+            for place in (inputs / "model", tmp_path / f"out-{freeze}")
+        )
+        assert torch.equal(before, after) == freeze
 
 
 def test_one_speed_with_gates(

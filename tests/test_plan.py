@@ -83,3 +83,23 @@ def test_masks_must_fit() -> None:
         plan.mask(BlockKey(1, "ffn"))
     with pytest.raises(PlanError, match="as many layers of heads as of neurons"):
         PruningPlan(heads=((True,),), neurons=())
+
+
+def test_one_plan_after_another_is_one_plan() -> None:
+    first = PruningPlan.dense([(4, 6), (2, 3)])
+    first = first.with_block(BlockKey(0, "attention"), [True, False, True, True])
+    first = first.with_block(BlockKey(1, "ffn"), [False, False, True])
+    later = PruningPlan.dense(first.sizes())
+    later = later.with_block(BlockKey(0, "attention"), [False, True, True])
+    later = later.with_block(BlockKey(1, "ffn"), [False])
+    both = first.then(later)
+    assert both.kept(BlockKey(0, "attention")) == (2, 3)
+    assert both.is_removed(BlockKey(1, "ffn"))
+    assert both.sizes() == later.sizes()
+    assert both.totals() == first.totals()
+    words = PruningPlan(first.heads, first.neurons, (1, 4, 9))
+    fewer = PruningPlan(later.heads, later.neurons, (0, 2))
+    assert words.then(fewer).vocabulary == (1, 9)
+    assert words.then(later).vocabulary == (1, 4, 9)
+    with pytest.raises(PlanError, match="make the plan from this model"):
+        first.then(first)
