@@ -6,9 +6,10 @@
 
 For each seed one dense teacher is trained; every method starts from it, learns from it and has the
 same number of epochs. Each run is an ordinary recipe run in a directory of its own: what is
-finished is not repeated when the script is started again, and an interrupted run goes on. Accuracy
-is on the test split, of the int8 model unless said otherwise; speed is relative to the dense
-float32 ONNX model of the same run.
+finished is not repeated when the script is started again, and an interrupted run goes on; seeds can
+be run by several processes at once, one of which is then started again for the table. Accuracy is
+on the test split, of the int8 model unless said otherwise. At the end all models are timed
+together, interleaved; speed is relative to the dense float32 ONNX model there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
+SPARSITIES = (0.8, 0.95)
+# Times within a run only steer it: all models are timed together at the end.
+QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
+DENSE, DENSE_INT8 = "dense", "dense int8"
 SHORT = (
     "data.max_train_samples=96",
     "data.max_validation_samples=32",
@@ -33,27 +38,27 @@ SHORT = (
 
 
 def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]:
-    """Name to the sections that differ from the recipe."""
+    """Name to the sections that differ from the recipe.
+
+    What is removed at once, without looking at a gradient, is trained as small model for all
+    epochs, as ours are: that is better for it than to be masked while the large model trains.
+    """
     after = {"recovery": {"num_train_epochs": epochs}}
-    # Gates train while they prune: half of the epochs before the removal, half after it.
-    half = {"num_train_epochs": epochs / 2}
-    halves = {"training": half, "recovery": half}
     found: dict[str, dict[str, Any]] = {
-        f"layers {count}": {"pruning": {"keep_layers": kept}, **after}
-        for count, kept in LAYERS.items()
+        "hfprune": {"pruning": {"speedup": list(speeds), "method": "reconstruction"}, **after}
     }
-    for share in (0.8, 0.9):
-        for name, score, allocation in (
-            ("random", "random", "uniform"),
-            ("magnitude", "magnitude", "uniform"),
-            ("fisher", "fisher", "global"),
-        ):
-            found[f"{name} {share:.0%}"] = {
-                "pruning": {"sparsity": share, "score": score, "allocation": allocation},
-                **halves,
-            }
-    family = list(speeds)
-    found["reconstruction"] = {"pruning": {"speedup": family, "method": "reconstruction"}, **after}
+    for count, kept in LAYERS.items():
+        found[f"layers {count}"] = {"pruning": {"keep_layers": kept}, **after}
+    for share in SPARSITIES:
+        for score in ("magnitude", "random"):
+            found[f"{score} {share:.0%}"] = {
+                "pruning": {
+                    "sparsity": share, "score": score, "allocation": "uniform",
+                    "schedule": "one_shot", "start": 0.0,
+                },
+                "training": {"num_train_epochs": 0.005},
+                **after,
+            }  # fmt: skip
     return found
 
 
@@ -67,10 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--speeds", type=float, nargs="+", default=[6.0, 10.0, 16.0])
     parser.add_argument(
-        "--epochs", type=float, default=8, help="of every method, after the teacher"
+        "--epochs", type=float, default=5, help="of every method, after the teacher"
     )
     parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--untimed", action="store_true", help="only run: no timing, no table")
     parser.add_argument("--short", action="store_true", help="a smoke test on a sliver of the data")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every run")
     options = parser.parse_args(arguments)
@@ -92,11 +98,12 @@ def compare(options: argparse.Namespace) -> int:
     from hfprune.pipeline import run
     from hfprune.recipe import Recipe, load_recipe
 
-    overrides = [*(SHORT if options.short else ()), *options.overrides]
-    base = load_recipe(options.recipe, overrides)
+    timing = load_recipe(options.recipe, [*(SHORT if options.short else ()), *options.overrides])
+    base = load_recipe(options.recipe, [*(SHORT if options.short else QUICK), *options.overrides])
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
     rows: list[dict[str, Any]] = []
+    files: dict[tuple[str, int], Path] = {}
     for seed in options.seeds[:1] if options.short else options.seeds:
         teacher = None
         wanted = methods(speeds, epochs)
@@ -119,7 +126,12 @@ def compare(options: argparse.Namespace) -> int:
                 print(f"### seed {seed}: {name}", file=sys.stderr)
                 run(Recipe(**values))
             results = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
-            rows.extend(_rows(name, seed, results))
+            rows.extend(_rows(name, seed, results, place, files))
+        if teacher is not None:
+            _dense_files(teacher, base, seed, files)
+    if options.untimed:
+        return 0
+    _time(rows, files, timing, options.output / "times.json")
     summary = list(_summary(rows))
     atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})
     table = "\n".join(_table(summary)) + "\n"
@@ -141,30 +153,81 @@ def _teacher(values: dict[str, Any], place: Path) -> Path:
     return train_teacher(Recipe(**{**values, "output_dir": str(place), "resume": unfinished}))
 
 
-def _rows(name: str, seed: int, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(
+    name: str, seed: int, results: dict[str, Any], place: Path, files: dict[tuple[str, int], Path]
+) -> Iterator[dict[str, Any]]:
     """One row a compressed model; the dense models of a run are rows of the first method only."""
     evaluation, timing = results["evaluation"], results["benchmark"]
     primary = evaluation["primary"]
+    dense = evaluation["models"]["dense ONNX"]["metrics"][primary]
+    first = name == next(iter(methods([2.0], 1)))
     for model, entry in evaluation["models"].items():
         label, _, kind = model.rpartition(" ")
-        if kind != "int8" and model != "dense ONNX":
-            continue
-        if label == "dense" and name != f"layers {max(LAYERS)}":
-            continue
-        shown = model if label == "dense" else name if label == "pruned" else f"{name} {label}"
-        yield {
-            "name": shown,
-            "seed": seed,
-            "metric": entry["metrics"][primary],
-            "change": entry["metrics"][primary]
-            - evaluation["models"]["dense ONNX"]["metrics"][primary],
-            "bytes": timing["file_bytes"][model],
-            "speedup": {
-                f"{row['batch_size']}x{row['sequence_length']}": row["speedup"]
-                for row in timing["rows"]
-                if row["name"] == model
-            },
+        if label == "dense":
+            shown = {"ONNX": DENSE, "int8": DENSE_INT8}.get(kind, "") if first else ""
+        else:
+            shown = {"pruned": name}.get(label, f"{name} {label}") if kind == "int8" else ""
+            folder = place if label == "pruned" else place / label
+            files[(shown, seed)] = folder / "onnx" / "model_quantized.onnx"
+        if shown:
+            yield {
+                "name": shown,
+                "seed": seed,
+                "metric": entry["metrics"][primary],
+                "change": entry["metrics"][primary] - dense,
+                "bytes": timing["file_bytes"][model],
+            }
+
+
+def _dense_files(teacher: Path, recipe: Any, seed: int, files: dict[tuple[str, int], Path]) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from hfprune.export import MODEL_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
+    from hfprune.recipe import QuantizationConfig
+
+    folder = teacher.with_name("teacher-onnx")
+    if not (folder / QUANTIZED_FILE).is_file():
+        model = AutoModelForSequenceClassification.from_pretrained(teacher)
+        export_onnx(model, AutoTokenizer.from_pretrained(teacher), folder)
+        quantize_onnx(folder, recipe.export.quantization or QuantizationConfig())
+    files[(DENSE, seed)] = folder / MODEL_FILE
+    files[(DENSE_INT8, seed)] = folder / QUANTIZED_FILE
+
+
+def _time(
+    rows: list[dict[str, Any]], files: dict[tuple[str, int], Path], recipe: Any, kept: Path
+) -> None:
+    """Add to each row its ``speedup`` over the dense model; times of the same files are kept."""
+    from hfprune.benchmark import measure_latency, onnx_runner, random_batches, ratios
+    from hfprune.files import atomic_write_json, sha256_file
+
+    wanted = {f"{row['name']} {row['seed']}": files[(row["name"], row["seed"])] for row in rows}
+    settings = recipe.benchmark
+    shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
+    state = {
+        "benchmark": settings.model_dump(),
+        "files": {name: sha256_file(file) for name, file in wanted.items()},
+    }
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if found.get("state") != state:
+        print(f"### timing {len(wanted)} models together", file=sys.stderr)
+        baseline = f"{DENSE} {rows[0]['seed']}"
+        measured = measure_latency(
+            {name: onnx_runner(file, settings.threads) for name, file in wanted.items()},
+            shapes,
+            repeats=settings.repeats,
+            warmup=settings.warmup,
+            # Ids that any vocabulary has: reduced ones keep more than a thousand tokens.
+            make_batch=random_batches(1000, first_id=10),
+        )
+        factors = ratios(measured, baseline)
+        times = {
+            name: {f"{b}x{n}": factors[(name, (b, n))].value for b, n in shapes} for name in wanted
         }
+        found = {"state": state, "speedup": times}
+        atomic_write_json(kept, found)
+    for row in rows:
+        row["speedup"] = found["speedup"][f"{row['name']} {row['seed']}"]
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

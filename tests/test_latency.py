@@ -117,7 +117,7 @@ def test_plans_are_measured_until_they_land(
     import hfprune.latency as latency
 
     model = tiny_model("bert", layers=2)
-    table = replace(TABLE, attention=((0, 0.0), (4, 4.0)), ffn=((0, 0.0), (48, 4.8)))
+    table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
     planned: list[PruningPlan] = []
 
     def plan_for(costs: LatencyTable) -> PruningPlan:
