@@ -157,11 +157,12 @@ def atomic_directory(target: str | os.PathLike[str], overwrite: bool = False) ->
 def remove_leftovers(target: str | os.PathLike[str]) -> None:
     """Delete what an :func:`atomic_directory` for this target left when its process was killed.
 
-    Only for a target that no other process is writing. Folders moved aside (``overwrite``) stay:
-    one may be the only copy.
+    Only for a target that no other process is writing. A folder moved aside (``overwrite``) stays
+    where the target is missing: it may be the only copy.
     """
     place = _real(target)
-    name = re.escape(f".{place.name[:40]}.") + r"[0-9a-f]{8}\.tmp"
+    kinds = "tmp|old" if _is_full(place) else "tmp"
+    name = re.escape(f".{place.name[:40]}.") + rf"[0-9a-f]{{8}}\.({kinds})"
     with contextlib.suppress(OSError):
         for entry in list(place.parent.iterdir()):
             if re.fullmatch(name, entry.name) and entry.is_dir() and not entry.is_symlink():

@@ -79,7 +79,7 @@ from hfprune.metrics import (
 )
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe, dump_recipe
-from hfprune.report import Console, processes
+from hfprune.report import Console, lost_processes, processes
 from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
 from hfprune.surgery import shrink_
@@ -126,6 +126,7 @@ class _Run:
         self.state = processes()
         self.output = Path(recipe.output_dir)
         self.work = self.output.with_name(self.output.name + WORK_SUFFIX)
+        self.spent = self.output.with_name(self.output.name + SPENT_SUFFIX)
         self.done: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
 
@@ -148,6 +149,7 @@ class _Run:
         if finished is not None:
             if not self.state.is_main_process:
                 return None
+            self._remove_leftovers()
             self.console.note(f"{self.output}: finished before, nothing to resume")
             self.console.summary(finished)
             self._push(finished.get("family") or [PRUNED])
@@ -171,6 +173,9 @@ class _Run:
 
     def _prepare(self) -> None:
         recipe = self.recipe
+        lost = lost_processes()
+        if lost is not None:
+            self.console.warn(lost)
         self._check_before_work()
         self._open_work()
         set_seed(recipe.training.seed)
@@ -331,10 +336,13 @@ class _Run:
 
     def _remove_work(self) -> None:
         """In one step: half a work directory would look like an unfinished run."""
-        spent = self.output.with_name(self.output.name + SPENT_SUFFIX)
-        shutil.rmtree(spent, ignore_errors=True)
-        self.work.rename(spent)
-        shutil.rmtree(spent, ignore_errors=True)
+        self._remove_leftovers()
+        self.work.rename(self.spent)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        remove_leftovers(self.output)
+        shutil.rmtree(self.spent, ignore_errors=True)
 
     def _open_work(self) -> None:
         """Find out how far an earlier run came; make the work directory."""
@@ -342,7 +350,7 @@ class _Run:
         fingerprint = _fingerprint(recipe)
         record = self.work / "stages.json"
         if self.state.is_main_process:
-            remove_leftovers(self.output)
+            self._remove_leftovers()
             if self.work.exists() and not recipe.resume:
                 if not recipe.overwrite and record.exists():
                     raise CheckpointError(
