@@ -18,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import evaluate  # noqa: F401
+import optimum.exporters.onnx  # what the export imports late
+import optimum.onnxruntime  # noqa: F401
 import transformers
 
 import hfprune.pipeline
@@ -42,7 +45,7 @@ POINTS = (  # in the order in which a run comes to them
     Point(os, "replace", "before", 2),  # its own record half written
     Point(transformers.Trainer, "_save_optimizer_and_scheduler", "before", 2),
     Point(transformers.Trainer, "training_step", "before", 7),
-    Point(transformers.PreTrainedModel, "save_pretrained", "after", 3),
+    Point(transformers.PreTrainedModel, "save_pretrained", "after", 2),  # not yet in its place
     Point(RUN, "_keep", "after", 1),  # the teacher is there, but not yet recorded
     Point(GradientScores, "update", "before", 3),
     Point(TRAINER, "_next_plan", "after", 2),  # at a step of the schedule
