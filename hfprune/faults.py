@@ -44,7 +44,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(one).__name__ == "OutOfMemoryError"
         or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
         or (
-            isinstance(one, RuntimeError | ValueError)
+            (
+                isinstance(one, RuntimeError | ValueError)
+                or type(one).__module__.startswith("onnxruntime")
+            )
             and any(text in str(one) for text in _MEMORY_TEXTS)
         )
         for one in _chain(error)

@@ -428,9 +428,10 @@ class _Run:
                 f"finished stages ({finished}) and checkpoints are safe in {self.work}; run the "
                 "same command again with resume=true (and without overwrite=true) to go on"
             )
-            if isinstance(error, HFPruneError):
-                if isinstance(error, OutputError):
-                    raise OutputError(f"{doing}: {error}; {go_on}") from error
+            ours = isinstance(error, HFPruneError)
+            if isinstance(error, OutputError) or (ours and is_disk_full(error)):
+                raise OutputError(f"{doing}: {error}; {go_on}") from error
+            if ours:
                 raise
             if is_disk_full(error):
                 name = getattr(error, "filename", None) or self.work

@@ -335,8 +335,10 @@ class HFPruneTrainer(Trainer):
 
     # -- what happens when ----------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.train``; then what was pruned is physically removed.
+
+        ``resume_from_checkpoint=True`` means the newest checkpoint that is whole.
 
         Raises:
             TrainingError: the loss or the gradients are not finite, memory ran out, or training
@@ -345,7 +347,10 @@ class HFPruneTrainer(Trainer):
         """
         try:
             self._fill_cache()
-            result = super().train(*args, **kwargs)
+            if resume_from_checkpoint is True:
+                found = last_checkpoint(str(self.args.output_dir), self._needed_files())
+                resume_from_checkpoint = True if found is None else str(found)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         except Exception as error:
             if isinstance(error, TrainingError) or not is_out_of_memory(error):
                 raise
@@ -423,11 +428,13 @@ class HFPruneTrainer(Trainer):
             f"rate, or check the data for extreme values; {self._last_good()}"
         )
 
+    def _needed_files(self) -> tuple[str, ...]:
+        return () if self.pruning is None else checkpoint_files(self.pruning)
+
     def _last_good(self) -> str:
-        needed = checkpoint_files(self.pruning) if self.pruning is not None else ()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = last_checkpoint(str(self.args.output_dir), needed)
+            found = last_checkpoint(str(self.args.output_dir), self._needed_files())
         if found is None:
             return "no checkpoint has been written yet"
         return f"the last good checkpoint is {found}"
@@ -438,7 +445,8 @@ class HFPruneTrainer(Trainer):
             f"out of memory at step {self.state.global_step + 1}{self._batch_shape}: lower "
             f"per_device_train_batch_size ({args.per_device_train_batch_size}) and raise "
             f"gradient_accumulation_steps ({args.gradient_accumulation_steps}) by the same factor, "
-            "which keeps the result and can be resumed; or lower data.max_length, or "
+            "which keeps the result and can be resumed; or set gradient_checkpointing; or lower "
+            "data.max_length, or "
             f"per_device_eval_batch_size ({args.per_device_eval_batch_size}) if it was evaluating; "
             f"{self._last_good()} ({' '.join(str(error).split())[:200]})"
         )
@@ -695,7 +703,7 @@ class HFPruneTrainer(Trainer):
                 f"{folder} holds no pruning state ({error.filename}); it was not written by an "
                 "HFPruneTrainer with the same pruning settings, so it cannot be resumed from"
             ) from error
-        except (ValueError, KeyError, TypeError, PlanError) as error:
+        except (ValueError, KeyError, TypeError, PlanError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: the pruning state is damaged: {error}") from error
         self.plan = plan
         self._complete = bool(state["complete"])
