@@ -381,7 +381,7 @@ CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: y
 
 CASES = [
     # -- recipes
-    Case("no recipe", _no_recipe, RecipeError, "recipes.yaml.*(Did you mean|no such file)"),
+    Case("no recipe", _no_recipe, RecipeError, "recipes.yaml: no such recipe file"),
     Case("recipe not UTF-8", _recipe_not_utf8, RecipeError, "UTF-8"),
     Case("not YAML", text_of("model: [1, 2"), RecipeError, "line 1|line 2"),
     Case("not a mapping", text_of("- 1\n- 2\n"), RecipeError, "mapping"),
@@ -584,11 +584,10 @@ def test_a_smaller_batch_after_running_out_of_memory_can_be_resumed(world: World
 
     world.set("training", **EVERY_TWO)
     world.teacher()
-    real, calls = transformers.Trainer.compute_loss, [0]
+    real = transformers.Trainer.compute_loss
 
     def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] > 4 and len(inputs["input_ids"]) > 4:
+        if model.training and self.state.global_step >= 4 and len(inputs["input_ids"]) > 4:
             raise CUDA
         return real(self, model, inputs, *args, **kwargs)
 
