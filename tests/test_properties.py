@@ -54,10 +54,8 @@ def plans(draw: st.DrawFn, model: Any) -> PruningPlan:
 def test_shrunk_equals_gated_and_comes_back_bit_for_bit(data: st.DataObject) -> None:
     model = data.draw(models())
     plan = plans(data.draw, model)
-    batches = [
-        tiny_batch(data.draw(st.integers(1, 4)), data.draw(st.integers(1, 20)), seed=seed)
-        for seed in range(2)
-    ]
+    rows, tokens = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 20))
+    batches = [tiny_batch(rows, tokens), tiny_batch(1, 1, padded=False)]
     with Gates(model, plan):
         gated = [model(**batch).logits for batch in batches]
     small = shrink_(copy.deepcopy(model), plan)
