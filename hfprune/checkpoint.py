@@ -54,7 +54,7 @@ def from_pretrained(
             f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so hfprune did not shrink "
             "this model; load it with transformers"
         )
-    model = _model_class(config, folder)(config)
+    model = _build(_model_class(config, folder), config, folder)
     try:
         resize_(model, sizes)
     except PlanError as error:
@@ -67,6 +67,16 @@ def from_pretrained(
     except UnsupportedModelError as error:
         raise CheckpointError(f"the tensors in {folder} are damaged: {error}") from error
     return model.eval()
+
+
+def _build(model_class: Any, config: Any, folder: Path) -> Any:
+    try:
+        return model_class(config)
+    except Exception as error:  # whatever nonsense sizes in a config lead to, memory included
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no {model_class.__name__} that can be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def load_weights_(model: nn.Module, folder: Path) -> None:
@@ -151,7 +161,8 @@ def _read_config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; pass a directory of save_pretrained")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Not None, which would ask on the terminal whether to run code that comes with the model.
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from error
 

@@ -33,7 +33,7 @@ from torch import nn
 
 from hfprune.errors import DataError, ExportError, MissingExtraError
 from hfprune.machine import detect_instruction_set, open_session
-from hfprune.structure import block_views
+from hfprune.structure import block_views, position_limit
 
 if TYPE_CHECKING:
     import datasets
@@ -466,11 +466,7 @@ def _limits_of(model: Any, tokenizer_or_vocab_size: Any) -> _Limits:
         longest = min(longest, tokenizer.model_max_length)
         left = tokenizer.padding_side == "left"
     size = min(size, embedding.num_embeddings)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            # RoBERTa and its kin start to count positions after the padding index.
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            longest = min(longest, module.num_embeddings - offset)
+    longest = min(longest, position_limit(model) or longest)
     longest = min(longest, getattr(config, "max_position_embeddings", None) or longest)
     return _limits(size, 0 if pad_id is None else pad_id, special, config, longest, left)
 

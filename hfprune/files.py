@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import warnings
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hfprune.errors import OutputError
+from hfprune.faults import is_disk_full
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -118,7 +119,8 @@ def atomic_directory(target: str | os.PathLike[str], overwrite: bool = False) ->
         _sync_tree(temporary)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        ours = not isinstance(error, Exception) or isinstance(error, OutputError)
+        if not ours and is_disk_full(error):
             raise OutputError(_explain(f"write {shown!r}", error, kept)) from error
         raise
 
@@ -155,6 +157,21 @@ def atomic_directory(target: str | os.PathLike[str], overwrite: bool = False) ->
                 f"{str(old)!r} ({error.strerror}): delete it by hand",
                 stacklevel=2,
             )
+
+
+def remove_leftovers(target: str | os.PathLike[str]) -> None:
+    """Delete what an :func:`atomic_directory` for this target left when its process was killed.
+
+    Only for a target that no other process is writing. A folder moved aside (``overwrite``) stays
+    where the target is missing: it may be the only copy.
+    """
+    place = _real(target)
+    kinds = "tmp|old" if _is_full(place) else "tmp"
+    name = re.escape(f".{place.name[:40]}.") + rf"[0-9a-f]{{8}}\.({kinds})"
+    with contextlib.suppress(OSError):
+        for entry in list(place.parent.iterdir()):
+            if re.fullmatch(name, entry.name) and entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def check_output_dir(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -240,13 +257,15 @@ def _is_full(place: Path) -> bool:
         raise OutputError(f"cannot look into {str(place)!r}: {error.strerror}") from error
 
 
-def _explain(task: str, error: OSError, kept: str) -> str:
-    if error.errno in _NO_SPACE:
+def _explain(task: str, error: BaseException, kept: str) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if is_disk_full(error):
         why = "the disk is full; free some space and run again"
-    elif error.errno in _NO_PERMISSION:
-        why = f"no permission ({error.strerror}); choose another place or change its permissions"
+    elif number in _NO_PERMISSION:
+        why = f"no permission ({said}); choose another place or change its permissions"
     else:
-        why = error.strerror or str(error)
+        why = said
     return f"cannot {task}: {why}; {kept}"
 
 

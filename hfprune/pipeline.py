@@ -12,7 +12,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +22,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    EarlyStoppingCallback,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, set_seed
 
 from hfprune.benchmark import (
     count_macs,
@@ -46,8 +41,10 @@ from hfprune.cost import LatencyTable, parameter_costs
 from hfprune.data import TaskData, data_collator, load_task_data
 from hfprune.errors import (
     CheckpointError,
+    HFPruneError,
     HubError,
     MissingExtraError,
+    OutputError,
     PlanError,
     TrainingError,
 )
@@ -60,9 +57,17 @@ from hfprune.export import (
     predict_logits,
     quantize_onnx,
 )
-from hfprune.files import atomic_directory, atomic_write_json, atomic_write_text, check_output_dir
+from hfprune.faults import is_disk_full, is_out_of_memory
+from hfprune.files import (
+    atomic_directory,
+    atomic_write_json,
+    atomic_write_text,
+    check_output_dir,
+    remove_leftovers,
+)
 from hfprune.hub import find_token, member_repo_id, push, sources, write_card
 from hfprune.latency import Landing, calibrated, land, latency_table
+from hfprune.loading import check_fits, load_classifier, load_tokenizer
 from hfprune.metrics import (
     bootstrap_interval,
     compute,
@@ -76,16 +81,18 @@ from hfprune.metrics import (
 )
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe, dump_recipe
-from hfprune.report import Console, processes
+from hfprune.report import Console, lost_processes, processes
 from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
-from hfprune.surgery import RECORD_KEY, shrink_
-from hfprune.trainer import HFPruneTrainer, last_checkpoint, training_arguments
+from hfprune.surgery import shrink_
+from hfprune.trainer import HFPruneTrainer, checkpoint_files, last_checkpoint, training_arguments
 
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1
 WORK_SUFFIX = ".work"
+# The work of a finished run, while it is being deleted.
+SPENT_SUFFIX = ".work.done"
 WEIGHTS = "model.safetensors"
 PLAN_FILE = "plan.json"
 DENSE, PRUNED = "dense", "pruned"
@@ -122,6 +129,7 @@ class _Run:
         self.state = processes()
         self.output = Path(recipe.output_dir)
         self.work = self.output.with_name(self.output.name + WORK_SUFFIX)
+        self.spent = self.output.with_name(self.output.name + SPENT_SUFFIX)
         self.done: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
 
@@ -131,13 +139,24 @@ class _Run:
         self._prepare()
         teacher = self._stage("teacher", self._teacher)
         if self.state.is_main_process:
-            with atomic_directory(self.output, overwrite=self.recipe.overwrite) as folder:
-                shutil.copytree(teacher, folder, dirs_exist_ok=True)
-            shutil.rmtree(self.work)
+            with self._explained("writing the output"):
+                replace = self.recipe.overwrite or self.recipe.resume
+                with atomic_directory(self.output, overwrite=replace) as folder:
+                    shutil.copytree(teacher, folder, dirs_exist_ok=True)
+            self._remove_work()
         self.state.wait_for_everyone()
         return self.output
 
     def execute(self) -> dict[str, Any] | None:
+        finished = self._finished_before()
+        if finished is not None:
+            if not self.state.is_main_process:
+                return None
+            self._remove_leftovers()
+            self.console.note(f"{self.output}: finished before, nothing to resume")
+            self.console.summary(finished)
+            self._push(finished.get("family") or [PRUNED])
+            return finished
         self._prepare()
         teacher = self._stage("teacher", self._teacher)
         members = self._members(teacher)
@@ -146,21 +165,31 @@ class _Run:
         self._stage("export", lambda: self._export(teacher, members))
         evaluation = self._stage("evaluate", lambda: self._evaluate(teacher, members))
         timing = self._stage("benchmark", lambda: self._benchmark(teacher, members))
-        results = self._results(members, evaluation, timing)
-        self._write(members, results)
+        with self._explained("writing the output"):
+            results = self._results(members, evaluation, timing)
+            self._write(members, results)
+        self._remove_work()
+        self.console.summary(results)
+        self.console.note(f"results: {self.output}")
         self._push(members)
         return results
 
     def _prepare(self) -> None:
         recipe = self.recipe
+        lost = lost_processes()
+        if lost is not None:
+            self.console.warn(lost)
         self._check_before_work()
         self._open_work()
         set_seed(recipe.training.seed)
         with self.console.stage("data"):
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                recipe.model.tokenizer or recipe.model.name_or_path,
-                revision=recipe.model.revision if recipe.model.tokenizer is None else None,
-                trust_remote_code=recipe.model.trust_remote_code,
+            model = recipe.model
+            own = model.tokenizer is None
+            self.tokenizer = load_tokenizer(
+                model.tokenizer or model.name_or_path,
+                revision=model.revision if own else model.tokenizer_revision,
+                trust_remote_code=model.trust_remote_code,
+                key="model.name_or_path" if own else "model.tokenizer",
             )
             self.data = load_task_data(recipe.data, self.tokenizer, recipe.task)
             self.console.note(_describe_data(self.data))
@@ -239,7 +268,7 @@ class _Run:
     def _trial(self, label: str, name: str, folder: str, teacher: str) -> float:
         """Mean KL divergence from the teacher on the validation rows; in nats a row."""
         recipe, model = self.recipe, from_pretrained(folder)
-        dense = self._load_dense(teacher, None)
+        dense = self._load_teacher(teacher)
         epochs = recipe.pruning.trial_epochs
         if epochs is None:
             epochs = 1.0 if recipe.recovery.num_train_epochs > 0 else 0.0
@@ -314,7 +343,7 @@ class _Run:
 
     def _validation(self, folder: str, label: str) -> float:
         """The metric that chooses checkpoints, of the exported (and quantized) model."""
-        model = self._load_dense(folder, None) if label == DENSE else from_pretrained(folder)
+        model = self._load_teacher(folder) if label == DENSE else from_pretrained(folder)
         file = self._exported(model, self.work / "validation" / label)
         data, metric = self.data, self.recipe.training.metric_for_best_model
         name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
@@ -344,22 +373,46 @@ class _Run:
         load_metrics(recipe.evaluation.metrics, recipe.task, 2)
         if recipe.hub.push_to_hub:
             find_token()
-        model = Path(recipe.model.name_or_path)
-        if (model / "config.json").is_file():
-            config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-            adapter_for(str(config.get("model_type")))
+        for name in (recipe.model.name_or_path, recipe.teacher.name_or_path):
+            file = None if name is None else Path(name) / "config.json"
+            if file is not None and file.is_file():
+                try:
+                    config = json.loads(file.read_text(encoding="utf-8"))
+                except ValueError as error:
+                    raise CheckpointError(f"{file} is no JSON: {error}") from error
+                if not isinstance(config, dict):
+                    raise CheckpointError(f"{file} must hold a JSON object")
+                adapter_for(str(config.get("model_type")))
+
+    def _finished_before(self) -> dict[str, Any] | None:
+        """The results of a run that ``resume`` finds complete: it was killed in its last moment."""
+        if not self.recipe.resume or self.work.exists():
+            return None
+        try:
+            found = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(found, dict) or found.get("recipe_sha256") != _fingerprint(self.recipe):
+            return None
+        return found
+
+    def _remove_work(self) -> None:
+        """In one step: half a work directory would look like an unfinished run."""
+        self._remove_leftovers()
+        self.work.rename(self.spent)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        remove_leftovers(self.output)
+        shutil.rmtree(self.spent, ignore_errors=True)
 
     def _open_work(self) -> None:
         """Find out how far an earlier run came; make the work directory."""
         recipe = self.recipe
-        fingerprint = hashlib.sha256(
-            dump_recipe(
-                # How the run is carried on and published does not change its results.
-                recipe.model_copy(update={"resume": False, "overwrite": False, "hub": HubConfig()})
-            ).encode()
-        ).hexdigest()
+        fingerprint = _fingerprint(recipe)
         record = self.work / "stages.json"
         if self.state.is_main_process:
+            self._remove_leftovers()
             if self.work.exists() and not recipe.resume:
                 if not recipe.overwrite and record.exists():
                     raise CheckpointError(
@@ -370,14 +423,20 @@ class _Run:
             self.work.mkdir(parents=True, exist_ok=True)
         self.state.wait_for_everyone()
         if recipe.resume and record.is_file():
-            saved = json.loads(record.read_text(encoding="utf-8"))
-            if saved.get("recipe") != fingerprint:
+            try:
+                saved = json.loads(record.read_text(encoding="utf-8"))
+                begun, done, seconds = saved["recipe"], dict(saved["done"]), dict(saved["seconds"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(
+                    f"{record} is damaged ({type(error).__name__}: {error}); set overwrite=true "
+                    "and resume=false to start afresh"
+                ) from error
+            if begun != fingerprint:
                 raise CheckpointError(
                     f"{self.work} was begun with another recipe; resume with the recipe in "
                     f"{self.work / 'recipe.yaml'}, or set overwrite=true to start afresh"
                 )
-            self.done = saved["done"]
-            self.seconds = saved["seconds"]
+            self.done, self.seconds = done, seconds
         self.fingerprint = fingerprint
         self._save_state()
         if self.state.is_main_process:
@@ -396,10 +455,14 @@ class _Run:
         With ``by_main`` only the main process works, and the others take its result.
         """
         if name in self.done:
-            self.console.note(f"{name}: done before, not repeated")
-            return self.done[name]
+            if self._still_there(name):
+                self.console.note(f"{name}: done before, not repeated")
+                return self.done[name]
+            self.console.note(f"{name}: its result is gone, so it is done again")
         start = time.monotonic()
-        with self.console.stage(name):
+        # A stage is a function of what it starts from, whichever stages this process did before.
+        set_seed(self.recipe.training.seed)
+        with self.console.stage(name), self._explained(f"stage {name!r}"):
             result = do() if self.state.is_main_process or not by_main else None
         if by_main and self.state.num_processes > 1:
             result = broadcast_object_list([result])[0]
@@ -410,14 +473,63 @@ class _Run:
         self._save_state()
         return result
 
+    def _still_there(self, name: str) -> bool:
+        """Whether the folders that a finished stage left are there."""
+        result = self.done[name]
+        places = result.values() if name == "export" else [result]
+        return all(Path(place).is_dir() for place in places if isinstance(place, str))
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """A full disk or exhausted memory as an error that says what is safe and how to go on."""
+        try:
+            yield
+        except Exception as error:
+            finished = ", ".join(self.done) or "none yet"
+            go_on = (
+                f"finished stages ({finished}) and checkpoints are safe in {self.work}; run the "
+                "same command again with resume=true (and without overwrite=true) to go on"
+            )
+            ours = isinstance(error, HFPruneError)
+            if isinstance(error, OutputError) or (ours and is_disk_full(error)):
+                raise OutputError(f"{doing}: {error}; {go_on}") from error
+            if ours:
+                raise
+            if is_disk_full(error):
+                name = getattr(error, "filename", None) or self.work
+                raise OutputError(
+                    f"{doing}: the disk is full, writing {name} failed ({_brief(error)}); free "
+                    f"some space; {go_on}"
+                ) from error
+            if is_out_of_memory(error):
+                training = self.recipe.training
+                raise TrainingError(
+                    f"{doing}: out of memory ({_brief(error)}); lower "
+                    f"training.per_device_eval_batch_size ({training.per_device_eval_batch_size}) "
+                    f"or benchmark.batch_sizes ({self.recipe.benchmark.batch_sizes}); {go_on}"
+                ) from error
+            if isinstance(error, OSError) and error.filename is not None:
+                raise OutputError(
+                    f"{doing}: {error.filename}: {error.strerror}; {go_on}"
+                ) from error
+            raise
+
     # -- training stages ------------------------------------------------------------------------
 
     def _teacher(self) -> str:
         recipe = self.recipe
         if recipe.teacher.name_or_path is not None:
-            model = self._load_dense(recipe.teacher.name_or_path, None)
+            model = self._load(
+                recipe.teacher.name_or_path,
+                recipe.teacher.revision,
+                key="teacher.name_or_path",
+                trained=True,
+            )
         else:
-            model = self._load_dense(recipe.model.name_or_path, recipe.model.revision)
+            model = self._load(recipe.model.name_or_path, recipe.model.revision)
+        lengths = recipe.benchmark.sequence_lengths
+        check_fits(model, self.data, self.tokenizer, lengths)
+        if recipe.teacher.name_or_path is None:
             own = recipe.teacher.model_dump(include={"num_train_epochs", "learning_rate"})
             changes = {name: value for name, value in own.items() if value is not None}
             trainer = self._trainer(model, "teacher", changes)
@@ -428,7 +540,7 @@ class _Run:
     def _latency(self, teacher: str, speedup: Any, target: PruningConfig) -> dict[str, Any]:
         recipe = self.recipe
         with self.console.progress("latency table") as progress:
-            model = self._load_dense(teacher, None)
+            model = self._load_teacher(teacher)
             table = latency_table(
                 model,
                 self.tokenizer,
@@ -458,7 +570,7 @@ class _Run:
         teacher: str,
         table: LatencyTable | None,
     ) -> str:
-        model = self._load_dense(current, None) if current == teacher else from_pretrained(current)
+        model = self._load_teacher(current) if current == teacher else from_pretrained(current)
         sizes = model_sizes(model)
         history: list[dict[str, float]] = []
         if target.keep_layers is not None:
@@ -471,9 +583,10 @@ class _Run:
                 pruning=target,
                 latency=table,
                 distillation=self.recipe.distillation,
-                teacher=self._load_dense(teacher, None) if self.recipe.distillation else None,
+                teacher=self._load_teacher(teacher) if self.recipe.distillation else None,
             )
-            trainer.train(resume_from_checkpoint=self._checkpoint(f"prune-{label}"))
+            found = self._checkpoint(f"prune-{label}", checkpoint_files(target))
+            trainer.train(resume_from_checkpoint=found)
             plan = trainer.plan or PruningPlan.dense(sizes)
             history, model = trainer.state.log_history, trainer.model
         self.console.note(_sizes_text(model_sizes(model)))
@@ -488,7 +601,7 @@ class _Run:
         table: LatencyTable | None,
     ) -> dict[str, Any]:
         """Candidates, pruned and saved: name to ``folder``, ``sizes`` and, by time, speeds."""
-        dense = self._load_dense(teacher, None)
+        dense = self._load_teacher(teacher)
         model = dense if current == teacher else from_pretrained(current)
         rounds, seed = target.search_rounds, self.recipe.training.seed
         batches = self._scoring_batches(target.scoring_samples)
@@ -542,7 +655,7 @@ class _Run:
     ) -> Landing:
         folder = self.work / "onnx-dense"
         if not (folder / MODEL_FILE).is_file():
-            export_onnx(self._load_dense(teacher, None), self.tokenizer, folder)
+            export_onnx(self._load_teacher(teacher), self.tokenizer, folder)
         return land(
             lambda scaled: found.plan(scaled.budget_ms(speedup), _price(scaled), layers),
             table,
@@ -572,7 +685,7 @@ class _Run:
         recipe = self.recipe
         trainer = self._recovery_trainer(
             from_pretrained(pruned),
-            self._load_dense(teacher, None) if recipe.distillation else None,
+            self._load_teacher(teacher) if recipe.distillation else None,
             f"recover-{label}",
             num_train_epochs=recipe.recovery.num_train_epochs,
         )
@@ -593,33 +706,30 @@ class _Run:
             model, stage, changes, distillation=recipe.distillation, teacher=teacher
         )
 
-    def _load_dense(self, name: str, revision: str | None) -> Any:
+    def _load(
+        self,
+        name: str,
+        revision: str | None,
+        *,
+        key: str = "model.name_or_path",
+        trained: bool = False,
+    ) -> Any:
         """A classifier for this task; a model that hfprune shrank before is taken as it is."""
-        recipe, data = self.recipe, self.data
-        config = AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=recipe.model.trust_remote_code
-        )
-        if getattr(config, RECORD_KEY, None) is not None:
-            small = from_pretrained(name, revision=revision)
-            if small.config.num_labels != data.num_labels:
-                raise CheckpointError(
-                    f"{name} was shrunk for {small.config.num_labels} labels, the data has "
-                    f"{data.num_labels}; start from a model of the same task, or a dense one"
-                )
-            return small
-        labels: dict[str, Any] = {"num_labels": data.num_labels}
-        if data.label_names:
-            labels = {"id2label": data.id2label, "label2id": data.label2id}
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = load_classifier(
             name,
+            self.data,
             revision=revision,
-            trust_remote_code=recipe.model.trust_remote_code,
-            problem_type=recipe.task,
-            **labels,
+            trust_remote_code=self.recipe.model.trust_remote_code,
+            key=key,
+            trained=trained,
         )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
+
+    def _load_teacher(self, folder: str) -> Any:
+        """The dense model that the teacher stage left."""
+        return self._load(folder, None, key="the teacher of this run")
 
     def _trainer(
         self,
@@ -645,9 +755,9 @@ class _Run:
             **pruning,
         )
 
-    def _checkpoint(self, stage: str) -> str | None:
+    def _checkpoint(self, stage: str, needed: Sequence[str] = ()) -> str | None:
         folder = self.work / "checkpoints" / stage
-        found = last_checkpoint(folder) if self.recipe.resume else None
+        found = last_checkpoint(folder, needed) if self.recipe.resume else None
         if found is not None:
             self.console.note(f"{stage}: resuming from {found.name}")
         return None if found is None else str(found)
@@ -677,7 +787,7 @@ class _Run:
         folders = {}
         for label, place in {DENSE: teacher, **members}.items():
             folder = self.work / "onnx" / label
-            model = self._load_dense(place, None) if label == DENSE else from_pretrained(place)
+            model = self._load_teacher(place) if label == DENSE else from_pretrained(place)
             self._exported(model, folder)
             folders[label] = str(folder)
         return folders
@@ -687,7 +797,7 @@ class _Run:
         onnx = self.done["export"]
         found: dict[str, Any] = {}
         for label, place in {DENSE: teacher, **members}.items():
-            model = self._load_dense(place, None) if label == DENSE else from_pretrained(place)
+            model = self._load_teacher(place) if label == DENSE else from_pretrained(place)
             found[f"{label} PyTorch"] = model.eval()
             found[f"{label} ONNX"] = Path(onnx[label]) / MODEL_FILE
             if self.recipe.export.quantization is not None:
@@ -801,6 +911,7 @@ class _Run:
         data = self.data
         common = {
             "format_version": RESULTS_VERSION,
+            "recipe_sha256": _fingerprint(self.recipe),
             "task": data.task,
             "labels": data.label_names,
             "data": {
@@ -837,7 +948,7 @@ class _Run:
 
     def _pruning(self, label: str, place: str) -> dict[str, Any]:
         """What a model kept, and what of the dense model's encoder weights is gone."""
-        dense = self._load_dense(self.done["teacher"], None)
+        dense = self._load_teacher(self.done["teacher"])
         model = from_pretrained(place)
         costs = parameter_costs(dense)
         totals, kept = model_sizes(dense), model_sizes(model)
@@ -875,9 +986,6 @@ class _Run:
             if PRUNED not in members:
                 atomic_write_json(folder / "metrics.json", results)
                 atomic_write_text(folder / "recipe.yaml", dump_recipe(recipe))
-        shutil.rmtree(self.work)
-        self.console.summary(results)
-        self.console.note(f"results: {self.output}")
 
     def _push(self, members: Iterable[str]) -> None:
         """Last, so that a failed upload costs nothing but itself."""
@@ -971,6 +1079,31 @@ def _parameter_budget(
 
 def _price(table: LatencyTable) -> Callable[[BlockKey, int], float]:
     return lambda key, count: table.block_ms(key.kind, count)
+
+
+def _fingerprint(recipe: Recipe) -> str:
+    """SHA-256 of what a recipe's results follow from: what may change when a run is resumed is out.
+
+    That is how the run is carried on and published, and how many rows are computed at a time as
+    long as an optimizer step sees the same rows.
+    """
+    training = recipe.training
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    same = training.model_copy(
+        update={
+            "per_device_train_batch_size": rows,
+            "gradient_accumulation_steps": 1,
+            "per_device_eval_batch_size": 1,
+            "gradient_checkpointing": False,
+        }
+    )
+    update = {"resume": False, "overwrite": False, "hub": HubConfig(), "training": same}
+    return hashlib.sha256(dump_recipe(recipe.model_copy(update=update)).encode()).hexdigest()
+
+
+def _brief(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
 
 
 def _layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> PruningPlan:

@@ -135,9 +135,22 @@ class ModelConfig(_Section):
     tokenizer: Name | None = Field(
         default=None, description="Hub id or folder of the tokenizer; null: the model's own."
     )
-    trust_remote_code: bool = Field(
-        default=False, description="Run Python code that comes with the model. Leave it false."
+    tokenizer_revision: Name | None = Field(
+        default=None, description="Branch, tag or commit of `tokenizer` on the Hub; null: main."
     )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run Python code that comes with a model, a tokenizer or a metric of the Hub. "
+        "Leave it false.",
+    )
+
+    def _clashes(self) -> Iterator[_Clash]:
+        if self.tokenizer_revision is not None and self.tokenizer is None:
+            yield _Clash(
+                "tokenizer_revision belongs to a tokenizer of its own, but the model's is used, at "
+                "revision: remove it, or name the tokenizer",
+                ("tokenizer_revision",),
+            )
 
 
 class DataConfig(_Section):
@@ -304,6 +317,9 @@ class TeacherConfig(_Section):
         description="A model already fine-tuned on this task (Hub id or folder), used as it is; "
         "null: fine-tune `model` first.",
     )
+    revision: Name | None = Field(
+        default=None, description="Branch, tag or commit of `name_or_path` on the Hub; null: main."
+    )
     num_train_epochs: float | None = Field(
         default=None, gt=0, description="Epochs of its fine-tuning; null: as under `training`."
     )
@@ -315,6 +331,11 @@ class TeacherConfig(_Section):
     )
 
     def _clashes(self) -> Iterator[_Clash]:
+        if self.revision is not None and self.name_or_path is None:
+            yield _Clash(
+                "revision belongs to a teacher by name: remove it, or give name_or_path",
+                ("revision",),
+            )
         for key in ("num_train_epochs", "learning_rate"):
             if self.name_or_path is not None and getattr(self, key) is not None:
                 yield _Clash(
@@ -891,6 +912,13 @@ class Recipe(_Section):
                     f"evaluation.metrics: {metric!r} is not a metric of task {self.task}. "
                     + _suggest(metric, allowed, "Choose from"),
                     ("evaluation.metrics", "task"),
+                )
+            elif "/" in metric and not self.model.trust_remote_code:
+                yield _Clash(
+                    f"evaluation.metrics: {metric!r} is Python code from elsewhere, which is not "
+                    "run unless the recipe says so: read it, then set model.trust_remote_code: "
+                    f"true, or choose from {', '.join(allowed)}",
+                    ("evaluation.metrics", "model.trust_remote_code"),
                 )
         best, greater = self.training.metric_for_best_model, self.training.greater_is_better
         computed = [*(self.evaluation.metrics or DEFAULT_METRICS[self.task]), "loss"]

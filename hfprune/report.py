@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from rich.console import Console as RichConsole
 from rich.progress import Progress
@@ -22,6 +24,34 @@ def processes() -> PartialState:
     only one.
     """
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def leave_processes() -> None:
+    """Take the process group down, if there is one; at the very end of a program.
+
+    A process that just ends can abort in gloo's threads, after its work is done and well.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def lost_processes(environ: Mapping[str, str] = os.environ) -> str | None:
+    """What to say where several processes were asked for and only this one was started.
+
+    ``accelerate launch --num_processes 2`` without a GPU starts one process and says nothing. It
+    then sets an address to meet at, but, other than for real processes, no rank and no world size.
+    """
+    started = ("WORLD_SIZE", "RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    asked = all(
+        name in environ for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT")
+    )
+    if not asked or any(name in environ for name in started):
+        return None
+    return (
+        "accelerate launch was asked for several processes, but without GPUs it starts only this "
+        "one, which trains with the batch of one; for two processes on the CPU use "
+        "`python -m torch.distributed.run --nproc_per_node 2 scripts/prune.py --recipe ...`"
+    )
 
 
 class Console:
@@ -39,6 +69,11 @@ class Console:
         """One line."""
         if not self.silent:
             self._rich.print(f"  {text}", markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that is shown also where progress is not."""
+        if processes().is_main_process:
+            self._rich.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

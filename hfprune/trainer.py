@@ -12,8 +12,10 @@ import inspect
 import json
 import logging
 import re
+import shutil
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -32,6 +35,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hfprune.augment import TEXT_COLUMNS, with_variations
 from hfprune.cost import LatencyTable, parameter_costs
@@ -44,7 +48,8 @@ from hfprune.distill import (
     hidden_loss,
     logits_loss,
 )
-from hfprune.errors import CheckpointError, PlanError, TrainingError
+from hfprune.errors import CheckpointError, OutputError, PlanError, TrainingError
+from hfprune.faults import is_disk_full, is_out_of_memory
 from hfprune.files import atomic_write_json, cache_folder
 from hfprune.gates import Gates
 from hfprune.importance import GradientScores, Scores, magnitude_scores, random_scores
@@ -59,6 +64,7 @@ logger = logging.getLogger(__name__)
 
 STATE_NAME = "hfprune_state.json"
 SCORES_NAME = "hfprune_scores.safetensors"
+GRADIENT_SCORES = ("taylor", "fisher")
 # Column that the Trainer adds to the training rows, to look the teacher's outputs up.
 ROW_COLUMN = "teacher_row"
 
@@ -106,11 +112,21 @@ def _check_target(pruning: PruningConfig, latency: LatencyTable | None) -> None:
         )
 
 
-def last_checkpoint(folder: str | Path) -> Path | None:
+def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
+    """What a checkpoint of a run that prunes holds besides the Trainer's own files."""
+    return (STATE_NAME, SCORES_NAME) if pruning.score in GRADIENT_SCORES else (STATE_NAME,)
+
+
+def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | None:
     """The newest whole checkpoint of a Trainer's output directory.
 
-    A checkpoint that was being written when the process died (its state or weights cannot be read)
-    is passed over with a warning.
+    A checkpoint that was being written or deleted when the process died (a file is missing or
+    cannot be read) is passed over with a warning.
+
+    Args:
+        folder: the Trainer's ``output_dir``.
+        needed: names of files that it must hold besides the Trainer's own; see
+            :func:`checkpoint_files`.
     """
     found = [
         (int(match.group(1)), path)
@@ -118,23 +134,60 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
     for _, path in sorted(found, reverse=True):
-        problem = _damage(path)
+        problem = _damage(path, needed)
         if problem is None:
             return path
         warnings.warn(f"{path} is not whole and is passed over: {problem}", stacklevel=2)
     return None
 
 
-def _damage(folder: Path) -> str | None:
+def _damage(folder: Path, needed: Sequence[str]) -> str | None:
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         weights = sorted(folder.glob("model*.safetensors"))
-        for file in weights:
+        for file in [*weights, *(folder / n for n in needed if n.endswith(".safetensors"))]:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
+        missing = [name for name in needed if not (folder / name).is_file()]
+        # The Trainer takes what is there of these, and starts the rest anew without a word. None
+        # at all is what save_only_model leaves.
+        states = {"optimizer.pt": False, "scheduler.pt": False, "rng_state*.pth": False}
+        for pattern in states:
+            files = sorted(folder.glob(pattern))
+            states[pattern] = bool(files)
+            missing += [f"the end of {file.name}" for file in files if not zipfile.is_zipfile(file)]
+        if any(states.values()):
+            missing += [pattern for pattern, there in states.items() if not there]
+        if missing:
+            return f"it lacks {', '.join(missing)}"
         return None if weights else "it has no weights"
     except (OSError, ValueError, SafetensorError) as error:
         return str(error)
+
+
+class _GroupedByLength(Sampler[int]):
+    """Rows of like length together, in an order that follows from seed and epoch alone.
+
+    The Trainer's own draws from the global generator. So a run resumed within an epoch would see
+    other batches than the first one did, and several processes, whose generators have drifted apart
+    by the second epoch, would cut their shares out of different orders.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, seed: int) -> None:
+        self._sampler = sampler
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self._sampler.generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        return iter(self._sampler)
 
 
 class _PruningCallback(TrainerCallback):
@@ -151,6 +204,7 @@ class _PruningCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._trainer._check_gradients()
         self._trainer._collect_scores()
 
     def on_step_end(
@@ -210,6 +264,7 @@ class HFPruneTrainer(Trainer):
         self._gates: Gates | None = None
         self._scores: GradientScores | None = None
         self._complete = pruning is None
+        self._batch_shape = ""
         self._cache: TeacherCache | None = None
         self._rows: Dataset | None = None  # the training rows as they were given
         # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
@@ -257,7 +312,9 @@ class HFPruneTrainer(Trainer):
         loaded: Any = (
             teacher
             if isinstance(teacher, nn.Module)
-            else AutoModelForSequenceClassification.from_pretrained(str(teacher))
+            else AutoModelForSequenceClassification.from_pretrained(
+                str(teacher), trust_remote_code=False
+            )
         )
         student: Any = self._bare_model()
         if loaded is student:
@@ -281,11 +338,26 @@ class HFPruneTrainer(Trainer):
 
     # -- what happens when ----------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; then what was pruned is physically removed."""
-        self._fill_cache()
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; then what was pruned is physically removed.
+
+        ``resume_from_checkpoint=True`` means the newest checkpoint that is whole.
+
+        Raises:
+            TrainingError: the loss or the gradients are not finite, memory ran out, or training
+                ended before the target was reached; names the step and the last whole checkpoint.
+            OutputError: a checkpoint could not be written.
+        """
         try:
-            result = super().train(*args, **kwargs)
+            self._fill_cache()
+            if resume_from_checkpoint is True:
+                found = last_checkpoint(str(self.args.output_dir), self._needed_files())
+                resume_from_checkpoint = True if found is None else str(found)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        except Exception as error:
+            if isinstance(error, TrainingError) or not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._out_of_memory(error)) from error
         finally:
             if self._gates is not None:
                 self._gates.detach()
@@ -326,6 +398,69 @@ class HFPruneTrainer(Trainer):
         self._costs = parameter_costs(self._bare_model())
         self._gates.set_trainable(self._scores is not None and not self._complete)
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
+        """As ``Trainer.training_step``; stops at a loss that is not finite."""
+        ids = inputs.get("input_ids")
+        shape = None if ids is None else tuple(ids.shape)
+        if shape is not None and len(shape) == 2:
+            self._batch_shape = f" (a batch of {shape[0]} rows of {shape[1]} tokens)"
+        loss: torch.Tensor = super().training_step(model, inputs, *args)
+        if not bool(torch.isfinite(loss).all()):
+            raise TrainingError(
+                f"the loss is {float(loss)} at step {self.state.global_step + 1}"
+                f"{self._batch_shape}: lower the learning rate, or check the labels and the "
+                f"starting weights for extreme values; {self._last_good()}"
+            )
+        return loss
+
+    def _check_gradients(self) -> None:
+        """Stop before the optimizer spreads a gradient that is not finite over all weights."""
+        if getattr(self.accelerator, "scaler", None) is not None:
+            return  # float16: the scaler skips such steps and tries a smaller scale
+        norms = [
+            torch.linalg.vector_norm(parameter.grad)
+            for parameter in self._bare_model().parameters()
+            if parameter.grad is not None
+        ]
+        if norms and not bool(torch.isfinite(torch.stack(norms)).all()):
+            raise TrainingError(self._not_finite())
+
+    def _not_finite(self) -> str:
+        return (
+            f"gradients are not finite at step {self.state.global_step + 1}: lower the learning "
+            f"rate, or check the data for extreme values; {self._last_good()}"
+        )
+
+    def _needed_files(self) -> tuple[str, ...]:
+        return () if self.pruning is None else checkpoint_files(self.pruning)
+
+    def _last_good(self) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = last_checkpoint(str(self.args.output_dir), self._needed_files())
+        if found is None:
+            return "no checkpoint has been written yet"
+        return f"the last good checkpoint is {found}"
+
+    def _out_of_memory(self, error: Exception) -> str:
+        args = self.args
+        return (
+            f"out of memory at step {self.state.global_step + 1}{self._batch_shape}: lower "
+            f"per_device_train_batch_size ({args.per_device_train_batch_size}) and raise "
+            f"gradient_accumulation_steps ({args.gradient_accumulation_steps}) by the same factor, "
+            "which keeps the result and can be resumed; or set gradient_checkpointing; or lower "
+            "data.max_length, or "
+            f"per_device_eval_batch_size ({args.per_device_eval_batch_size}) if it was evaluating; "
+            f"{self._last_good()} ({' '.join(str(error).split())[:200]})"
+        )
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+            return _GroupedByLength(sampler, seed)
+        return sampler
+
     def _collect_scores(self) -> None:
         """Read the gate gradients of the batch that is about to be stepped on."""
         if self._gates is None or self._scores is None or self._complete:
@@ -342,10 +477,7 @@ class HFPruneTrainer(Trainer):
             flat /= self.args.world_size
         parts = flat.split([len(gradients[key]) for key in gradients])
         if not self._scores.update(dict(zip(gradients, parts, strict=True))) and scaler is None:
-            raise TrainingError(
-                f"gradients are not finite at step {self.state.global_step + 1}: lower the "
-                "learning rate, or check the data for extreme values"
-            )
+            raise TrainingError(self._not_finite())
 
     def _maybe_prune(self) -> None:
         pruning = self.pruning
@@ -582,10 +714,26 @@ class HFPruneTrainer(Trainer):
         return bool(super()._determine_best_metric(metrics, trial))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        try:
+            self._write_checkpoint(model, trial, folder)
+        except Exception as error:
+            full = is_disk_full(error)
+            if not full and not isinstance(error, OSError | OutputError | SafetensorError):
+                raise
+            if self.args.should_save:  # half a checkpoint only takes space
+                shutil.rmtree(folder, ignore_errors=True)
+            why = (
+                "the disk is full; free some space" if full else " ".join(str(error).split())[:300]
+            )
+            raise OutputError(
+                f"cannot write the checkpoint {folder}: {why}; {self._last_good()}, and nothing "
+                "earlier was changed: resume from there (resume_from_checkpoint)"
+            ) from error
+
+    def _write_checkpoint(self, model: nn.Module, trial: Any, folder: Path) -> None:
         # First ours: the Trainer writes trainer_state.json last, so what has it is whole.
         if self.plan is not None and self._gates is not None and self.args.should_save:
-            run_dir = Path(self._get_output_dir(trial=trial))
-            folder = run_dir / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             if self._scores is not None:
                 save_file(self._scores.state_dict(), folder / SCORES_NAME)
@@ -612,7 +760,7 @@ class HFPruneTrainer(Trainer):
                 f"{folder} holds no pruning state ({error.filename}); it was not written by an "
                 "HFPruneTrainer with the same pruning settings, so it cannot be resumed from"
             ) from error
-        except (ValueError, KeyError, TypeError, PlanError) as error:
+        except (ValueError, KeyError, TypeError, PlanError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: the pruning state is damaged: {error}") from error
         self.plan = plan
         self._complete = bool(state["complete"])

@@ -3,6 +3,7 @@
 
 python scripts/prune.py --recipe recipes/movie-reviews-minilm.yaml
 accelerate launch scripts/prune.py --recipe recipes/bert-base-sst2.yaml pruning.sparsity=0.9
+python -m torch.distributed.run --nproc_per_node 2 scripts/prune.py --recipe FILE
 python scripts/prune.py --recipe recipes/bert-base-mnli.yaml --dry-run
 """
 
@@ -46,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
             return 0
         from hfprune.pipeline import run
-        from hfprune.report import Console
+        from hfprune.report import Console, leave_processes
 
-        run(recipe, Console(quiet=options.quiet))
+        try:
+            run(recipe, Console(quiet=options.quiet))
+        finally:
+            leave_processes()
     except HFPruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

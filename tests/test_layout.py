@@ -18,6 +18,7 @@ PACKAGE = ROOT / "hfprune"
 
 FLOORS = {
     "errors": 0,
+    "faults": 0,
     "recipe": 1,
     "schedule": 1,
     "plan": 1,
@@ -39,6 +40,7 @@ FLOORS = {
     "cost": 4,
     "trainer": 5,
     "compress": 5,
+    "loading": 5,
     "export": 5,
     "benchmark": 5,
     "report": 5,

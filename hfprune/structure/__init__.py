@@ -21,6 +21,7 @@ from hfprune.structure.registry import (
     block_views,
     layer_views,
     model_sizes,
+    position_limit,
     supported_model_types,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "block_views",
     "layer_views",
     "model_sizes",
+    "position_limit",
     "supported_model_types",
     "weight_of",
 ]

@@ -97,3 +97,15 @@ def block_views(model: nn.Module) -> dict[BlockKey, BlockView]:
             if view is not None:
                 views[view.key] = view
     return views
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """The most tokens that learned position embeddings allow; ``None`` where there are none."""
+    limits = [
+        # RoBERTa and its kin start to count positions after the padding index.
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and name.rpartition(".")[2] in ("position_embeddings", "wpe")
+    ]
+    return min(limits, default=None)

@@ -1,0 +1,223 @@
+"""The models and tokenizers that a recipe names: loaded, or refused with what to change.
+
+What transformers raises for a wrong name, a missing revision or a damaged file comes in many
+classes and speaks of its own arguments; here each becomes an error that speaks of the recipe.
+No code that comes with a model is run unless the recipe says so (``trust_remote_code``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from hfprune.checkpoint import from_pretrained
+from hfprune.errors import (
+    CheckpointError,
+    DataError,
+    HFPruneError,
+    RecipeError,
+    UnsupportedModelError,
+)
+from hfprune.faults import is_out_of_memory
+from hfprune.structure import adapter_for, position_limit
+from hfprune.surgery import RECORD_KEY
+
+if TYPE_CHECKING:
+    from hfprune.data import TaskData
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(name: str, *, revision: str | None, trust_remote_code: bool, key: str) -> Any:
+    """The tokenizer of a repository or folder.
+
+    Args:
+        key: the recipe's key that names it, for errors.
+
+    Raises:
+        CheckpointError: it cannot be found or read.
+        UnsupportedModelError: it brings code of its own and is not trusted.
+    """
+    with _explained(name, revision, key, trust_remote_code):
+        if not trust_remote_code:
+            _refuse_code(name, key, get_tokenizer_config(name, revision=revision).get("auto_map"))
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+
+
+def load_classifier(
+    name: str,
+    data: TaskData,
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+    key: str,
+    trained: bool,
+) -> Any:
+    """A classifier for the data's task; a model that hfprune shrank before is taken as it is.
+
+    Args:
+        key: the recipe's key that names it, for errors.
+        trained: whether it must already be fine-tuned for this task (a teacher), so that a missing
+            head or labels in another order are mistakes.
+
+    Raises:
+        CheckpointError: it cannot be found or read, or is for another task.
+        UnsupportedModelError: an unknown family, or code of its own that is not trusted.
+    """
+    with _explained(name, revision, key, trust_remote_code):
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+        if not trust_remote_code:
+            _refuse_code(name, key, getattr(config, "auto_map", None))
+        adapter_for(str(config.model_type))
+        if trained:
+            _check_task(config, data, name, key)
+        if getattr(config, RECORD_KEY, None) is not None:
+            small = from_pretrained(name, revision=revision)
+            if small.config.num_labels != data.num_labels:
+                raise CheckpointError(
+                    f"{name} was shrunk for {small.config.num_labels} labels, the data has "
+                    f"{data.num_labels}; start from a model of the same task, or a dense one"
+                )
+            return small
+        labels: dict[str, Any] = {"num_labels": data.num_labels}
+        if data.label_names:
+            labels = {"id2label": data.id2label, "label2id": data.label2id}
+        try:
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                name,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                problem_type=data.task,
+                output_loading_info=True,
+                **labels,
+            )
+        except RuntimeError as error:
+            if config.num_labels != data.num_labels and "mismatch" in str(error):
+                raise CheckpointError(
+                    f"{key} {name!r} has a head for {config.num_labels} labels, the data has "
+                    f"{data.num_labels} ({', '.join(data.label_names) or 'a number'}): name a "
+                    "model of this task, or one without a head, which gets a new one"
+                ) from error
+            raise
+    missing = sorted(found["missing_keys"])
+    if trained and missing:
+        raise CheckpointError(
+            f"{key} {name!r} lacks {', '.join(missing[:3])}: it was not fine-tuned as a "
+            "classifier, and random weights would teach nothing. Name a fine-tuned model, or set "
+            f"{key} to null to fine-tune one first"
+        )
+    return model
+
+
+def check_fits(
+    model: nn.Module, data: TaskData, tokenizer: Any, sequence_lengths: Sequence[int]
+) -> None:
+    """Refuse early what would end in an index error within training or the benchmark.
+
+    Raises:
+        DataError: token ids beyond the model's vocabulary, rows longer than its positions, or rows
+            of no token.
+        RecipeError: lengths to time that are longer than its positions.
+    """
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    limit = position_limit(model)
+    for split in ("train", "validation", "test"):
+        column = data.split(split).with_format("arrow")[:]["input_ids"]
+        lengths = pc.list_value_length(column)
+        shortest, longest = pc.min(lengths).as_py(), pc.max(lengths).as_py()
+        if shortest == 0:
+            row = pc.index(lengths, 0).as_py()
+            raise DataError(
+                f"the tokenizer makes no token of the text {data.texts[split][row]!r:.60} in "
+                f"{split}, and adds none of its own: remove such rows, or use a tokenizer that "
+                "marks the beginning or end of a text"
+            )
+        if limit is not None and longest > limit:
+            raise DataError(
+                f"data.max_length is {data.max_length} and {split} holds rows of {longest} tokens, "
+                f"but the model has positions for {limit}: set data.max_length to {limit} or less"
+            )
+        highest = pc.max(pc.list_flatten(column)).as_py()
+        if highest >= embedding.num_embeddings:
+            raise DataError(
+                f"the tokenizer ({len(tokenizer)} tokens) gives the id {highest} in {split}, but "
+                f"the model's vocabulary has {embedding.num_embeddings}: they do not belong "
+                "together; set model.tokenizer to the model's own"
+            )
+    if limit is not None and max(sequence_lengths) > limit:
+        raise RecipeError(
+            f"benchmark.sequence_lengths asks for {max(sequence_lengths)} tokens, but the model "
+            f"has positions for {limit}: list shorter lengths"
+        )
+
+
+def _check_task(config: Any, data: TaskData, name: str, key: str) -> None:
+    """A teacher's config must not contradict the data."""
+    problem = getattr(config, "problem_type", None)
+    if problem is not None and problem != data.task:
+        raise CheckpointError(
+            f"{key} {name!r} was fine-tuned for {problem}, the recipe's task is {data.task}: name "
+            "a teacher of this task"
+        )
+    theirs = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    mine = list(data.label_names)
+    generic = all(label == f"LABEL_{number}" for number, label in enumerate(theirs))
+    if not mine or generic or theirs == mine or len(theirs) != len(mine):
+        return
+    if sorted(map(str.lower, theirs)) == sorted(map(str.lower, mine)):
+        if [label.lower() for label in theirs] != [label.lower() for label in mine]:
+            raise CheckpointError(
+                f"{key} {name!r} numbers its labels {theirs}, the data {mine}: its answers would "
+                f"be taken for others; set data.label_names to {theirs}"
+            )
+        return
+    logger.warning(
+        "%s %r was fine-tuned for the labels %s, the data has %s: they are taken in this order",
+        key,
+        name,
+        theirs,
+        mine,
+    )
+
+
+def _refuse_code(name: str, key: str, auto_map: Any) -> None:
+    if auto_map:
+        raise UnsupportedModelError(
+            f"{key} {name!r} brings Python code of its own (auto_map: {auto_map!r:.120}), which is "
+            "not run unless the recipe says so: read that code, then set "
+            "model.trust_remote_code: true, or name a model without it"
+        )
+
+
+@contextlib.contextmanager
+def _explained(name: str, revision: str | None, key: str, trusted: bool) -> Iterator[None]:
+    """Turn what transformers and the Hub's client raise into an error about the recipe."""
+    try:
+        yield
+    except HFPruneError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if not trusted and "trust_remote_code" in text:
+            _refuse_code(name, key, "see its config.json")
+        if is_out_of_memory(error):
+            raise
+        at = f" at revision {revision!r}" if revision is not None else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        said = " ".join(lines[:2])[:400]
+        raise CheckpointError(
+            f"{key} {name!r}{at} cannot be loaded: {type(error).__name__}: {said}. Check the name "
+            "or path, the revision, that its files are whole, and (for the Hub) the network and "
+            "access"
+        ) from error

@@ -1,0 +1,168 @@
+"""Runs a recipe again and again, killed each time, until it ends; see test_resume.py.
+
+Libraries are imported once, and every attempt is a fork, so that a kill costs what the attempt
+did and not the start of Python. An attempt runs ``scripts/prune.py`` as a user would.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import evaluate  # noqa: F401
+import optimum.exporters.onnx  # what the export imports late
+import optimum.onnxruntime  # noqa: F401
+import transformers
+
+import hfprune.pipeline
+import hfprune.trainer
+from hfprune.importance import GradientScores
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prune.py"
+ATTEMPTS = 60
+
+
+class Point(NamedTuple):
+    """Die at the nth call of a function: before it, after it, or with half of its file written."""
+
+    owner: Any
+    name: str
+    when: str
+    nth: int
+
+
+RUN, TRAINER = hfprune.pipeline._Run, hfprune.trainer.HFPruneTrainer
+POINTS = (  # in the order in which a run comes to them
+    Point(os, "replace", "before", 2),  # its own record half written
+    Point(transformers.Trainer, "_save_optimizer_and_scheduler", "before", 2),
+    Point(transformers.Trainer, "training_step", "before", 7),
+    Point(transformers.PreTrainedModel, "save_pretrained", "after", 2),  # not yet in its place
+    Point(RUN, "_keep", "after", 1),  # the teacher is there, but not yet recorded
+    Point(GradientScores, "update", "before", 3),
+    Point(TRAINER, "_next_plan", "after", 2),  # at a step of the schedule
+    Point(hfprune.trainer, "save_file", "half", 1),  # the scores, within a checkpoint
+    Point(TRAINER, "_write_checkpoint", "after", 1),
+    Point(TRAINER, "shrink", "before", 1),
+    Point(RUN, "_keep", "before", 1),
+    Point(transformers.Trainer, "training_step", "after", 3),  # of the recovery
+    Point(hfprune.pipeline, "export_onnx", "after", 1),
+    Point(hfprune.pipeline, "quantize_onnx", "before", 2),
+    Point(RUN, "_evaluate", "after", 1),
+    Point(RUN, "_benchmark", "before", 1),
+    Point(shutil, "copytree", "after", 1),  # the output half assembled
+    Point(hfprune.pipeline, "write_card", "before", 1),
+    Point(RUN, "_remove_work", "before", 1),  # the output is there, the work not yet deleted
+    Point(Path, "rename", "after", 1),  # while it is deleted
+)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(point: Point) -> None:
+    real: Callable[..., Any] = getattr(point.owner, point.name)
+    calls = [0]
+
+    def armed(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        due = calls[0] == point.nth
+        if due and point.when == "before":
+            die()
+        result = real(*args, **kwargs)
+        if due and point.when == "half":
+            os.truncate(args[1], os.path.getsize(args[1]) // 2)
+        if due:
+            die()
+        return result
+
+    setattr(point.owner, point.name, armed)
+
+
+def attempt(recipe: str, output: Path, log: Path, point: Point | None, delay: float | None) -> int:
+    """The exit code of one run of the script; negative if it was killed."""
+    arguments = ["--recipe", recipe, f"output_dir={output}"]
+    if output.with_name(output.name + ".work").exists() or output.exists():
+        arguments.append("resume=true")
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            with log.open("a") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            spec = importlib.util.spec_from_file_location("prune_script", SCRIPT)
+            script = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(script)
+            if point is not None:
+                arm(point)
+            code = script.main(arguments)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    if delay is not None:
+        end = time.monotonic() + delay
+        while time.monotonic() < end:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(recipe: str, folder: Path, seed: int, timed: int) -> None:
+    log = folder / "log.txt"
+    start = time.monotonic()
+    code = attempt(recipe, folder / "whole", log, None, None)
+    seconds = time.monotonic() - start
+    report: dict[str, Any] = {"seconds": seconds, "codes": [code], "kills": 0, "ends": ["whole"]}
+
+    for point in POINTS:
+        if not hasattr(point.owner, point.name):
+            continue  # of another release of transformers
+        code = attempt(recipe, folder / "points", log, point, None)
+        report["codes"].append(code)
+        report["kills"] += code == -signal.SIGKILL
+        if code == 0:
+            report.setdefault("missed", []).append(f"{point.name} {point.when}")
+            shutil.rmtree(folder / "points")
+    report["codes"].append(attempt(recipe, folder / "points", log, None, None))
+    report["ends"].append("points")
+
+    draw, killed, number = random.Random(seed), 0, 0
+    output = folder / "timed-0"
+    for _ in range(ATTEMPTS):
+        # Half a run at most, so that it comes to its end only after a few kills.
+        wanted = killed < timed
+        delay = draw.uniform(0.02, 0.5) * seconds if wanted else None
+        code = attempt(recipe, output, log, None, delay)
+        report["codes"].append(code)
+        killed += code == -signal.SIGKILL
+        if code == 0:
+            report["ends"].append(output.name)
+            number += 1
+            output = folder / f"timed-{number}"
+            if not wanted:
+                break
+    report["timed"] = killed
+    report["kills"] += killed
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
