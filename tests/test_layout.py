@@ -36,6 +36,7 @@ FLOORS = {
     "distill": 4,
     "checkpoint": 4,
     "cost": 4,
+    "graph": 4,
     "trainer": 5,
     "compress": 5,
     "export": 5,
@@ -43,6 +44,7 @@ FLOORS = {
     "report": 5,
     "hub": 5,
     "latency": 6,
+    "quantize": 6,
     "pipeline": 7,
     "cli": 8,
     # The package itself and `python -m hfprune`: they may import all, and nothing imports them.
