@@ -4,6 +4,7 @@
 #   make PYTHON=/path/to/python   another interpreter for .venv (3.11 or later)
 #   make test PYTEST_ARGS="-x"    more arguments for pytest
 #   make demo RECIPE=my.yaml      another recipe
+#   make test-v5 PYTEST_V5=""     the whole suite on transformers 5, not the part that CI runs
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,13 @@ PYTHON ?=
 PYTEST_ARGS ?=
 RECIPE ?= recipes/demo-minilm-movie-reviews.yaml
 
+# What differs between the stacks: the structure of models, saving, training, exporting.
+PYTEST_V5 ?= tests/test_structure.py tests/test_surgery.py tests/test_gates.py tests/test_checkpoint.py \
+	tests/test_trainer.py tests/test_export.py tests/test_graph.py tests/test_quantize.py \
+	tests/test_pipeline.py tests/test_examples.py tests/test_stacks.py
+
 VENV := .venv
+VENV5 := .venv-v5
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FETCHED := demo-assets/.fetched
@@ -42,6 +49,10 @@ test: lint $(FETCHED) ## Check style, types and schema, then run the fast tests
 .PHONY: test-all
 test-all: lint $(FETCHED) ## As test, with the slow tests, and the GPU tests where there is a GPU
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+.PHONY: test-v5
+test-v5: $(INSTALLED) $(VENV5)/.installed $(FETCHED) ## Run tests on transformers 5, in .venv-v5, and compare the stacks
+	HFPRUNE_OTHER_PYTHON=$(BIN)/python $(VENV5)/bin/python -m pytest $(PYTEST_V5) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types and the recipe schema
@@ -91,6 +102,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
 	$(PIP) install -c constraints.txt -e ".[onnx,bench,dev]"
+	@touch $@
+
+# The interpreter of .venv makes it, so that both stacks run on the same Python.
+$(VENV5)/.installed: pyproject.toml constraints-v5.txt | $(INSTALLED)
+	$(BIN)/python -m venv $(VENV5)
+	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
+		"$$(grep '^torch==' constraints-v5.txt)" -c constraints-v5.txt
+	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
+		-c constraints-v5.txt -e ".[onnx-v5,bench,test]"
 	@touch $@
 
 $(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock | $(INSTALLED)

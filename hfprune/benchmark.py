@@ -177,6 +177,46 @@ def measure_latency(
     return rows
 
 
+def latency_facts(
+    files: Mapping[str, Path],
+    shapes: Sequence[tuple[int, int]],
+    *,
+    threads: int,
+    baseline: str,
+    make_batch: Callable[[int, int], Batch],
+    repeats: int = 7,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Median latency and speed-up of ONNX files over many shapes: JSON-ready rows.
+
+    Args:
+        files: name to ONNX file.
+        shapes, make_batch, repeats, progress: as :func:`measure_latency`.
+        threads: of each session.
+        baseline: the name of the file that the others are compared with.
+    """
+    rows = measure_latency(
+        {name: onnx_runner(file, threads) for name, file in files.items()},
+        shapes,
+        repeats=repeats,
+        warmup=1,
+        make_batch=make_batch,
+        progress=progress,
+    )
+    ratio = ratios(rows, baseline)
+    return [
+        {
+            "name": row.name,
+            "threads": row.threads,
+            "batch_size": row.batch_size,
+            "sequence_length": row.sequence_length,
+            "median_ms": row.median_ms,
+            "speedup": ratio[(row.name, row.shape)].value,
+        }
+        for row in rows
+    ]
+
+
 def ratios(rows: Sequence[LatencyRow], baseline: str) -> dict[tuple[str, tuple[int, int]], Ratio]:
     """Speed relative to a baseline, for each runner and shape, the baseline (1) included.
 

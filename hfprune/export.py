@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hfprune.errors import DataError, ExportError, MissingExtraError
+from hfprune.graph import rewrite, store_embeddings
 from hfprune.machine import detect_instruction_set, open_session
 from hfprune.structure import block_views, position_limit
 
@@ -55,6 +56,9 @@ UNTOUCHED = "Nothing was replaced: earlier files are untouched."
 # Parity is checked up to this length even where the model takes more: the cost of attention grows
 # with the square of the length, and a graph that is right at 512 does not go wrong later.
 LONGEST_CHECK = 512
+
+# Largest difference of logits that rewriting a graph may make.
+REWRITE_ATOL = 1e-3
 
 # Protobuf ends at 2 GiB; the rest is for the graph itself.
 MOST_WEIGHT_BYTES = 2**31 - 2**26
@@ -302,6 +306,16 @@ def _check_opset(path: Path, wanted: int | None) -> None:
         )
 
 
+def check_backend(name: str = "auto") -> None:
+    """Refuse what :func:`export_onnx` would refuse for want of packages, before any work.
+
+    Raises:
+        MissingExtraError: without a backend that can export here.
+        ExportError: for an unknown one.
+    """
+    _backend(name)
+
+
 def _backend(name: str) -> Callable[[Any, Path, int | None], None]:
     if name not in BACKENDS:
         raise ExportError(f"unknown export backend {name!r}, expected one of {list(BACKENDS)}")
@@ -518,7 +532,8 @@ def quantize_onnx(
     """Write an 8-bit version of ``model.onnx`` beside it.
 
     Done by Optimum's ``ORTQuantizer``, or by ONNX Runtime's own functions with the same settings
-    where Optimum is not to be had (transformers 5).
+    where Optimum is not to be had (transformers 5) or lacks a setting: another ``graph`` or form of
+    ``embeddings``, ``matmul_const_b_only``, the QOperator format.
 
     Dynamic quantization measures activations while running. Static quantization fixes their ranges
     beforehand, by the smallest and largest value seen on calibration data. The new file is run once
@@ -559,20 +574,26 @@ def quantize_onnx(
     if file_name == MODEL_FILE:
         raise ExportError(f"file_name must not be {MODEL_FILE!r}, which is what gets quantized")
 
-    graph = onnx.load(str(source), load_external_data=False).graph
-    _check_nodes(config.nodes_to_exclude, [node.name for node in graph.node])
-    present = {node.op_type for node in graph.node}
-    _check_operators(config.operators_to_quantize, present, config.is_static)
     samples = None
     if config.is_static:
-        inputs = [node.name for node in graph.input]
+        inputs = [
+            node.name for node in onnx.load(str(source), load_external_data=False).graph.input
+        ]
         samples = _calibration_samples(calibration, inputs, config.calibration_samples)
 
     with _staged(directory) as staging:
         work = Path(tempfile.mkdtemp(dir=staging))
+        prepared, untouchable = _prepared(source, config, work)
+        if prepared != source or config.matmul_const_b_only or config.static_format != "qdq":
+            quantize = _quantize_with_onnxruntime
+        graph = onnx.load(str(prepared), load_external_data=False).graph
+        _check_nodes(config.nodes_to_exclude, [node.name for node in graph.node])
+        present = {node.op_type for node in graph.node}
+        _check_operators(config.operators_to_quantize, present, config.is_static)
+        settings = _settings(config, graph.node, untouchable)
         with _quiet():
             try:
-                written = quantize(source, _settings(config, graph.node), samples, work)
+                written = quantize(prepared, settings, samples, work)
             except Exception as error:  # ONNX Runtime raises whatever it met
                 raise ExportError(
                     f"{'static' if config.is_static else 'dynamic'} quantization of {source} "
@@ -592,6 +613,42 @@ def quantize_onnx(
     return directory / file_name
 
 
+def prepare_graph(source: str | Path, config: QuantizationConfig, work: str | Path) -> Path:
+    """The float graph that :func:`quantize_onnx` starts from, with these settings.
+
+    For those who want its names of nodes, or to run it. Written to ``work`` where the settings
+    rewrite the graph; else ``source`` itself. Errors as :func:`quantize_onnx`.
+    """
+    return _prepared(Path(source), config, Path(work))[0]
+
+
+def _prepared(source: Path, config: QuantizationConfig, work: Path) -> tuple[Path, list[str]]:
+    """The graph to quantize, and the nodes of it that are to be left alone."""
+    import onnx
+
+    if config.graph == "exported" and config.embeddings == "usual":
+        return source, []
+    place = work / "prepared.onnx"
+    with _quiet():
+        try:
+            if config.graph == "exported":
+                model = onnx.load(str(source))
+            else:
+                model = rewrite(source, config.graph)
+        except Exception as error:  # ONNX Runtime's optimizer raises whatever it met
+            raise ExportError(
+                f"graph: {config.graph} cannot be made of {source}: {_brief(error)}. {UNTOUCHED}"
+            ) from error
+    if config.graph != "exported":
+        _save(model, place)
+        _check_rewritten(place, source, config.graph)
+    untouchable = []
+    if config.embeddings != "usual":
+        untouchable = store_embeddings(model, config.embeddings)
+        _save(model, place)
+    return place, untouchable
+
+
 @dataclass(frozen=True)
 class _Settings:
     """A :class:`QuantizationConfig` made concrete for one graph and instruction set."""
@@ -602,9 +659,13 @@ class _Settings:
     reduce_range: bool
     operators: tuple[str, ...] | None
     excluded: tuple[str, ...]
+    weights_only: bool = False
+    format: str = "qdq"
 
 
-def _settings(config: QuantizationConfig, nodes: Iterable[Any]) -> _Settings:
+def _settings(
+    config: QuantizationConfig, nodes: Iterable[Any], untouchable: Sequence[str] = ()
+) -> _Settings:
     wanted = config.instruction_set
     name = detect_instruction_set() if wanted == "auto" else wanted
     excluded = list(config.nodes_to_exclude)
@@ -620,7 +681,9 @@ def _settings(config: QuantizationConfig, nodes: Iterable[Any]) -> _Settings:
         per_channel=config.per_channel,
         reduce_range=name in {"avx2", "avx512"} if reduce is None else reduce,
         operators=None if operators is None else tuple(operators),
-        excluded=tuple(excluded),
+        excluded=(*excluded, *untouchable),
+        weights_only=config.matmul_const_b_only,
+        format=config.static_format,
     )
 
 
@@ -664,13 +727,24 @@ def _quantize_with_onnxruntime(
     source: Path, settings: _Settings, samples: Any | None, work: Path
 ) -> Path:
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
-    from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
+    from onnxruntime.quantization import (
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+    from onnxruntime.quantization.registry import (
+        IntegerOpsRegistry,
+        QDQRegistry,
+        QLinearOpsRegistry,
+    )
 
     written = work / f"{source.stem}_quantized.onnx"
     # Optimum's choices, here and below: weights are unsigned on AVX2 alone, symmetric everywhere.
     weights = QuantType.QUInt8 if settings.instruction_set == "avx2" else QuantType.QInt8
-    usual = QDQRegistry if settings.is_static else IntegerOpsRegistry
+    usual = IntegerOpsRegistry
+    if settings.is_static:
+        usual = QDQRegistry if settings.format == "qdq" else QLinearOpsRegistry
     common: dict[str, Any] = {
         "op_types_to_quantize": list(settings.operators or usual),
         "per_channel": settings.per_channel,
@@ -681,7 +755,9 @@ def _quantize_with_onnxruntime(
         "extra_options": {
             "WeightSymmetric": True,
             "ActivationSymmetric": False,
-            "MatMulConstBOnly": False,
+            "MatMulConstBOnly": settings.weights_only,
+            # Where shape inference does not know an operator (fused ones), or quantization stops.
+            "DefaultTensorType": onnx.TensorProto.FLOAT,
         },
     }
     # A loaded graph and not its path, beside which ONNX Runtime would write a file of its own.
@@ -690,7 +766,12 @@ def _quantize_with_onnxruntime(
         quantize_dynamic(graph, written, **common)
     else:
         quantize_static(
-            graph, written, _reader(samples), activation_type=QuantType.QUInt8, **common
+            graph,
+            written,
+            _reader(samples),
+            activation_type=QuantType.QUInt8,
+            quant_format=QuantFormat.QDQ if settings.format == "qdq" else QuantFormat.QOperator,
+            **common,
         )
     return written
 
@@ -794,16 +875,36 @@ def _save(proto: Any, path: Path) -> None:
     )
 
 
-def _check_quantized(path: Path, source: Path) -> None:
+def _limits_beside(source: Path, *, pad_left: bool = False) -> _Limits:
+    """Of a graph, from the config beside it."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source.parent)
     # Positions before the first are taken off generously: 128 tokens tell enough here.
     longest = min(128, (getattr(config, "max_position_embeddings", None) or 128) - 8)
-    limits = _limits(config.vocab_size, config.pad_token_id or 0, set(), config, longest, False)
+    return _limits(config.vocab_size, config.pad_token_id or 0, set(), config, longest, pad_left)
+
+
+def _check_rewritten(path: Path, source: Path, graph: str) -> None:
+    """The rewritten float graph gives the same logits, whichever side is padded."""
+    before, after = OnnxClassifier(source), OnnxClassifier(path)
+    for pad_left in (False, True):
+        for label, batch in _batches(_limits_beside(source, pad_left=pad_left), seed=0):
+            expected, got = before.logits(batch), after.logits(batch)
+            difference = (
+                float(np.abs(got - expected).max()) if got.shape == expected.shape else math.inf
+            )
+            if not difference <= REWRITE_ATOL:  # NaN is no less either
+                raise ExportError(
+                    f"graph: {graph} changes the logits by up to {difference:.3e} ({label}), "
+                    f"allowed is {REWRITE_ATOL:.0e}. {UNTOUCHED}"
+                )
+
+
+def _check_quantized(path: Path, source: Path) -> None:
     before, after = OnnxClassifier(source), OnnxClassifier(path)
     worst = 0.0
-    for label, batch in _batches(limits, seed=0):
+    for label, batch in _batches(_limits_beside(source), seed=0):
         expected, got = before.logits(batch), after.logits(batch)
         if got.shape != expected.shape or not np.isfinite(got).all():
             raise ExportError(

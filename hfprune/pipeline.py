@@ -11,11 +11,11 @@ import hashlib
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from hfprune.benchmark import (
     count_parameters,
     environment,
     file_size,
+    latency_facts,
     measure_latency,
     onnx_runner,
     random_batches,
@@ -43,7 +44,6 @@ from hfprune.errors import (
     CheckpointError,
     HFPruneError,
     HubError,
-    MissingExtraError,
     OutputError,
     PlanError,
     TrainingError,
@@ -53,6 +53,7 @@ from hfprune.export import (
     MODEL_INPUTS,
     QUANTIZED_FILE,
     OnnxClassifier,
+    check_backend,
     export_onnx,
     predict_logits,
     quantize_onnx,
@@ -80,7 +81,15 @@ from hfprune.metrics import (
     wilson_interval,
 )
 from hfprune.plan import BlockKey, PruningPlan
-from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe, dump_recipe
+from hfprune.quantize import PLAIN, describe_settings, quantize_auto, usual_settings
+from hfprune.recipe import (
+    LOWER_IS_BETTER,
+    HubConfig,
+    PruningConfig,
+    QuantizationConfig,
+    Recipe,
+    dump_recipe,
+)
 from hfprune.report import Console, lost_processes, processes
 from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
@@ -97,6 +106,8 @@ WEIGHTS = "model.safetensors"
 PLAN_FILE = "plan.json"
 DENSE, PRUNED = "dense", "pruned"
 TRAINING_STAGES = ("teacher", "prune", "recover", "trial")
+# Shapes of benchmark.full_table, as far as the model's positions go.
+TABLE_BATCHES, TABLE_LENGTHS = (1, 8, 32), (16, 32, 64, 128, 256)
 # Where the search for max_metric_drop begins, and by what it goes up.
 FIRST_SPEEDUP, SPEEDUP_STEP = 3.0, 1.3
 
@@ -344,7 +355,7 @@ class _Run:
     def _validation(self, folder: str, label: str) -> float:
         """The metric that chooses checkpoints, of the exported (and quantized) model."""
         model = self._load_teacher(folder) if label == DENSE else from_pretrained(folder)
-        file = self._exported(model, self.work / "validation" / label)
+        file = self._exported(model, self.work / "validation" / label, label)
         data, metric = self.data, self.recipe.training.metric_for_best_model
         name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
         logits = predict_logits(
@@ -353,23 +364,58 @@ class _Run:
         labels = np.asarray(data.validation["labels"])
         return score(name, logits, labels, data.task, data.num_labels)
 
-    def _exported(self, model: Any, folder: Path) -> Path:
-        """Export, and quantize where the recipe wants it; the file that will be deployed."""
+    def _exported(self, model: Any, folder: Path, label: str) -> Path:
+        """Export, and quantize where the recipe wants it; the file that will be deployed.
+
+        The dense model is what others are compared with, so nothing is searched for it.
+        """
         file = export_onnx(model, self.tokenizer, folder, opset=self.recipe.export.opset)
         quantization = self.recipe.export.quantization
         if quantization is None:
             return file
+        if quantization == "auto":
+            return quantize_onnx(folder, PLAIN) if label == DENSE else self._search(folder, label)
         return quantize_onnx(folder, quantization, calibration=self.data.train)
+
+    def _search(self, folder: Path, label: str) -> Path:
+        """The fastest int8 model that keeps the metric; ``quantization`` holds the candidates."""
+        recipe, data = self.recipe, self.data
+        name = recipe.evaluation.metrics[0]
+        labels = np.asarray(data.validation["labels"])
+        batches, lengths = recipe.benchmark.batch_sizes, recipe.benchmark.sequence_lengths
+        with self.console.progress("quantization") as progress:
+            found = quantize_auto(
+                folder,
+                calibration=data.train,
+                validation=data.validation,
+                collator=data_collator(self.tokenizer),
+                metric=lambda logits, rows: score(
+                    name, logits, labels[list(rows)], data.task, data.num_labels
+                ),
+                greater_is_better=name not in LOWER_IS_BETTER,
+                # The first is the deployment; the last is the largest that is to be fast as well.
+                shapes=[(batches[0], lengths[0]), (batches[-1], lengths[-1])],
+                threads=recipe.benchmark.threads,
+                max_drop=recipe.export.max_quantization_drop,
+                seconds=recipe.export.quantization_seconds,
+                progress=lambda done, what: progress(round(1000 * done), 1000),
+            )
+        record = {"metric": name, **found.to_dict()}
+        self.done.setdefault("quantization", {})[label] = record
+        self.console.quantization(label, record)
+        if not found.within:
+            self.console.note(
+                f"no int8 model of {label} keeps {name} within "
+                f"{recipe.export.max_quantization_drop:g}; took the one that loses least"
+            )
+        self.console.note(f"{label} int8: {describe_settings(record['chosen'])}")
+        return found.path
 
     def _check_before_work(self) -> None:
         """What can be refused without reading a model or data."""
         recipe = self.recipe
         check_output_dir(self.output, recipe.overwrite or (recipe.resume and self.work.is_dir()))
-        missing = [name for name in ("onnxruntime", "optimum") if find_spec(name) is None]
-        if missing:
-            raise MissingExtraError(
-                f'exporting needs {" and ".join(missing)}: pip install "hfprune[onnx]"'
-            )
+        check_backend()
         load_metrics(recipe.evaluation.metrics, recipe.task, 2)
         if recipe.hub.push_to_hub:
             find_token()
@@ -541,10 +587,11 @@ class _Run:
         recipe = self.recipe
         with self.console.progress("latency table") as progress:
             model = self._load_teacher(teacher)
+            quantization = self._dynamic(model)
             table = latency_table(
                 model,
                 self.tokenizer,
-                self._dynamic(),
+                quantization,
                 batch_size=recipe.benchmark.batch_sizes[0],
                 sequence_length=recipe.benchmark.sequence_lengths[0],
                 threads=recipe.benchmark.threads,
@@ -552,14 +599,21 @@ class _Run:
             )
         table.budget_ms(speedup)  # refuses the impossible
         if target.method == "gates":  # reconstruction measures its own plans
-            table = calibrated(table, model, self.tokenizer, self._dynamic(), speedup)
+            table = calibrated(table, model, self.tokenizer, quantization, speedup)
         return table.to_dict()
 
-    def _dynamic(self) -> QuantizationConfig | None:
-        """Quantization for probes: as the recipe's, without what needs data or names of nodes."""
+    def _dynamic(self, model: Any) -> QuantizationConfig | None:
+        """Quantization for probes: as the recipe's, without what needs data or names of nodes.
+
+        Where the recipe leaves it to a search, what the search usually ends with.
+        """
         quantization = self.recipe.export.quantization
         if quantization is None:
             return None
+        if quantization == "auto":
+            with tempfile.TemporaryDirectory() as name:
+                export_onnx(model, self.tokenizer, name, opset=self.recipe.export.opset)
+                return usual_settings(name)
         return quantization.model_copy(update={"is_static": False, "nodes_to_exclude": []})
 
     def _prune(
@@ -605,6 +659,7 @@ class _Run:
         model = dense if current == teacher else from_pretrained(current)
         rounds, seed = target.search_rounds, self.recipe.training.seed
         batches = self._scoring_batches(target.scoring_samples)
+        quantization = None if table is None else self._dynamic(dense)
         with self.console.progress("reconstruction") as progress:
 
             def tell(step: str, done: int, total: int) -> None:
@@ -629,7 +684,7 @@ class _Run:
             if table is None:
                 plan = found.plan(budget, cost, layers)
             else:
-                landing = self._landed(found, table, speed, layers, model, teacher)
+                landing = self._landed(found, table, speed, layers, model, teacher, quantization)
                 plan = landing.plan
                 entry = {"predicted": landing.predicted, "measured": landing.measured}
             if plan in plans:
@@ -652,6 +707,7 @@ class _Run:
         layers: list[int] | None,
         model: Any,
         teacher: str,
+        quantization: QuantizationConfig | None,
     ) -> Landing:
         folder = self.work / "onnx-dense"
         if not (folder / MODEL_FILE).is_file():
@@ -663,7 +719,7 @@ class _Run:
             model,
             folder / MODEL_FILE,
             self.tokenizer,
-            self._dynamic(),
+            quantization,
         )
 
     def _scoring_batches(self, samples: int) -> list[Any]:
@@ -787,8 +843,15 @@ class _Run:
         folders = {}
         for label, place in {DENSE: teacher, **members}.items():
             folder = self.work / "onnx" / label
-            model = self._load_teacher(place) if label == DENSE else from_pretrained(place)
-            self._exported(model, folder)
+            judged = self.work / "validation" / self._label(label)
+            if judged.is_dir():  # the very file that max_metric_drop was judged by
+                shutil.copytree(judged, folder, dirs_exist_ok=True)
+                if self._label(label) in self.done.get("quantization", {}):
+                    records = self.done["quantization"]
+                    self.done["quantization"] = {label: records[self._label(label)]}
+            else:
+                model = self._load_teacher(place) if label == DENSE else from_pretrained(place)
+                self._exported(model, folder, label)
             folders[label] = str(folder)
         return folders
 
@@ -890,6 +953,7 @@ class _Run:
                 }
                 for row in rows
             ],
+            "full_table": self._full_table(candidates) if settings.full_table else None,
             "file_bytes": sizes,
             "parameters": {
                 name: count_parameters(candidates[f"{name} PyTorch"]) for name in (DENSE, *members)
@@ -902,6 +966,27 @@ class _Run:
                 for name in (DENSE, *members)
             },
         }
+
+    def _full_table(self, candidates: dict[str, Any]) -> list[dict[str, Any]]:
+        """Facts for other deployments: many shapes, one thread and all, the ONNX models."""
+        config = candidates["dense PyTorch"].config
+        files = {name: file for name, file in candidates.items() if isinstance(file, Path)}
+        longest = getattr(config, "max_position_embeddings", None) or max(TABLE_LENGTHS)
+        usable = environment()["cpu_usable"] or 1
+        rows = []
+        for threads in dict.fromkeys([1, usable]):
+            with self.console.progress(f"table, {threads} thread(s)") as progress:
+                rows += latency_facts(
+                    files,
+                    [(b, n) for b in TABLE_BATCHES for n in TABLE_LENGTHS if n <= longest],
+                    threads=threads,
+                    baseline="dense ONNX",
+                    make_batch=random_batches(
+                        config.vocab_size, first_id=min(10, config.vocab_size - 1)
+                    ),
+                    progress=progress,
+                )
+        return rows
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -928,6 +1013,7 @@ class _Run:
             "seed": self.recipe.training.seed,
             "processes": self.state.num_processes,
             "search": self.done.get("search"),
+            "quantization": self.done.get("quantization"),
             "seconds": self.seconds,
             "environment": environment(),
         }
@@ -1027,6 +1113,7 @@ def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
         **single,
         "member": label,
         "pruning": results["family"][label],
+        "quantization": _only(results.get("quantization"), label),
         "evaluation": {
             **evaluation,
             "models": {new: v for k, v in evaluation["models"].items() if (new := renamed(k))},
@@ -1036,11 +1123,21 @@ def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
             "rows": [
                 {**row, "name": new} for row in timing["rows"] if (new := renamed(row["name"]))
             ],
+            "full_table": timing["full_table"]
+            and [
+                {**row, "name": new}
+                for row in timing["full_table"]
+                if (new := renamed(row["name"]))
+            ],
             "file_bytes": {new: v for k, v in timing["file_bytes"].items() if (new := renamed(k))},
             "parameters": _pair(timing["parameters"], label),
             "macs": _pair(timing["macs"], label),
         },
     }
+
+
+def _only(records: dict[str, Any] | None, label: str) -> dict[str, Any] | None:
+    return {PRUNED: records[label]} if records and label in records else None
 
 
 def _pair(values: dict[str, Any], label: str) -> dict[str, Any]:

@@ -729,19 +729,40 @@ class QuantizationConfig(_Section):
     nodes_to_exclude: list[Name] = Field(
         default=[], description="Names of ONNX nodes that stay in float."
     )
+    matmul_const_b_only: bool = Field(
+        default=False,
+        description="Quantize products with a weight only, not those of two activations (in "
+        "attention).",
+    )
+    graph: Literal["exported", "lean", "lean_multihead", "lean_attention", "fused"] = Field(
+        default="exported",
+        description="Graph that is quantized: as exported; lean: without work for other tokens "
+        "than the first where only that one is read, and without the slow fusion of residual "
+        "additions; lean_multihead, lean_attention: also with attention as one operator, "
+        "MultiHeadAttention or Attention; fused: all of ONNX Runtime's transformer fusions.",
+    )
+    embeddings: Literal["usual", "float32", "float16", "int8", "int4"] = Field(
+        default="usual",
+        description="How word embeddings are stored. usual: as the quantizer does it (int8, one "
+        "scale in all); int8: one scale a row; int4: one scale a block of 32, needs ONNX Runtime "
+        "1.20 or later.",
+    )
+    static_format: Literal["qdq", "qoperator"] = Field(
+        default="qdq", description="Form of the static graph (is_static only)."
+    )
     calibration_samples: int = Field(
         default=256, ge=1, description="Training rows of the calibration run (is_static only)."
     )
 
     def _clashes(self) -> Iterator[_Clash]:
         # Compared with the default, not with "was it given": a dumped recipe gives every key.
-        default = type(self).model_fields["calibration_samples"].default
-        if not self.is_static and self.calibration_samples != default:
-            yield _Clash(
-                "calibration_samples is only used with is_static: true: remove it, or set "
-                "is_static: true",
-                ("calibration_samples", "is_static"),
-            )
+        for key in ("calibration_samples", "static_format"):
+            default = type(self).model_fields[key].default
+            if not self.is_static and getattr(self, key) != default:
+                yield _Clash(
+                    f"{key} is only used with is_static: true: remove it, or set is_static: true",
+                    (key, "is_static"),
+                )
         for key in ("operators_to_quantize", "nodes_to_exclude"):
             yield from _twice(key, getattr(self, key) or [])
 
@@ -752,10 +773,33 @@ class ExportConfig(_Section):
     opset: Annotated[int, Field(ge=11)] | None = Field(
         default=None, description="ONNX operator set; null: the exporter's choice for the model."
     )
-    quantization: QuantizationConfig | None = Field(
-        default_factory=QuantizationConfig,
-        description="Also write an int8 model; null: float only.",
+    quantization: QuantizationConfig | Literal["auto"] | None = Field(
+        default="auto",
+        description="Also write an int8 model. auto: the fastest of many settings, as measured on "
+        "this machine, that keeps the metric on the validation rows; a section: these settings; "
+        "null: float only.",
     )
+    quantization_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="Time for the search (quantization: auto); what was not tried by then is not.",
+    )
+    max_quantization_drop: float = Field(
+        default=0.002,
+        ge=0,
+        description="How much of the first metric the search may lose against float32 "
+        "(quantization: auto).",
+    )
+
+    def _clashes(self) -> Iterator[_Clash]:
+        for key in ("quantization_seconds", "max_quantization_drop"):
+            default = type(self).model_fields[key].default
+            if self.quantization != "auto" and getattr(self, key) != default:
+                yield _Clash(
+                    f"{key} is only used with quantization: auto: remove it, or set quantization "
+                    "to auto",
+                    (key, "quantization"),
+                )
 
 
 class BenchmarkConfig(_Section):
@@ -772,6 +816,11 @@ class BenchmarkConfig(_Section):
     threads: int = Field(default=1, ge=1, description="CPU threads of one session.")
     repeats: int = Field(default=30, ge=1, description="Timed runs of each case.")
     warmup: int = Field(default=5, ge=0, description="Runs before the timed ones.")
+    full_table: bool = Field(
+        default=False,
+        description="Also time lengths 16 to 256, batches of 1, 8 and 32, with one thread and "
+        "with all (ONNX models; some minutes more).",
+    )
 
     def _clashes(self) -> Iterator[_Clash]:
         yield from _twice("batch_sizes", self.batch_sizes)
@@ -1392,6 +1441,12 @@ def _problems_of(
         if detail["type"] == "value_error":
             continue  # a clash; found again below, with its keys
         place = _locate(section, detail["loc"])
+        if (
+            detail["type"] == "literal_error"
+            and isinstance(detail["input"], Mapping)
+            and _section_in(place.annotation) is not None
+        ):
+            continue  # a section where a word would do too: its own problems say what is wrong
         blamed.add(place.key)
         # A value of several types gets an error from each: what is wrong inside a list says
         # more than "not a list", and that more than "not text".
@@ -1478,19 +1533,28 @@ class _Place:
 def _locate(section: type[_Section], location: Iterable[str | int]) -> _Place:
     inner: type[_Section] | None = section
     place = _Place((), (), section, None, None)
+    named = False  # whether the next part may name a branch: a section, or something else
     for part in location:
-        if inner is not None:
+        if named and inner is not None and _names_branch(inner, part):
+            named = False
+        elif inner is not None:
             field = inner.model_fields.get(str(part))
             path = (*place.path, part)
             annotation = field.annotation if field else None
             place = _Place(path, path, inner, field, annotation)
             inner = _section_in(annotation)
+            named = inner is not None and len(set(_branches(annotation)) - {NoneType}) > 1
         elif isinstance(part, int):
             place = replace(
                 place, path=(*place.path, part), annotation=_item_type(place.annotation)
             )
         # Else the name of a branch of a union, which is no key.
     return place
+
+
+def _names_branch(section: type[_Section], part: str | int) -> bool:
+    # pydantic wraps the name of a class that has validators.
+    return str(part).startswith("literal[") or str(part).endswith(f" {section.__name__}]")
 
 
 def _bare(annotation: Any) -> Any:

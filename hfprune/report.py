@@ -94,6 +94,14 @@ class Console:
             task = bars.add_task(name)
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
+    def quantization(self, label: str, record: dict[str, Any]) -> None:
+        """The candidates of a search for int8 settings, to stderr."""
+        if not self.silent:
+            width = None if self._rich.is_terminal else 160
+            RichConsole(file=sys.stderr, highlight=False, width=width).print(
+                quantization_table(label, record)
+            )
+
     def summary(self, results: dict[str, Any]) -> None:
         """The table of a run, to stdout."""
         if not self.silent:
@@ -102,6 +110,40 @@ class Console:
 
 def _width() -> int | None:
     return None if sys.stdout.isatty() else 120
+
+
+def quantization_table(label: str, record: dict[str, Any]) -> Table:
+    """A row a candidate: settings, times, speed-up over plain int8, metric, size, verdict."""
+    metric = record["metric"]
+    table = Table(
+        title=f"int8 of the {label} model",
+        caption=(
+            f"{metric} on validation rows, float32 {record['float_metric']:.4f}; speed-up over "
+            f"plain dynamic int8, geometric mean of the shapes; {record['seconds']:.0f} s, "
+            f"{record['not_tried']} candidates not tried for want of time"
+        ),
+    )
+    shapes = list(dict.fromkeys(s for entry in record["candidates"] for s in entry["ms"]))
+    table.add_column("settings")
+    for name in (*shapes, "speed-up", metric, "agree", "MB"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    for entry in record["candidates"]:
+        size = entry["file_bytes"]
+        table.add_row(
+            ", ".join(f"{key}: {value}" for key, value in entry["settings"].items()) or "plain",
+            *(shown(entry["ms"].get(shape), ".2f") for shape in shapes),
+            shown(entry["speedup"], ".2f"),
+            shown(entry["metric"], ".4f"),
+            shown(entry["agreement"], ".3f"),
+            shown(size and size / 1e6, ".1f"),
+            entry["refused"] or "chosen",
+        )
+    return table
 
 
 def summary_table(results: dict[str, Any]) -> Table:

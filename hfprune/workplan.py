@@ -42,19 +42,21 @@ def describe(recipe: Recipe) -> list[str]:
         lines.append(
             f"recover: train the small model for {recipe.recovery.num_train_epochs:g} epochs"
         )
-    lines.append(
-        "export: ONNX float32"
-        + (
-            f" and int8 ({recipe.export.quantization.instruction_set})"
-            if recipe.export.quantization
-            else ""
+    quantization = recipe.export.quantization
+    if quantization == "auto":
+        eight_bit = (
+            f" and int8 (the fastest of what is tried in {recipe.export.quantization_seconds:g} s, "
+            f"within {recipe.export.max_quantization_drop:g})"
         )
-    )
+    else:
+        eight_bit = f" and int8 ({quantization.instruction_set})" if quantization else ""
+    lines.append(f"export: ONNX float32{eight_bit}")
     lines.append(f"evaluate: {', '.join(recipe.evaluation.metrics)} on the test split")
     benchmark = recipe.benchmark
     lines.append(
         f"benchmark: batch {benchmark.batch_sizes}, length {benchmark.sequence_lengths}, "
         f"{benchmark.threads} thread(s), {benchmark.repeats} rounds"
+        + (", and the full table of shapes" if benchmark.full_table else "")
     )
     lines.append(f"write: {recipe.output_dir}")
     if recipe.hub.push_to_hub:

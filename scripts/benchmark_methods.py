@@ -96,10 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compare(options: argparse.Namespace) -> int:
     from hfprune.files import atomic_write_json, atomic_write_text
     from hfprune.pipeline import run
+    from hfprune.quantize import USUAL
     from hfprune.recipe import Recipe, load_recipe
 
     timing = load_recipe(options.recipe, [*(SHORT if options.short else ()), *options.overrides])
     base = load_recipe(options.recipe, [*(SHORT if options.short else QUICK), *options.overrides])
+    if base.export.quantization == "auto":
+        # One setting for all methods, so that no search decides between them.
+        export = base.export.model_copy(update={"quantization": USUAL})
+        base = base.model_copy(update={"export": export})
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
     rows: list[dict[str, Any]] = []

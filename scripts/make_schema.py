@@ -87,7 +87,7 @@ def _table(
             nested.append((name, field, below))
         needed = name in section.get("required", ())
         default = "required" if needed else f"`{json.dumps(field.get('default'))}`"
-        if below is not None and not needed:
+        if below is not None and not needed and field.get("default") is None:
             default = "see below"
         cells = (f"`{name}`", _type(field), default, field.get("description", ""))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -38,6 +38,7 @@ FLOORS = {
     "distill": 4,
     "checkpoint": 4,
     "cost": 4,
+    "graph": 4,
     "trainer": 5,
     "compress": 5,
     "loading": 5,
@@ -46,6 +47,7 @@ FLOORS = {
     "report": 5,
     "hub": 5,
     "latency": 6,
+    "quantize": 6,
     "pipeline": 7,
     "cli": 8,
     # The package itself and `python -m hfprune`: they may import all, and nothing imports them.

@@ -22,7 +22,7 @@ from hfprune.errors import CheckpointError, OutputError, TrainingError, Unsuppor
 from hfprune.latency import Landing
 from hfprune.pipeline import run
 from hfprune.plan import PruningPlan
-from hfprune.report import Console
+from hfprune.report import Console, quantization_table
 from hfprune.workplan import describe
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,7 @@ def recipe_file(folder: Path, inputs: Path, **changes: Any) -> Path:
         },
         "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 3},
         "recovery": {"num_train_epochs": 1},
+        "export": {"quantization": {}},  # a search takes its time: one test makes one
         "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 3},
         "output_dir": str(folder / "out"),
         **changes,
@@ -104,6 +105,7 @@ def test_results_say_what_was_measured(finished: tuple[Path, dict[str, Any]]) ->
 
 
 def test_reload_pipeline_and_onnx_agree(finished: tuple[Path, dict[str, Any]]) -> None:
+    pytest.importorskip("optimum.onnxruntime", reason="needs Optimum, which needs transformers 4")
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer, pipeline
 
@@ -421,3 +423,49 @@ def test_no_speed_within_the_drop_is_an_error(
     )
     with pytest.raises(TrainingError, match=r"even at a speed-up of 3 .* falls by 0\.4000, more"):
         run(load_recipe(path), Console(quiet=True))
+
+
+# -- quantization: auto, and the table of shapes ----------------------------------------------
+
+
+def test_searched_quantization_and_full_table(inputs: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            recovery={"num_train_epochs": 0},
+            training={"num_train_epochs": 1, "per_device_train_batch_size": 8},
+            export={"quantization_seconds": 20, "max_quantization_drop": 0.1},
+            benchmark={
+                "batch_sizes": [1],
+                "sequence_lengths": [16],
+                "repeats": 2,
+                "full_table": True,
+            },
+        )
+    )
+    assert recipe.export.quantization == "auto"
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    (label,) = results["quantization"]
+    record = results["quantization"][label]
+    assert label == "pruned"
+    assert record["metric"] == "accuracy"
+    assert record["candidates"][0]["settings"] == {}, "plain dynamic int8 comes first"
+    assert [c["settings"] for c in record["candidates"] if c["refused"] is None] == [
+        record["chosen"]
+    ]
+    chosen = next(c for c in record["candidates"] if c["refused"] is None)
+    file = tmp_path / "out" / "onnx" / "model_quantized.onnx"
+    assert chosen["file_bytes"] == file.stat().st_size
+    assert results["benchmark"]["file_bytes"]["pruned int8"] == file.stat().st_size
+    shown = quantization_table(label, record)
+    assert shown.row_count == len(record["candidates"])
+
+    rows = results["benchmark"]["full_table"]
+    assert {row["name"] for row in rows} == {n for n in MODELS if "PyTorch" not in n}
+    # The tiny model has 66 positions.
+    shapes = {(row["batch_size"], row["sequence_length"]) for row in rows}
+    assert shapes == {(b, n) for b in (1, 8, 32) for n in (16, 32, 64)}
+    assert 1 in {row["threads"] for row in rows}
+    assert all(row["speedup"] == 1 for row in rows if row["name"] == "dense ONNX")

@@ -75,7 +75,7 @@ def test_a_minimal_recipe_shows_what_will_be_done() -> None:
     assert recipe.training.greater_is_better is True
     assert recipe.distillation == DistillationConfig()
     assert recipe.benchmark.sequence_lengths == [32, 128]
-    assert recipe.export.quantization == QuantizationConfig()
+    assert recipe.export.quantization == "auto"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,13 @@ REFUSED = {
     ),
     "null section below": (
         with_lines("export:", "  quantization: int8"),
-        "line 9: export.quantization: expected a section (key: value) or null, got 'int8' (text)",
+        "line 9: export.quantization: expected a section (key: value) or one of auto or null, "
+        "got 'int8' (text)",
+    ),
+    "a setting among words": (
+        with_lines("export:", "  quantization:", "    graph: leen"),
+        "line 10: export.quantization.graph: expected one of exported, lean, lean_multihead, "
+        "lean_attention, fused, got 'leen' (text). Did you mean 'lean'?",
     ),
     # values
     "too large": (
@@ -411,6 +417,16 @@ REFUSED = {
     "calibration without need": (
         with_lines("export:", "  quantization:", "    calibration_samples: 10"),
         "line 10: export.quantization: calibration_samples is only used with is_static: true: "
+        "remove it, or set is_static: true",
+    ),
+    "time for no search": (
+        with_lines("export:", "  quantization: {}", "  quantization_seconds: 10"),
+        "lines 9 and 10: export: quantization_seconds is only used with quantization: auto: "
+        "remove it, or set quantization to auto",
+    ),
+    "a form of a static graph": (
+        with_lines("export:", "  quantization:", "    static_format: qoperator"),
+        "line 10: export.quantization: static_format is only used with is_static: true: "
         "remove it, or set is_static: true",
     ),
     "nothing to learn": (
@@ -880,7 +896,7 @@ def test_a_dumped_recipe_reads_back_equal(data: st.DataObject) -> None:
         },
         "pruning": {"sparsity": draw(st.floats(0, 1, exclude_max=True))},
         "distillation": draw(st.sampled_from([None, {}, {"temperature": 3}])),
-        "export": {"quantization": draw(st.sampled_from([None, {}, {"is_static": True}]))},
+        "export": {"quantization": draw(st.sampled_from([None, "auto", {}, {"is_static": True}]))},
         "output_dir": f"out/{draw(words)}",
     }
     try:

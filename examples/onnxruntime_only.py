@@ -1,0 +1,31 @@
+"""Classify texts with an exported model. Needs onnxruntime, tokenizers and numpy; no hfprune.
+
+python examples/onnxruntime_only.py runs/demo-minilm-movie-reviews "a moving film" "dull"
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder, texts = Path(sys.argv[1]), sys.argv[2:]
+config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
+tokenizer.enable_truncation(config.get("max_position_embeddings", 512))
+session = onnxruntime.InferenceSession(str(folder / "onnx" / "model_quantized.onnx"))
+
+rows = tokenizer.encode_batch(texts)
+columns = {
+    "input_ids": [row.ids for row in rows],
+    "attention_mask": [row.attention_mask for row in rows],
+    "token_type_ids": [row.type_ids for row in rows],
+}
+feed = {node.name: np.array(columns[node.name], dtype=np.int64) for node in session.get_inputs()}
+logits = session.run(["logits"], feed)[0]
+for text, row in zip(texts, logits, strict=True):
+    label = config["id2label"][str(row.argmax())]
+    print(json.dumps({"text": text, "label": label, "logits": row.tolist()}))

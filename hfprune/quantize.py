@@ -1,0 +1,527 @@
+"""``quantization: auto``: tries settings on this machine and keeps the fastest that is still right.
+
+The search goes through groups of settings (the graph, precision, embeddings, static, operators,
+excluded nodes), each time from the best that was found so far, until its time is over. Every
+candidate is a :class:`~hfprune.recipe.QuantizationConfig`, so what was found can be written into a
+recipe. It is timed interleaved with plain dynamic quantization, and judged by the task's metric on
+the validation rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfprune.benchmark import file_size, measure_latency, onnx_runner, random_batches, ratios
+from hfprune.errors import ExportError, HFPruneError
+from hfprune.export import (
+    MODEL_FILE,
+    QUANTIZED_FILE,
+    OnnxClassifier,
+    predict_logits,
+    prepare_graph,
+    quantize_onnx,
+)
+from hfprune.graph import weighted_products
+from hfprune.machine import detect_instruction_set
+from hfprune.recipe import QuantizationConfig
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+PLAIN = QuantizationConfig()
+# What the search usually ends with; for probes, which need one setting for models of all sizes.
+USUAL = QuantizationConfig(
+    graph="lean_multihead", per_channel=True, matmul_const_b_only=True, embeddings="int8"
+)
+# A difference in speed that is none: the smaller file wins.
+TIE = 0.03
+FINALISTS = 4
+MOST_ROWS = 2000
+SENSITIVITY_ROWS = 96
+EXCLUDE = (1, 2, 4)
+MIN_ROUNDS, MAX_ROUNDS = 5, 25
+# Of the time for the whole search, what timing one candidate may take.
+TIMING_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of one candidate.
+
+    Attributes:
+        config: its settings.
+        ms: median milliseconds of each shape, keyed ``"batch x length"`` (``"1x32"``).
+        speedup: over plain dynamic int8 of the same model, geometric mean over the shapes.
+        metric: on the validation rows.
+        drop: what the metric lost against the float32 graph; below 0 it gained.
+        agreement: fraction of rows on which the prediction is that of the float32 graph (for
+            regression: correlation of the two).
+        file_bytes: of the file.
+        refused: why it was not chosen; ``None`` for the chosen one.
+    """
+
+    config: QuantizationConfig
+    ms: dict[str, float] = field(default_factory=dict)
+    speedup: float = math.nan
+    metric: float = math.nan
+    drop: float = math.nan
+    agreement: float = math.nan
+    file_bytes: int = 0
+    refused: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from the defaults of a recipe."""
+        return self.config.model_dump(exclude_defaults=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; numbers that were not measured are ``None``."""
+
+        def known(value: float) -> float | None:
+            return round(value, 6) if math.isfinite(value) else None
+
+        return {
+            "settings": self.settings,
+            "ms": {shape: round(value, 4) for shape, value in self.ms.items()},
+            "speedup": known(self.speedup),
+            "metric": known(self.metric),
+            "drop": known(self.drop),
+            "agreement": known(self.agreement),
+            "file_bytes": self.file_bytes or None,
+            "refused": self.refused,
+        }
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """The search and its end.
+
+    Attributes:
+        path: the file that was written.
+        chosen: its settings.
+        within: whether its metric is within the allowed drop; if not, none was.
+        float_metric: of the float32 graph.
+        outcomes: all candidates in the order in which they were tried.
+        not_tried: how many the time was too short for.
+        seconds: what the search took.
+    """
+
+    path: Path
+    chosen: QuantizationConfig
+    within: bool
+    float_metric: float
+    outcomes: tuple[Outcome, ...]
+    not_tried: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the path."""
+        return {
+            "chosen": self.chosen.model_dump(exclude_defaults=True),
+            "within": self.within,
+            "float_metric": self.float_metric,
+            "not_tried": self.not_tried,
+            "seconds": round(self.seconds, 1),
+            "candidates": [outcome.to_dict() for outcome in self.outcomes],
+        }
+
+
+def describe_settings(settings: dict[str, Any]) -> str:
+    """Settings of a candidate in one line, as one would write them into a recipe."""
+    return ", ".join(f"{key}: {value}" for key, value in settings.items()) or "plain dynamic"
+
+
+def quantize_auto(
+    onnx_dir: str | Path,
+    *,
+    calibration: datasets.Dataset,
+    validation: datasets.Dataset,
+    collator: Any,
+    metric: Callable[[NDArray[np.float32], Sequence[int]], float],
+    greater_is_better: bool = True,
+    shapes: Sequence[tuple[int, int]],
+    threads: int = 1,
+    max_drop: float = 0.002,
+    seconds: float = 120.0,
+    progress: Callable[[float, str], None] | None = None,
+) -> SearchRecord:
+    """Write the fastest 8-bit version of ``model.onnx`` that keeps the metric.
+
+    Args:
+        onnx_dir: what :func:`hfprune.export.export_onnx` wrote; gets ``model_quantized.onnx``.
+        calibration: tokenised training rows, for static candidates.
+        validation: tokenised rows that the model has not learned from; at most ``MOST_ROWS`` are
+            used.
+        collator: pads rows to a batch.
+        metric: of logits ``[rows, labels]`` and the positions of these rows in ``validation``.
+        greater_is_better: whether more of the metric is better.
+        shapes: pairs of batch size and length for which the model shall be fast; the geometric mean
+            of the speed-ups counts.
+        threads: of the deployment.
+        max_drop: how much of the metric may be lost against the float32 graph.
+        seconds: after that time no further candidate is begun.
+        progress: called with the fraction of the time that is over, and what is tried.
+
+    Returns:
+        The record. A candidate that cannot be built or gives wrong outputs is in it, with the
+        reason. Where no candidate is within ``max_drop``, the one that loses least was taken.
+
+    Raises:
+        ExportError: if even plain dynamic quantization fails. Earlier files are then untouched.
+    """
+    with tempfile.TemporaryDirectory(prefix="hfprune-quantize-") as name:
+        search = _Search(
+            directory=Path(onnx_dir),
+            folder=Path(name),
+            calibration=calibration,
+            validation=_some_rows(validation),
+            rows=_row_numbers(len(validation)),
+            collator=collator,
+            metric=metric,
+            greater_is_better=greater_is_better,
+            shapes=list(dict.fromkeys(shapes)),
+            threads=threads,
+            max_drop=max_drop,
+            seconds=seconds,
+            progress=progress or (lambda fraction, what: None),
+        )
+        return search.run()
+
+
+def usual_settings(onnx_dir: str | Path) -> QuantizationConfig:
+    """The settings that the search usually chooses, if this graph can be had so; else plain ones.
+
+    For models that are only timed: all of one table must be quantized alike.
+    """
+    with tempfile.TemporaryDirectory(prefix="hfprune-quantize-") as name:
+        copy = _copy_of(Path(onnx_dir), Path(name) / "probe")
+        try:
+            quantize_onnx(copy, USUAL)
+        except HFPruneError as error:
+            logger.info("%s; plain dynamic quantization instead", error)
+            return PLAIN
+    return USUAL
+
+
+class _Search:
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        folder: Path,
+        calibration: Any,
+        validation: Any,
+        rows: list[int],
+        collator: Any,
+        metric: Callable[[NDArray[np.float32], Sequence[int]], float],
+        greater_is_better: bool,
+        shapes: list[tuple[int, int]],
+        threads: int,
+        max_drop: float,
+        seconds: float,
+        progress: Callable[[float, str], None],
+    ) -> None:
+        self.directory = directory
+        self.work = _copy_of(directory, folder / "work")
+        self.calibration = calibration
+        self.validation, self.rows, self.collator = validation, rows, collator
+        self.metric = metric
+        self.sign = 1.0 if greater_is_better else -1.0
+        self.shapes, self.threads = shapes, threads
+        self.max_drop, self.seconds = max_drop, seconds
+        self.progress = progress
+        self.start = time.monotonic()
+        self.outcomes: list[Outcome] = []
+        self.files: dict[int, Path] = {}
+        self.not_tried = 0
+        vocab = _vocab_size(directory)
+        self.make_batch = random_batches(vocab, first_id=min(10, vocab - 1))
+        # With one thread the work is done in the calling thread: its own time does not see what
+        # else the machine does. Some systems count it in steps too coarse for that.
+        fine = time.get_clock_info("thread_time").resolution < 1e-6
+        self.clock = time.thread_time_ns if threads == 1 and fine else time.perf_counter_ns
+
+    # -- course -----------------------------------------------------------------------------------
+
+    def run(self) -> SearchRecord:
+        self.float_logits = self._logits(self.work / MODEL_FILE)
+        self.float_metric = self.metric(self.float_logits, self.rows)
+        plain = self._try(PLAIN, required=True)
+        best = self._graphs(plain)
+        best = self._group(
+            best,
+            [
+                {"matmul_const_b_only": True},
+                {"per_channel": True},
+                {"matmul_const_b_only": True, "per_channel": True},
+            ],
+        )
+        best = self._group(
+            best, [{"embeddings": form} for form in ("int8", "int4", "float16", "float32")]
+        )
+        if not self._is_within(best):
+            best = self._spare_nodes(best)
+        best = self._group(
+            best,
+            [
+                {"is_static": True},
+                {"is_static": True, "operators_to_quantize": ["MatMul"]},
+                {
+                    "is_static": True,
+                    "static_format": "qoperator",
+                    "operators_to_quantize": ["MatMul"],
+                },
+                {"operators_to_quantize": ["MatMul"]},
+            ],
+        )
+        if detect_instruction_set() in {"avx2", "avx512"}:
+            # 8-bit weights can overflow there; whether they do, the metric tells.
+            best = self._group(best, [{"reduce_range": False}])
+        chosen = self._final()
+        if chosen.config == PLAIN:
+            quantize_onnx(self.directory, PLAIN)
+        else:
+            quantize_onnx(self.directory, chosen.config, calibration=self.calibration)
+        return SearchRecord(
+            path=self.directory / QUANTIZED_FILE,
+            chosen=chosen.config,
+            within=self._is_within(chosen),
+            float_metric=self.float_metric,
+            outcomes=tuple(self._refusals(chosen)),
+            not_tried=self.not_tried,
+            seconds=time.monotonic() - self.start,
+        )
+
+    def _graphs(self, plain: Outcome) -> Outcome:
+        """The fastest graph, whatever its metric: the float graph is the same, rounding aside."""
+        found = [plain]
+        for graph in ("lean_multihead", "lean", "lean_attention", "fused"):
+            if outcome := self._attempt(plain.config, {"graph": graph}):
+                found.append(outcome)
+        return max(found, key=lambda outcome: outcome.speedup)
+
+    def _group(self, best: Outcome, changes: Iterable[dict[str, Any]]) -> Outcome:
+        found = [best]
+        for change in changes:
+            if outcome := self._attempt(best.config, change):
+                found.append(outcome)
+        return self._best(found)
+
+    def _spare_nodes(self, best: Outcome) -> Outcome:
+        """Leave the nodes in float whose rounding changes the logits most."""
+        found = [best]
+        order = self._sensitivity(best.config)
+        for count in EXCLUDE:
+            if count < len(order) and (
+                outcome := self._attempt(best.config, {"nodes_to_exclude": order[:count]})
+            ):
+                found.append(outcome)
+        return self._best(found)
+
+    def _sensitivity(self, config: QuantizationConfig) -> list[str]:
+        """Nodes, the worst first: those without whose rounding the logits come nearest to float."""
+        with tempfile.TemporaryDirectory(dir=self.work.parent) as name:
+            import onnx
+
+            source = prepare_graph(self.work / MODEL_FILE, config, name)
+            nodes = weighted_products(onnx.load(str(source), load_external_data=False))
+        count = min(SENSITIVITY_ROWS, len(self.validation))
+        error: dict[str, float] = {}
+        for node in nodes:
+            if self._late():
+                break
+            self._tell(f"how much {node} loses")
+            trial = QuantizationConfig(**{**config.model_dump(), "nodes_to_exclude": [node]})
+            try:
+                file = quantize_onnx(self.work, trial, calibration=self.calibration)
+                logits = self._logits(file, count)
+            except HFPruneError:
+                continue  # the only product of the graph: nothing would be left to quantize
+            error[node] = float(np.square(logits - self.float_logits[:count]).mean())
+        return sorted(error, key=lambda node: error[node])
+
+    def _final(self) -> Outcome:
+        """The best, after the fastest ones have been timed once more, against each other."""
+        able = [outcome for outcome in self.outcomes if outcome.refused is None]
+        best = self._best(able)
+        rivals = [o for o in able if self._is_within(o) == self._is_within(best)]
+        if not self._is_within(best):
+            rivals = [o for o in rivals if o.drop <= best.drop]
+        rivals.sort(key=lambda o: (o.config != best.config, -o.speedup, o.file_bytes))
+        rivals = rivals[:FINALISTS]
+        if len(rivals) > 1 and not self._late():
+            self._tell("the fastest once more")
+            for outcome, (ms, speedup) in zip(rivals, self._timed(rivals), strict=True):
+                self._replace(outcome, ms=ms, speedup=speedup)
+            configs = [outcome.config for outcome in rivals]
+            best = self._best([o for o in self.outcomes if o.config in configs])
+        return best
+
+    def _refusals(self, chosen: Outcome) -> Iterable[Outcome]:
+        for outcome in self.outcomes:
+            if outcome.refused is not None or outcome.config == chosen.config:
+                yield outcome
+                continue
+            if not self._is_within(outcome) and outcome.drop > min(chosen.drop, self.max_drop):
+                why = f"the metric drops by {outcome.drop:.4f}, allowed is {self.max_drop:g}"
+            elif outcome.speedup < chosen.speedup * (1 - TIE):
+                why = (
+                    f"slower than the chosen one ({outcome.speedup:.2f}x to {chosen.speedup:.2f}x)"
+                )
+            elif outcome.file_bytes > chosen.file_bytes:
+                why = "as fast as the chosen one, larger file"
+            else:
+                why = "not faster than the chosen one when both were timed together"
+            yield replace(outcome, refused=why)
+
+    # -- one candidate ----------------------------------------------------------------------------
+
+    def _attempt(self, config: QuantizationConfig, change: dict[str, Any]) -> Outcome | None:
+        """Try a change of settings; ``None`` where it is none, failed, or came too late."""
+        trial = QuantizationConfig(**{**config.model_dump(), **change})
+        if any(trial == outcome.config for outcome in self.outcomes):
+            return None
+        if self._late():
+            self.not_tried += 1
+            return None
+        outcome = self._try(trial)
+        return outcome if outcome.refused is None else None
+
+    def _try(self, config: QuantizationConfig, *, required: bool = False) -> Outcome:
+        self._tell(describe_settings(config.model_dump(exclude_defaults=True)))
+        number = len(self.outcomes)
+        outcome = Outcome(config)
+        try:
+            file = quantize_onnx(
+                self.work,
+                config,
+                calibration=self.calibration if config.is_static else None,
+                file_name=f"candidate_{number}.onnx",
+            )
+            logits = self._logits(file)
+            if not np.isfinite(logits).all():
+                raise ExportError("logits that are not finite on the validation rows")
+            self.files[number] = file
+            self.outcomes.append(outcome)  # so that it can be timed, beside the plain one
+            ((ms, speedup),) = self._timed([outcome])
+            value = self.metric(logits, self.rows)
+            self._replace(
+                outcome,
+                ms=ms,
+                speedup=speedup,
+                metric=value,
+                drop=self.sign * (self.float_metric - value),
+                agreement=_agreement(logits, self.float_logits),
+                file_bytes=file_size(file),
+            )
+        except HFPruneError as error:
+            if required:
+                raise
+            del self.outcomes[number:]
+            self.outcomes.append(replace(outcome, refused=f"failed: {error}"[:300]))
+        return self.outcomes[number]
+
+    def _timed(self, outcomes: Sequence[Outcome]) -> list[tuple[dict[str, float], float]]:
+        """Milliseconds of each shape and the speed-up over plain, for each of the outcomes."""
+        numbers = [self._number(outcome) for outcome in outcomes]
+        runners = {
+            str(number): onnx_runner(self.files[number], self.threads)
+            for number in dict.fromkeys([0, *numbers])
+        }
+        found: list[tuple[dict[str, float], list[float]]] = [({}, []) for _ in numbers]
+        box = self.seconds * TIMING_SHARE * len(outcomes) / len(self.shapes)
+        for shape in self.shapes:
+            measure: Any = {"make_batch": self.make_batch, "clock": self.clock}
+            trial = measure_latency(runners, [shape], repeats=1, warmup=1, **measure)
+            round_s = sum(row.median_ms * row.inner_loops for row in trial) / 1e3
+            rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, box / max(round_s, 1e-6))))
+            rows = measure_latency(runners, [shape], repeats=rounds, warmup=0, **measure)
+            ratio = ratios(rows, "0")
+            by_name = {row.name: row for row in rows}
+            for number, (ms, speeds) in zip(numbers, found, strict=True):
+                ms[f"{shape[0]}x{shape[1]}"] = by_name[str(number)].median_ms
+                speeds.append(ratio[(str(number), shape)].value)
+        return [(ms, float(np.exp(np.mean(np.log(speeds))))) for ms, speeds in found]
+
+    def _logits(self, file: Path, count: int | None = None) -> NDArray[np.float32]:
+        """On the validation rows, or the first of them."""
+        rows = self.validation if count is None else self.validation.select(range(count))
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return predict_logits(OnnxClassifier(file, threads), rows, self.collator)
+
+    # -- judging ----------------------------------------------------------------------------------
+
+    def _is_within(self, outcome: Outcome) -> bool:
+        return outcome.drop <= self.max_drop + 1e-9
+
+    def _best(self, outcomes: Sequence[Outcome]) -> Outcome:
+        """The fastest within the allowed drop, ties to the smaller file; else the most accurate."""
+        within = [outcome for outcome in outcomes if self._is_within(outcome)]
+        if not within:
+            least = min(outcome.drop for outcome in outcomes)
+            within = [outcome for outcome in outcomes if outcome.drop <= least + 1e-9]
+        fastest = max(outcome.speedup for outcome in within)
+        tied = [outcome for outcome in within if outcome.speedup >= fastest * (1 - TIE)]
+        return min(tied, key=lambda outcome: (outcome.file_bytes, -outcome.speedup))
+
+    def _number(self, outcome: Outcome) -> int:
+        return next(i for i, other in enumerate(self.outcomes) if other.config == outcome.config)
+
+    def _replace(self, outcome: Outcome, **values: Any) -> None:
+        number = self._number(outcome)
+        self.outcomes[number] = replace(self.outcomes[number], **values)
+
+    def _late(self) -> bool:
+        return time.monotonic() - self.start > self.seconds
+
+    def _tell(self, what: str) -> None:
+        self.progress(min(1.0, (time.monotonic() - self.start) / self.seconds), what)
+
+
+def _agreement(logits: NDArray[Any], reference: NDArray[Any]) -> float:
+    if logits.shape[1] == 1:
+        return float(np.corrcoef(logits[:, 0], reference[:, 0])[0, 1])
+    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+
+
+def _row_numbers(count: int) -> list[int]:
+    if count <= MOST_ROWS:
+        return list(range(count))
+    return sorted(np.random.default_rng(0).choice(count, MOST_ROWS, replace=False).tolist())
+
+
+def _some_rows(validation: Any) -> Any:
+    rows = _row_numbers(len(validation))
+    return validation if len(rows) == len(validation) else validation.select(rows)
+
+
+def _copy_of(onnx_dir: Path, target: Path) -> Path:
+    """A folder with the float graph, its weights and its config, linked where that is possible."""
+    target.mkdir(parents=True)
+    for name in (MODEL_FILE, f"{MODEL_FILE}_data", f"{MODEL_FILE}.data", "config.json"):
+        if (onnx_dir / name).is_file():
+            try:
+                os.link(onnx_dir / name, target / name)
+            except OSError:  # another file system
+                shutil.copy2(onnx_dir / name, target / name)
+    return target
+
+
+def _vocab_size(onnx_dir: Path) -> int:
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(onnx_dir).vocab_size)

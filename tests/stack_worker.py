@@ -1,0 +1,69 @@
+"""Saves shrunk models on one stack, or checks them on the other; see test_stacks.
+
+python stack_worker.py save FOLDER | python stack_worker.py load FOLDER
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+ROOT = Path(__file__).resolve().parent.parent
+for place in (ROOT, ROOT / "tests"):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+from tiny import random_plan, tiny_batch, tiny_model  # noqa: E402
+
+import hfprune  # noqa: E402
+from hfprune.plan import BlockKey  # noqa: E402
+from hfprune.surgery import shrink_  # noqa: E402
+
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "modernbert")
+
+
+def digest(model: Any) -> str:
+    """Over the names and the bytes of all parameters."""
+    found = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        found.update(name.encode())
+        found.update(parameter.detach().numpy().tobytes())
+    return found.hexdigest()
+
+
+def logits(model: Any) -> Any:
+    with torch.inference_mode():
+        return model.eval()(**tiny_batch()).logits.numpy()
+
+
+def save(folder: Path) -> None:
+    for family in FAMILIES:
+        model = tiny_model(family)
+        shrink_(model, random_plan(model, removed=(BlockKey(1, "attention"),)))
+        model.save_pretrained(folder / family)
+        np.save(folder / family / "logits.npy", logits(model))
+        (folder / family / "digest.txt").write_text(digest(model))
+
+
+def load(folder: Path) -> None:
+    found: dict[str, Any] = {"transformers": transformers.__version__}
+    for family in FAMILIES:
+        model = hfprune.from_pretrained(folder / family)
+        found[family] = {
+            "equal": digest(model) == (folder / family / "digest.txt").read_text(),
+            "difference": float(
+                np.abs(logits(model) - np.load(folder / family / "logits.npy")).max()
+            ),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    {"save": save, "load": load}[sys.argv[1]](Path(sys.argv[2]))

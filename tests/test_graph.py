@@ -1,0 +1,285 @@
+"""Rewritten ONNX graphs: the same logits, with less in them; embeddings as stored by hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hfprune.errors import ExportError
+from hfprune.export import OnnxClassifier, export_onnx, quantize_onnx
+from hfprune.graph import (
+    INT4_BLOCK,
+    first_token_only,
+    int4_blocks,
+    residuals_as_sums,
+    rewrite,
+    store_embeddings,
+    weighted_products,
+)
+from hfprune.plan import PruningPlan
+from hfprune.recipe import QuantizationConfig
+from hfprune.structure import model_sizes
+from hfprune.surgery import shrink_
+from tests.test_export import tiny_tokenizer, uneven_model
+from tests.tiny import VOCAB, tiny_batch, tiny_model
+
+pytest.importorskip("onnxruntime")
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+LEAN = ("lean", "lean_multihead", "lean_attention", "fused")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Uneven heads; layer 1 has no attention, layer 2 no feed-forward block."""
+    model = uneven_model()
+    return model, export_onnx(model, tiny_tokenizer(), tmp_path_factory.mktemp("onnx"))
+
+
+def padded(side: str) -> dict[str, Any]:
+    batch = {name: value.numpy() for name, value in tiny_batch(padded=True).items()}
+    return batch if side == "right" else {n: v[:, ::-1].copy() for n, v in batch.items()}
+
+
+def ops(model: Any) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def what_runs(path: Path, folder: Path) -> list[str]:
+    """The operators that are left when ONNX Runtime has optimized a graph for itself."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ops(onnx.load(options.optimized_model_filepath))
+
+
+@pytest.mark.parametrize("graph", LEAN)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rewritten_graphs_agree_with_pytorch(
+    graph: str, side: str, exported: tuple[Any, Path], tmp_path: Path
+) -> None:
+    model, path = exported
+    onnx.save(rewrite(path, graph), str(tmp_path / "new.onnx"))
+    batch = padded(side)
+    with torch.inference_mode():
+        want = model(**{name: torch.as_tensor(value) for name, value in batch.items()}).logits
+    got = OnnxClassifier(tmp_path / "new.onnx").logits(batch)
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("graph", LEAN)
+@pytest.mark.parametrize("kept", [(0, 5), (2, 0), (0, 0)], ids=str)
+def test_graphs_without_a_kind_of_block_survive(
+    graph: str, kept: tuple[int, int], tmp_path: Path
+) -> None:
+    model = tiny_model("bert")
+    shrink_(model, PruningPlan.first_units(model_sizes(model), [kept] * 3))
+    path = export_onnx(model, tiny_tokenizer(), tmp_path)
+    onnx.save(rewrite(path, graph), str(tmp_path / "new.onnx"))
+    batch = padded("right")
+    got = OnnxClassifier(tmp_path / "new.onnx").logits(batch)
+    np.testing.assert_allclose(got, OnnxClassifier(path).logits(batch), atol=1e-4)
+
+
+def test_uneven_heads_are_read_layer_by_layer(exported: tuple[Any, Path]) -> None:
+    model, path = exported
+    want = [heads for heads in model.config.hfprune["heads"] if heads]
+    for graph, kind in (("lean_attention", "Attention"), ("lean_multihead", "MultiHeadAttention")):
+        found = [
+            helper.get_attribute_value(attribute)
+            for node in rewrite(path, graph).graph.node
+            if node.op_type == kind
+            for attribute in node.attribute
+            if attribute.name == "num_heads"
+        ]
+        assert found == want, graph
+
+
+def test_residual_sums_are_not_fused_to_the_slow_operator(
+    exported: tuple[Any, Path], tmp_path: Path
+) -> None:
+    """In int8 graphs, where biases are within the products and so residuals can be fused."""
+    _, path = exported
+    model = onnx.load(str(path))
+    adds = ops(model).count("Add")
+    count = residuals_as_sums(model)
+    assert count >= 4
+    assert ops(model).count("Add") == adds - count
+    folder = tmp_path / "onnx"
+    shutil.copytree(path.parent, folder)
+    for graph, slow in (("exported", True), ("lean", False)):
+        file = quantize_onnx(folder, QuantizationConfig(graph=graph))
+        assert ("SkipLayerNormalization" in what_runs(file, tmp_path)) == slow, graph
+
+
+def small_graph(nodes: list[Any], weights: dict[str, Any], inputs: dict[str, Any]) -> Any:
+    types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [
+            helper.make_tensor_value_info(name, types[str(v.dtype)], v.shape)
+            for name, v in inputs.items()
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def result(model: Any, inputs: dict[str, Any]) -> Any:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, inputs)[0]
+
+
+@pytest.fixture
+def token_wise() -> tuple[Any, dict[str, Any]]:
+    """Gather(Gelu-like(x W + b) + x, token 0), where x comes of an operator of its own."""
+    rng = np.random.default_rng(0)
+    inputs = {"raw": rng.normal(size=(2, 5, 4)).astype(np.float32)}
+    weights = {
+        "w": rng.normal(size=(4, 4)).astype(np.float32),
+        "b": rng.normal(size=4).astype(np.float32),
+        "zero": np.array(0, dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Softmax", ["raw"], ["x"], axis=1),  # mixes tokens
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["a"]),
+        helper.make_node("Tanh", ["a"], ["t"]),
+        helper.make_node("Add", ["t", "x"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["y"], axis=1),
+    ]
+    return small_graph(nodes, weights, inputs), inputs
+
+
+def test_only_the_first_token_is_computed(token_wise: tuple[Any, dict[str, Any]]) -> None:
+    model, inputs = token_wise
+    want = result(model, inputs)
+    assert first_token_only(model) == 1, "both branches begin at x"
+    np.testing.assert_allclose(result(model, inputs), want, atol=1e-6)
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    assert shapes["x"] == [2, 5, 4]
+    assert shapes["m"] == shapes["t"] == shapes["s"] == [2, 1, 4]
+
+
+def test_what_others_read_is_not_cut(token_wise: tuple[Any, dict[str, Any]]) -> None:
+    model, inputs = token_wise
+    model.graph.node[-1].output[0] = "first"
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["t"], ["mean"], axes=[1], keepdims=0),
+            helper.make_node("Add", ["first", "mean"], ["y"]),
+        ]
+    )
+    want = result(model, inputs)
+    assert first_token_only(model) == 2, "x, and t, which is read whole as well"
+    np.testing.assert_allclose(result(model, inputs), want, atol=1e-6)
+
+
+def test_a_constant_that_differs_by_token_stops_the_cut(
+    token_wise: tuple[Any, dict[str, Any]],
+) -> None:
+    model, inputs = token_wise
+    positions = np.arange(20, dtype=np.float32).reshape(1, 5, 4)
+    model.graph.initializer.append(numpy_helper.from_array(positions, "positions"))
+    model.graph.node[4].input[1] = "positions"
+    want = result(model, inputs)
+    first_token_only(model)
+    np.testing.assert_allclose(result(model, inputs), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", [1, -1])
+def test_other_tokens_are_left_alone(index: int, token_wise: tuple[Any, dict[str, Any]]) -> None:
+    model, _ = token_wise
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.array(index), "zero"))
+    assert first_token_only(model) == 0
+
+
+# -- embeddings -----------------------------------------------------------------------------------
+
+
+def test_int4_blocks_hold_what_four_bits_can() -> None:
+    draw = np.random.default_rng(0).integers(-7, 7, size=(3, 2 * INT4_BLOCK))
+    draw[:, ::INT4_BLOCK] = -8  # the scale is then known
+    packed, scale = int4_blocks((draw / 16).astype(np.float32))
+    assert packed.shape == (3, INT4_BLOCK)
+    low, high = packed.astype(np.int16) & 15, packed.astype(np.int16) >> 4
+    numbers = np.stack([low, high], axis=2).reshape(3, -1)
+    numbers = np.where(numbers > 7, numbers - 16, numbers)
+    rebuilt = numbers * np.repeat(scale, INT4_BLOCK, axis=1)
+    assert np.abs(rebuilt - draw / 16).max() <= scale.max() * 0.51
+
+
+def test_int4_picks_the_better_scale() -> None:
+    """One large weight among small ones: cutting it is better than rounding all others to zero."""
+    row = np.full((1, INT4_BLOCK), 0.1, dtype=np.float32)
+    row[0, 0] = 1.0
+    packed, scale = int4_blocks(row)
+    plain = float(((np.clip(np.round(row * 7.5), -8, 7) / 7.5 - row) ** 2).sum())
+    numbers = np.stack([packed & 15, packed >> 4], axis=2).reshape(1, -1).astype(int)
+    numbers = np.where(numbers > 7, numbers - 16, numbers)
+    assert float(((numbers * scale[0, 0] - row) ** 2).sum()) <= plain + 1e-9
+
+
+def test_int4_needs_whole_blocks() -> None:
+    with pytest.raises(ExportError, match="a multiple of 32, got 33"):
+        int4_blocks(np.ones((2, 33), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("form", "tolerance"), [("float32", 0.0), ("float16", 5e-4), ("int8", 4e-3), ("int4", 0.15)]
+)
+def test_stored_embeddings_give_the_rows(form: str, tolerance: float) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.uniform(-1, 1, size=(50, 64)).astype(np.float32)
+    table[7] = 0
+    table[8] *= 100
+    inputs = {"ids": np.array([[0, 7, 8], [49, 3, 3]], dtype=np.int64)}
+    model = small_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["y"], name="words")],
+        {"table": table},
+        inputs,
+    )
+    names = store_embeddings(model, form)
+    assert set(names) == {node.name for node in model.graph.node}
+    want, got = table[inputs["ids"]], result(model, inputs)
+    size = np.abs(want).max(axis=2, keepdims=True)
+    assert (np.abs(got - want) <= tolerance * size).all()
+    per_weight = {"float32": 4, "float16": 2, "int8": 1, "int4": 0.5}[form]
+    assert model.ByteSize() < table.size * per_weight * 1.3 + 400
+
+
+def test_without_a_table_there_are_no_embeddings(token_wise: tuple[Any, dict[str, Any]]) -> None:
+    model, _ = token_wise
+    with pytest.raises(ExportError, match="no word embeddings"):
+        store_embeddings(model, "int8")
+
+
+def test_word_embeddings_are_the_largest_table(exported: tuple[Any, Path]) -> None:
+    _, path = exported
+    model = onnx.load(str(path))
+    store_embeddings(model, "float16")
+    halves = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16]
+    assert [list(tensor.dims) for tensor in halves] == [[VOCAB, 32]]
+
+
+def test_weighted_products_are_the_linears(exported: tuple[Any, Path]) -> None:
+    model, path = exported
+    found = weighted_products(onnx.load(str(path)))
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(found) == len(linears)
+    assert len(set(found)) == len(found)
