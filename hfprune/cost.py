@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from hfprune.errors import PlanError
 from hfprune.plan import KINDS, BlockKey, BlockKind
 from hfprune.structure import block_views
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 
 
 def parameter_costs(model: nn.Module) -> dict[BlockKey, float]:
@@ -31,6 +31,8 @@ class LatencyTable:
         fixed_ms: the quantized model without any block: embeddings, pooler, head, the call itself.
         attention, ffn: ``(units, ms)`` of one block, ascending, from ``(0, 0.0)``; between two
             entries time is interpolated.
+        last_attention, last_ffn: the same for the blocks of the last layer, if the graph saves work
+            there (where only the first token is read); ``None``: as all others.
     """
 
     batch_size: int
@@ -40,14 +42,22 @@ class LatencyTable:
     fixed_ms: float
     attention: tuple[tuple[int, float], ...]
     ffn: tuple[tuple[int, float], ...]
+    last_attention: tuple[tuple[int, float], ...] | None = None
+    last_ffn: tuple[tuple[int, float], ...] | None = None
 
-    def block_ms(self, kind: BlockKind, units: int) -> float:
+    def block_ms(self, kind: BlockKind, units: int, *, last: bool = False) -> float:
         """Time of one block that keeps so many units; 0 for none (it is removed whole).
+
+        Args:
+            last: whether it is in the last layer that has blocks.
 
         Raises:
             PlanError: for more units than were measured.
         """
         table = self.attention if kind == "attention" else self.ffn
+        if last:
+            own = self.last_attention if kind == "attention" else self.last_ffn
+            table = table if own is None else own
         if units > table[-1][0]:
             raise PlanError(
                 f"the latency table knows {kind} blocks of up to {table[-1][0]} units, not "
@@ -60,11 +70,21 @@ class LatencyTable:
         sizes, times = zip(*table[1:], strict=True)
         return float(np.interp(units, sizes, times))
 
+    def price(self, sizes: Sequence[tuple[int, int]]) -> Callable[[BlockKey, int], float]:
+        """Time of each block by units, for plans of a model with these sizes.
+
+        Its last layer counts as the last one; should a plan empty it, the model is faster than
+        this says.
+        """
+        last = _last(sizes)
+        return lambda key, units: self.block_ms(key.kind, units, last=key.layer == last)
+
     def total_ms(self, sizes: Sequence[tuple[int, int]]) -> float:
         """Predicted time of a model whose layers keep ``(heads, neurons)``."""
+        last = _last(sizes)
         return self.fixed_ms + sum(
-            self.block_ms(kind, units)
-            for layer in sizes
+            self.block_ms(kind, units, last=number == last)
+            for number, layer in enumerate(sizes)
             for kind, units in zip(KINDS, layer, strict=True)
         )
 
@@ -89,11 +109,17 @@ class LatencyTable:
 
     def scaled(self, factor: float) -> LatencyTable:
         """All times but the baseline's multiplied by a factor."""
+
+        def times(table: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+            return tuple((units, ms * factor) for units, ms in table)
+
         return replace(
             self,
             fixed_ms=self.fixed_ms * factor,
-            attention=tuple((n, ms * factor) for n, ms in self.attention),
-            ffn=tuple((n, ms * factor) for n, ms in self.ffn),
+            attention=times(self.attention),
+            ffn=times(self.ffn),
+            last_attention=self.last_attention and times(self.last_attention),
+            last_ffn=self.last_ffn and times(self.last_ffn),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,8 +140,19 @@ class LatencyTable:
                 **{name: int(value[name]) for name in ("batch_size", "sequence_length", "threads")},
                 baseline_ms=float(value["baseline_ms"]),
                 fixed_ms=float(value["fixed_ms"]),
-                attention=tuple((int(n), float(ms)) for n, ms in value["attention"]),
-                ffn=tuple((int(n), float(ms)) for n, ms in value["ffn"]),
+                attention=_times(value["attention"]),
+                ffn=_times(value["ffn"]),
+                last_attention=value["last_attention"] and _times(value["last_attention"]),
+                last_ffn=value["last_ffn"] and _times(value["last_ffn"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"not a latency table: {error!r}") from error
+
+
+def _times(value: Any) -> tuple[tuple[int, float], ...]:
+    return tuple((int(units), float(ms)) for units, ms in value)
+
+
+def _last(sizes: Sequence[tuple[int, int]]) -> int:
+    """Number of the last layer that has a block; -1 if none has."""
+    return max((number for number, layer in enumerate(sizes) if any(layer)), default=-1)

@@ -139,10 +139,9 @@ def calibrated(
     with tempfile.TemporaryDirectory() as name:
         export_onnx(dense, tokenizer, Path(name) / "dense")
         for attempt in range(2):
-            costs = table
             wanted = budget_plan(
                 scores,
-                lambda key, count, costs=costs: costs.block_ms(key.kind, count),  # type: ignore[misc]
+                table.price(sizes),
                 plan,
                 table.budget_ms(speedup),
             )
@@ -282,6 +281,9 @@ def _measure(
     head_counts = [n for n in range(1, heads + 1) if heads <= MANY_HEADS or n % 2 == 0 or n == 1]
     neuron_counts = _neuron_counts(neurons)
     wanted = [(n, 0) for n in head_counts] + [(0, n) for n in neuron_counts]
+    # Such graphs compute less in the last layer, which is then measured alone as well.
+    own_last = quantization is not None and quantization.graph.startswith("lean") and layers > 1
+    depths = (layers, 1) if own_last else (layers,)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runners: dict[str, Any] = {}
@@ -295,15 +297,19 @@ def _measure(
                 file = quantize_onnx(place, dynamic)
             runners[label] = onnx_runner(file, threads)
 
-        total = len(wanted) + 3
+        total = len(wanted) * len(depths) + 3
         add("baseline", dense, quantized=False)
         empty = PruningPlan.first_units(model_sizes(dense), [(0, 0)] * len(model_sizes(dense)))
         add("fixed", shrink_(dense, empty), quantized=True)
         tell("exports", 2, total)
-        for done, (h, n) in enumerate(wanted):
-            probe = model_class(probe_config)
-            add(f"{h}-{n}", resize_(probe, [(h, n)] * layers), quantized=True)
-            tell("exports", done + 3, total)
+        done = 2
+        for depth in depths:
+            for h, n in wanted:
+                probe = model_class(probe_config)
+                kept = [(0, 0)] * (layers - depth) + [(h, n)] * depth
+                add(f"{depth}: {h}-{n}", resize_(probe, kept), quantized=True)
+                done += 1
+                tell("exports", done, total)
         make = random_batches(config.vocab_size, first_id=min(10, config.vocab_size - 1))
         shape = (batch_size, sequence_length)
         trial = measure_latency(runners, [shape], repeats=1, warmup=1, make_batch=make)
@@ -318,11 +324,11 @@ def _measure(
             progress=lambda done, of: tell("timing", done, of),
         )
     times = {row.name: np.array(row.times_ms) for row in rows}
+
     # Differences are taken within a round, so that a slow spell of the machine cancels out.
-    block = {
-        pair: float(np.median(times[f"{pair[0]}-{pair[1]}"] - times["fixed"])) / layers
-        for pair in wanted
-    }
+    def gap(more: str, less: str) -> float:
+        return float(np.median(times[more] - times[less]))
+
     baseline = float(np.median(times["baseline"]))
     fixed = float(np.median(times["fixed"]))
     if not 0 < fixed < baseline:
@@ -330,14 +336,29 @@ def _measure(
             f"the machine is too noisy to measure: the dense model took {baseline:.2f} ms, the one "
             f"without blocks {fixed:.2f} ms; try again when it is quiet"
         )
+    block, last = {}, {}
+    for pair in wanted:
+        whole = f"{layers}: {pair[0]}-{pair[1]}"
+        if own_last:
+            alone = f"1: {pair[0]}-{pair[1]}"
+            last[pair] = gap(alone, "fixed")
+            block[pair] = gap(whole, alone) / (layers - 1)
+        else:
+            block[pair] = gap(whole, "fixed") / layers
+
+    def table(found: dict[tuple[int, int], float], kind: int) -> tuple[tuple[int, float], ...]:
+        return _rising([(pair[kind], ms) for pair, ms in found.items() if pair[kind]])
+
     return LatencyTable(
         batch_size=batch_size,
         sequence_length=sequence_length,
         threads=threads,
         baseline_ms=baseline,
         fixed_ms=fixed,
-        attention=_rising([(n, block[(n, 0)]) for n in head_counts]),
-        ffn=_rising([(n, block[(0, n)]) for n in neuron_counts]),
+        attention=table(block, 0),
+        ffn=table(block, 1),
+        last_attention=table(last, 0) if own_last else None,
+        last_ffn=table(last, 1) if own_last else None,
     )
 
 

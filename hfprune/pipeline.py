@@ -660,6 +660,7 @@ class _Run:
         rounds, seed = target.search_rounds, self.recipe.training.seed
         batches = self._scoring_batches(target.scoring_samples)
         quantization = None if table is None else self._dynamic(dense)
+        sizes = model_sizes(model)
         with self.console.progress("reconstruction") as progress:
 
             def tell(step: str, done: int, total: int) -> None:
@@ -672,7 +673,11 @@ class _Run:
             else:
                 speed = float(cast(float, target.speedup))
                 found.search(
-                    table.budget_ms(speed), _price(table), rounds=rounds, seed=seed, progress=tell
+                    table.budget_ms(speed),
+                    table.price(sizes),
+                    rounds=rounds,
+                    seed=seed,
+                    progress=tell,
                 )
         choices: dict[str, list[int] | None] = {"searched": None}
         for some in found.fewer_layers():
@@ -713,7 +718,9 @@ class _Run:
         if not (folder / MODEL_FILE).is_file():
             export_onnx(self._load_teacher(teacher), self.tokenizer, folder)
         return land(
-            lambda scaled: found.plan(scaled.budget_ms(speedup), _price(scaled), layers),
+            lambda scaled: found.plan(
+                scaled.budget_ms(speedup), scaled.price(model_sizes(model)), layers
+            ),
             table,
             speedup,
             model,
@@ -1172,10 +1179,6 @@ def _parameter_budget(
     units = parameter_costs(dense)
     total = sum(units[key] * view.units for key, view in block_views(dense).items())
     return (1.0 - sparsity) * total, lambda key, count: units[key] * count
-
-
-def _price(table: LatencyTable) -> Callable[[BlockKey, int], float]:
-    return lambda key, count: table.block_ms(key.kind, count)
 
 
 def _fingerprint(recipe: Recipe) -> str:

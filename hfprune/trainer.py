@@ -510,11 +510,12 @@ class HFPruneTrainer(Trainer):
         sparsity = share * (pruning.sparsity or 0.0)
         if self.latency is not None and isinstance(pruning.speedup, float):
             table = self.latency
-            begin = sum(table.block_ms(k.kind, len(current.mask(k))) for k in current.keys())
+            price = table.price(current.totals())
+            begin = sum(price(k, len(current.mask(k))) for k in current.keys())
             budget = begin + share * (table.budget_ms(pruning.speedup) - begin)
             plan = budget_plan(
                 {key: scores[key] for key in self._costs},
-                lambda key, count: table.block_ms(key.kind, count),
+                price,
                 current,
                 budget,
             )

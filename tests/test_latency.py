@@ -44,12 +44,23 @@ def test_times_by_hand() -> None:
         TABLE.block_ms("attention", 5)
 
 
+def test_the_last_layer_has_prices_of_its_own() -> None:
+    table = replace(TABLE, last_attention=((0, 0.0), (4, 0.4)), last_ffn=((0, 0.0), (20, 0.1)))
+    assert table.total_ms([(4, 20), (4, 20)]) == pytest.approx(1.0 + 1.3 + 0.5)
+    assert table.total_ms([(4, 20), (0, 0)]) == pytest.approx(1.0 + 0.5), "the first is the last"
+    assert table.scaled(2).total_ms([(0, 0), (0, 20)]) == pytest.approx(2.2)
+    price = table.price([(4, 20), (4, 20), (0, 0)])
+    assert price(BlockKey(0, "ffn"), 20) == pytest.approx(0.3)
+    assert price(BlockKey(1, "ffn"), 20) == pytest.approx(0.1)
+    assert LatencyTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+
+
 def test_json_round_trip() -> None:
     assert LatencyTable.from_dict(json.loads(json.dumps(TABLE.to_dict()))) == TABLE
     with pytest.raises(PlanError, match="unknown format_version 7"):
         LatencyTable.from_dict({**TABLE.to_dict(), "format_version": 7})
     with pytest.raises(PlanError, match="not a latency table"):
-        LatencyTable.from_dict({"format_version": 1})
+        LatencyTable.from_dict({"format_version": 2})
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -108,6 +119,26 @@ def test_measured_and_cached(tmp_path: Path) -> None:
         **settings,
     )
     assert again == table
+
+
+def test_lean_graphs_are_measured_with_and_without_layers_before(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    table = latency_table(
+        tiny_model("bert", layers=2),
+        tiny_tokenizer(),
+        QuantizationConfig(graph="lean"),
+        batch_size=8,
+        sequence_length=32,
+        threads=1,
+        cache=tmp_path,
+        progress=lambda step, done, total: steps.append((done, total)),
+    )
+    assert table.last_attention is not None
+    assert table.last_ffn is not None
+    assert [n for n, _ in table.last_attention] == [n for n, _ in table.attention]
+    assert [n for n, _ in table.last_ffn] == [n for n, _ in table.ffn]
+    assert table.last_ffn[-1][1] < table.ffn[-1][1], "one token of 32"
+    assert all(done <= total for done, total in steps)
 
 
 def test_plans_are_measured_until_they_land(
