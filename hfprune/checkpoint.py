@@ -54,7 +54,15 @@ def from_pretrained(
             f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so hfprune did not shrink "
             "this model; load it with transformers"
         )
-    model = _model_class(config, folder)(config)
+    try:
+        model = _model_class(config, folder)(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a stock class makes of a config that contradicts itself
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no model that can be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     try:
         resize_(model, sizes)
     except PlanError as error:

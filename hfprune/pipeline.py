@@ -1,5 +1,9 @@
 """One run, from a recipe to a directory: teacher, prune, shrink, recover, export, evaluate, time.
 
+Where the recipe reduces the vocabulary, a copy of the teacher without the tokens that go is what
+is pruned from and distilled from, so that teacher and student read the same tokens and their hidden
+states can be compared. The teacher itself, with its own tokenizer, is what results are compared to.
+
 Every stage leaves its result in a work directory beside the output and is not repeated when the
 run is resumed. The output directory appears at the end, whole or not at all.
 """
@@ -12,6 +16,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +46,7 @@ from hfprune.benchmark import (
 from hfprune.checkpoint import from_pretrained
 from hfprune.compress import prune_without_training
 from hfprune.cost import LatencyTable, parameter_costs
-from hfprune.data import TaskData, data_collator, load_task_data
+from hfprune.data import TaskData, data_collator, load_task_data, retokenize
 from hfprune.errors import (
     CheckpointError,
     HubError,
@@ -79,12 +84,14 @@ from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
 from hfprune.surgery import RECORD_KEY, shrink_
 from hfprune.trainer import HFPruneTrainer, last_checkpoint, training_arguments
+from hfprune.vocabulary import compare_tokens, reduce_vocabulary_
 
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1
 WORK_SUFFIX = ".work"
 WEIGHTS = "model.safetensors"
+VOCABULARY_FILE = "vocabulary.json"
 DENSE, PRUNED = "dense", "pruned"
 TRAINING_STAGES = ("teacher", "prune", "recover")
 # Where the search for max_metric_drop begins, and by what it goes up.
@@ -112,6 +119,14 @@ def train_teacher(recipe: Recipe, console: Console | None = None) -> Path:
     return _Run(recipe, console or Console()).teacher_only()
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """How a model reads the texts: its tokenizer, and the rows as that one splits them."""
+
+    tokenizer: Any
+    data: TaskData
+
+
 class _Run:
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self.recipe = recipe
@@ -137,7 +152,7 @@ class _Run:
     def execute(self) -> dict[str, Any] | None:
         self._prepare()
         teacher = self._stage("teacher", self._teacher)
-        members = self._members(teacher)
+        members = self._members(self._start(teacher))
         if not self.state.is_main_process:
             return None
         self._stage("export", lambda: self._export(teacher, members))
@@ -154,13 +169,64 @@ class _Run:
         self._open_work()
         set_seed(recipe.training.seed)
         with self.console.stage("data"):
-            self.tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 recipe.model.tokenizer or recipe.model.name_or_path,
                 revision=recipe.model.revision if recipe.model.tokenizer is None else None,
                 trust_remote_code=recipe.model.trust_remote_code,
             )
-            self.data = load_task_data(recipe.data, self.tokenizer, recipe.task)
+            self.data = load_task_data(recipe.data, tokenizer, recipe.task)
+            self.dense = self.small = _Reading(tokenizer, self.data)
             self.console.note(_describe_data(self.data))
+
+    def _start(self, teacher: str) -> str:
+        """What is pruned and distilled from: the teacher, where need be with fewer tokens."""
+        if self.recipe.pruning.vocabulary is None:
+            return teacher
+        start: str = self._stage("vocabulary", lambda: self._reduce(teacher), by_main=True)
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        self.small = _Reading(tokenizer, retokenize(self.data, tokenizer))
+        if "tokens" not in self.done:
+            self.done["tokens"] = self._compare_tokens()
+            self._save_state()
+        found = self.done["tokens"]
+        self.console.note(
+            f"{found['tokens_after']} of {found['tokens_before']} tokens kept; on validation texts "
+            f"{found['unknown_after']:.2%} of tokens unknown ({found['unknown_before']:.2%}), "
+            f"{found['mean_length_after']:.1f} tokens a text ({found['mean_length_before']:.1f}), "
+            f"{found['changed']:.1%} of texts split otherwise"
+        )
+        return start
+
+    def _reduce(self, teacher: str) -> str:
+        settings = self.recipe.pruning.vocabulary
+        model = self._load_dense(teacher, None)
+        plan, tokenizer = reduce_vocabulary_(
+            model,
+            self.dense.tokenizer,
+            self.data.train["input_ids"],
+            min_count=1 if settings is None else settings.min_count,
+        )
+        atomic_write_json(self.work / VOCABULARY_FILE, {"plan": plan.to_dict()})
+        return self._keep(model, "teacher-vocabulary", tokenizer)
+
+    def _compare_tokens(self) -> dict[str, float]:
+        """What the reduced vocabulary does to the validation texts, which it was not made from."""
+        return compare_tokens(
+            self.dense.tokenizer,
+            self.small.tokenizer,
+            self._kept_tokens() or (),
+            self.dense.data.validation["input_ids"],
+            self.small.data.validation["input_ids"],
+        ).to_dict()
+
+    def _kept_tokens(self) -> tuple[int, ...] | None:
+        if self.recipe.pruning.vocabulary is None:
+            return None
+        saved = json.loads((self.work / VOCABULARY_FILE).read_text(encoding="utf-8"))
+        return PruningPlan.from_dict(saved["plan"]).vocabulary
+
+    def _reading(self, label: str) -> _Reading:
+        return self.dense if label == DENSE else self.small
 
     def _members(self, teacher: str) -> dict[str, str]:
         """The pruned models: label to directory, each pruned from the one before it."""
@@ -175,7 +241,7 @@ class _Run:
 
     def _targets(self) -> list[tuple[str, PruningConfig]] | None:
         """Label and single target of each model, ``None`` if speeds are stepped up."""
-        pruning = self.recipe.pruning
+        pruning = self._block_pruning()
         if pruning.max_metric_drop is not None:
             return None
         if isinstance(pruning.speedup, list):
@@ -185,15 +251,17 @@ class _Run:
             ]
         return [(PRUNED, pruning)]
 
+    def _block_pruning(self) -> PruningConfig:
+        """What is left to do once the vocabulary has been reduced."""
+        return self.recipe.pruning.model_copy(update={"vocabulary": None})
+
     def _member(self, label: str, target: PruningConfig, current: str, teacher: str) -> str:
         """Prune one model from ``current`` to a target, and train what is left."""
         suffix = "" if label == PRUNED else f" {label}"
         table = None
         if target.speedup is not None:
             speed = target.speedup
-            found = self._stage(
-                f"latency{suffix}", lambda: self._latency(teacher, speed), by_main=True
-            )
+            found = self._stage(f"latency{suffix}", lambda: self._latency(speed), by_main=True)
             table = LatencyTable.from_dict(found)
         pruned: str = self._stage(
             f"prune{suffix}",
@@ -210,11 +278,11 @@ class _Run:
 
         Judged by the quantized model on the validation rows, against the dense one there.
         """
-        pruning = self.recipe.pruning
+        pruning = self._block_pruning()
         limit = pruning.max_metric_drop or 0.0
         current, best, chosen, record = teacher, None, "", []
         floor = self._stage(
-            "validate dense", lambda: self._validation(teacher, DENSE), by_main=True
+            "validate dense", lambda: self._validation(self.done["teacher"], DENSE), by_main=True
         )
         speed = FIRST_SPEEDUP
         while True:
@@ -253,22 +321,23 @@ class _Run:
     def _validation(self, folder: str, label: str) -> float:
         """The metric that chooses checkpoints, of the exported (and quantized) model."""
         model = self._load_dense(folder, None) if label == DENSE else from_pretrained(folder)
-        file = self._exported(model, self.work / "validation" / label)
-        data, metric = self.data, self.recipe.training.metric_for_best_model
+        reading = self._reading(label)
+        file = self._exported(model, self.work / "validation" / label, reading)
+        data, metric = reading.data, self.recipe.training.metric_for_best_model
         name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
         logits = predict_logits(
-            OnnxClassifier(file), data.validation, data_collator(self.tokenizer)
+            OnnxClassifier(file), data.validation, data_collator(reading.tokenizer)
         )
         labels = np.asarray(data.validation["labels"])
         return score(name, logits, labels, data.task, data.num_labels)
 
-    def _exported(self, model: Any, folder: Path) -> Path:
+    def _exported(self, model: Any, folder: Path, reading: _Reading) -> Path:
         """Export, and quantize where the recipe wants it; the file that will be deployed."""
-        file = export_onnx(model, self.tokenizer, folder, opset=self.recipe.export.opset)
+        file = export_onnx(model, reading.tokenizer, folder, opset=self.recipe.export.opset)
         quantization = self.recipe.export.quantization
         if quantization is None:
             return file
-        return quantize_onnx(folder, quantization, calibration=self.data.train)
+        return quantize_onnx(folder, quantization, calibration=reading.data.train)
 
     def _check_before_work(self) -> None:
         """What can be refused without reading a model or data."""
@@ -359,20 +428,21 @@ class _Run:
             trainer = self._trainer(
                 model,
                 "teacher",
+                self.dense,
                 num_train_epochs=recipe.teacher.num_train_epochs,
                 learning_rate=recipe.teacher.learning_rate,
             )
             trainer.train(resume_from_checkpoint=self._checkpoint("teacher"))
             model = trainer.model
-        return self._keep(model, "teacher")
+        return self._keep(model, "teacher", self.dense.tokenizer)
 
-    def _latency(self, teacher: str, speedup: Any) -> dict[str, Any]:
-        recipe = self.recipe
+    def _latency(self, speedup: Any) -> dict[str, Any]:
+        recipe, tokenizer = self.recipe, self.dense.tokenizer
         with self.console.progress("latency table") as progress:
-            model = self._load_dense(teacher, None)
+            model = self._load_dense(self.done["teacher"], None)
             table = latency_table(
                 model,
-                self.tokenizer,
+                tokenizer,
                 self._dynamic(),
                 batch_size=recipe.benchmark.batch_sizes[0],
                 sequence_length=recipe.benchmark.sequence_lengths[0],
@@ -380,7 +450,7 @@ class _Run:
                 progress=lambda step, done, total: progress(done, total),
             )
         table.budget_ms(speedup)  # refuses the impossible
-        return calibrated(table, model, self.tokenizer, self._dynamic(), speedup).to_dict()
+        return calibrated(table, model, tokenizer, self._dynamic(), speedup).to_dict()
 
     def _dynamic(self) -> QuantizationConfig | None:
         """Quantization for probes: as the recipe's, without what needs data or names of nodes."""
@@ -410,6 +480,7 @@ class _Run:
             trainer = self._trainer(
                 model,
                 f"prune-{label}",
+                self.small,
                 pruning=target,
                 latency=table,
                 distillation=self.recipe.distillation,
@@ -419,12 +490,14 @@ class _Run:
             plan = trainer.plan or PruningPlan.dense(sizes)
             history, model = trainer.state.log_history, trainer.model
         if self.state.is_main_process:
+            if first:  # one plan, from the teacher to this model
+                plan = replace(plan, vocabulary=self._kept_tokens())
             atomic_write_json(
                 self.work / f"plan-{label}.json",
                 {"plan": plan.to_dict(), "after": None if first else current, "log": history},
             )
         self.console.note(f"kept heads and neurons by layer: {model_sizes(model)}")
-        return self._keep(model, f"{label}-pruned")
+        return self._keep(model, f"{label}-pruned", self.small.tokenizer)
 
     def _reconstruct(
         self, model: Any, target: PruningConfig, teacher: str, table: LatencyTable | None
@@ -457,11 +530,11 @@ class _Run:
 
     def _scoring_batches(self, samples: int) -> list[Any]:
         """Training rows without labels, of like length in a batch, batches in random order."""
-        train = self.data.train
+        train = self.small.data.train
         rng = np.random.default_rng(self.recipe.training.seed)
         chosen = rng.permutation(len(train))[:samples].tolist()
         chosen.sort(key=lambda row: len(train[row]["input_ids"]))
-        collate = data_collator(self.tokenizer)
+        collate = data_collator(self.small.tokenizer)
         names = [name for name in MODEL_INPUTS if name in train.column_names]
         size = self.recipe.training.per_device_eval_batch_size
         batches = [
@@ -475,13 +548,14 @@ class _Run:
         trainer = self._trainer(
             from_pretrained(pruned),
             f"recover-{label}",
+            self.small,
             num_train_epochs=recipe.recovery.num_train_epochs,
             learning_rate=recipe.recovery.learning_rate,
             distillation=recipe.distillation,
             teacher=self._load_dense(teacher, None) if recipe.distillation else None,
         )
         trainer.train(resume_from_checkpoint=self._checkpoint(f"recover-{label}"))
-        return self._keep(trainer.model, f"{label}-recovered")
+        return self._keep(trainer.model, f"{label}-recovered", self.small.tokenizer)
 
     def _load_dense(self, name: str, revision: str | None) -> Any:
         """A classifier for this task; a model that hfprune shrank before is taken as it is."""
@@ -508,19 +582,20 @@ class _Run:
             **labels,
         )
         if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+            model.config.pad_token_id = self.dense.tokenizer.pad_token_id
         return model
 
     def _trainer(
         self,
         model: Any,
         stage: str,
+        reading: _Reading,
         *,
         num_train_epochs: float | None = None,
         learning_rate: float | None = None,
         **pruning: Any,
     ) -> HFPruneTrainer:
-        recipe, data = self.recipe, self.data
+        recipe, data = self.recipe, reading.data
         changes: dict[str, Any] = {}
         if num_train_epochs is not None:
             changes["num_train_epochs"] = num_train_epochs
@@ -533,7 +608,7 @@ class _Run:
             args=training_arguments(settings, self.work / "checkpoints" / stage),
             train_dataset=data.train,
             eval_dataset=data.validation,
-            data_collator=data_collator(self.tokenizer),
+            data_collator=data_collator(reading.tokenizer),
             compute_metrics=make_compute_metrics(
                 recipe.evaluation.metrics, data.task, data.num_labels
             ),
@@ -548,12 +623,12 @@ class _Run:
             self.console.note(f"{stage}: resuming from {found.name}")
         return None if found is None else str(found)
 
-    def _keep(self, model: Any, name: str) -> str:
+    def _keep(self, model: Any, name: str, tokenizer: Any) -> str:
         folder = self.work / name
         if self.state.is_main_process:
             with atomic_directory(folder, overwrite=True) as temporary:
                 model.save_pretrained(temporary)
-                self.tokenizer.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
         return str(folder)
 
     # -- stages of the main process -------------------------------------------------------------
@@ -563,7 +638,7 @@ class _Run:
         for label, place in {DENSE: teacher, **members}.items():
             folder = self.work / "onnx" / label
             model = self._load_dense(place, None) if label == DENSE else from_pretrained(place)
-            self._exported(model, folder)
+            self._exported(model, folder, self._reading(label))
             folders[label] = str(folder)
         return folders
 
@@ -583,7 +658,6 @@ class _Run:
         recipe, data = self.recipe, self.data
         names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
         labels = np.asarray(data.test["labels"])
-        collator = data_collator(self.tokenizer)
         threads = max(1, environment()["cpu_usable"] or 1)
         primary = names[0]
 
@@ -594,8 +668,12 @@ class _Run:
         report: dict[str, Any] = {}
         for name, candidate in self._candidates(teacher, members).items():
             model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
+            reading = self._reading(name.rsplit(" ", 1)[0])
             logits = predict_logits(
-                model, data.test, collator, batch_size=recipe.training.per_device_eval_batch_size
+                model,
+                reading.data.test,
+                data_collator(reading.tokenizer),
+                batch_size=recipe.training.per_device_eval_batch_size,
             )
             predicted[name] = logits
             entry: dict[str, Any] = {
@@ -626,16 +704,17 @@ class _Run:
             for name, candidate in candidates.items()
         }
         shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
-        config = candidates["dense PyTorch"].config
+        # Ids that all models know: the pruned ones may have a smaller vocabulary.
+        tokens = min(
+            candidates[f"{label} PyTorch"].config.vocab_size for label in (DENSE, *members)
+        )
         with self.console.progress("benchmark") as progress:
             rows = measure_latency(
                 runners,
                 shapes,
                 repeats=settings.repeats,
                 warmup=settings.warmup,
-                make_batch=random_batches(
-                    config.vocab_size, first_id=min(10, config.vocab_size - 1)
-                ),
+                make_batch=random_batches(tokens, first_id=min(10, tokens - 1)),
                 progress=progress,
             )
         ratio = ratios(rows, "dense ONNX")
@@ -702,6 +781,7 @@ class _Run:
             "seed": self.recipe.training.seed,
             "processes": self.state.num_processes,
             "search": self.done.get("search"),
+            "vocabulary": self.done.get("tokens"),
             "seconds": self.seconds,
             "environment": environment(),
         }

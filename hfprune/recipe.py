@@ -458,6 +458,18 @@ class TrainingConfig(_Section):
             )
 
 
+class VocabularyConfig(_Section):
+    """Removal of tokens that the training texts do not use, and of their embeddings."""
+
+    min_count: int = Field(
+        default=1,
+        ge=1,
+        description="A token stays if the training rows hold it at least so often. Special tokens, "
+        "single characters and bytes always stay. Above 1 the model also learns to read rare words "
+        "in pieces.",
+    )
+
+
 class PruningConfig(_Section):
     """What to remove, and when."""
 
@@ -492,6 +504,11 @@ class PruningConfig(_Section):
         description="Target: keep these layers (numbers from 0) whole and drop the others at once, "
         "the usual baseline; `recovery` trains what is left.",
         examples=[[0, 2, 4]],
+    )
+    vocabulary: VocabularyConfig | None = Field(
+        default=None,
+        description="Also remove tokens that the task does not need, before anything else is "
+        "pruned; the tokenizer is saved with the model. null: keep all; {}: the defaults.",
     )
     method: Literal["gates", "reconstruction"] = Field(
         default="gates",

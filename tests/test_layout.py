@@ -35,6 +35,7 @@ FLOORS = {
     "search": 4,
     "distill": 4,
     "checkpoint": 4,
+    "vocabulary": 4,
     "cost": 4,
     "trainer": 5,
     "compress": 5,
