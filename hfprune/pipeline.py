@@ -524,6 +524,7 @@ class _Run:
                 budget,
                 cost,
                 rounds=target.search_rounds,
+                selection=target.selection,
                 seed=self.recipe.training.seed,
                 progress=lambda step, done, total: progress(done, total),
             )

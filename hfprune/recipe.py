@@ -516,6 +516,12 @@ class PruningConfig(_Section):
         "without training, each block by structured OBS, its output refitted; `recovery` trains "
         "what is left.",
     )
+    selection: Literal["obs", "fisher", "kprune"] = Field(
+        default="obs",
+        description="How heads and neurons are chosen (reconstruction). obs: those whose loss the "
+        "others can make up for best (ZipLM). fisher: by squared gradients of their gates, then "
+        "rearranged. kprune: by what they add to outputs and predictions (K-prune).",
+    )
     search_rounds: int = Field(
         default=60,
         ge=0,
@@ -592,7 +598,7 @@ class PruningConfig(_Section):
                 "min_heads",
                 "min_neurons",
             ),
-            "reconstruction": ("search_rounds", "scoring_samples"),
+            "reconstruction": ("selection", "search_rounds", "scoring_samples"),
         }
         for method, keys in by_method.items():
             for key in keys:

@@ -39,7 +39,7 @@ def describe(recipe: Recipe) -> list[str]:
             if pruning.method == "gates" and pruning.keep_layers is None
             else "the others dropped whole"
             if pruning.keep_layers is not None
-            else f"by reconstruction on {pruning.scoring_samples} training rows"
+            else f"by reconstruction ({pruning.selection}) on {pruning.scoring_samples} rows"
         ),
         "shrink: remove heads, neurons and blocks physically",
     ]

@@ -224,7 +224,7 @@ def test_a_reduced_vocabulary(
     assert len(tokenizer) == model.config.vocab_size == report["tokens_after"]
     assert len(plan.vocabulary) == report["tokens_after"]
     sizes = results["benchmark"]["parameters"]
-    removed = sizes["dense"]["embedding"] - sizes["pruned"]["embedding"]
+    removed = sizes["dense"]["embeddings"] - sizes["pruned"]["embeddings"]
     assert removed == 32 * (100 - report["tokens_after"])
     # The dense models are those of the run that kept all tokens: same teacher, same numbers.
     for kind in ("PyTorch", "ONNX"):
