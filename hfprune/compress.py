@@ -2,10 +2,13 @@
 
 Three steps, minutes on a CPU (ZipLM, Kurtic et al. 2023; K-prune, Park et al. 2024):
 
-1. every block is pruned by OBS to each of its *levels* (numbers of units kept), its output
-   projection repaired each time, with the relative error of its output as the price;
+1. every block is pruned to each of its *levels* (numbers of units kept), its output projection
+   repaired each time. OBS takes the units whose loss can be mended best, with the error of the
+   block's output as the price; Fisher (Kwon et al. 2022) and K-prune take those of the lowest
+   score, with the scores as the price;
 2. levels are chosen under the budget by an exact dynamic programme, whose block weights are
-   mutated and judged by how far the model's predictions move;
+   mutated and judged by how far the model's predictions move; with Fisher the units of each
+   block are then rearranged, now that gradients that cancel each other count;
 3. bottom-up, each output projection that is left is fitted anew so that the residual stream
    follows the dense model's, errors of the blocks below included.
 """
@@ -14,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,15 +27,24 @@ from torch import Tensor, nn
 
 from hfprune.errors import PlanError
 from hfprune.gates import Gates
+from hfprune.importance import knowledge_scores
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.programme import SearchResult, choose_levels, level_counts, search_weights
-from hfprune.reconstruction import SecondMoment, obs_prune, refit_output
+from hfprune.reconstruction import (
+    ObsLevel,
+    SecondMoment,
+    obs_prune,
+    rearrange_mask,
+    refit_output,
+    repair,
+)
 from hfprune.structure import BlockView, block_views, model_sizes
 from hfprune.surgery import shrink_
 
 Batch = Mapping[str, Tensor]
 BlockCost = Callable[[BlockKey, int], float]
 Progress = Callable[[str, int, int], None]
+Selection = Literal["obs", "fisher", "kprune"]
 
 # Share of the mean diagonal added to the Hessians: enough for the float64 solves, too little to
 # be seen in the weights.
@@ -49,8 +61,8 @@ class BlockLevels:
         counts: units kept at each level, descending from all to 0.
         kept: indices of the units kept at each level.
         weights: the repaired output projection ``(outputs, kept * unit_size)`` of each level.
-        errors: float64 ``(levels,)``, ||W'X - WX||^2 over tokens weighted by how much the
-            predictions depend on them; 0 for the full size.
+        errors: float64 ``(levels,)``, 0 for the full size. OBS: ||W'X - WX||^2 over tokens
+            weighted by how much the predictions depend on them. Otherwise: the scores given up.
     """
 
     counts: tuple[int, ...]
@@ -68,6 +80,7 @@ def prune_without_training(
     *,
     rounds: int = 100,
     seed: int = 0,
+    selection: Selection = "obs",
     refit: bool = True,
     progress: Progress | None = None,
 ) -> PruningPlan:
@@ -82,6 +95,7 @@ def prune_without_training(
         cost: cost of a block that keeps so many units, 0 for none.
         rounds: mutations tried in the search over levels; 0 takes the first choice.
         seed: of the search.
+        selection: how the units of a block are chosen, see above.
         refit: whether to do step 3.
         progress: called with the name of the step, what is done and what is to do.
 
@@ -92,7 +106,7 @@ def prune_without_training(
         PlanError: if there are no batches, or the budget cannot be met.
     """
     tell = progress or _silent
-    found = Reconstruction(model, teacher, batches, tell)
+    found = Reconstruction(model, teacher, batches, tell, selection=selection)
     plan = found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
     found.prune_(model, plan, refit=refit, progress=tell)
     return plan
@@ -109,6 +123,7 @@ class Reconstruction:
         model: the model to prune; not changed.
         teacher: whose predictions and residual stream a pruned model should keep; not changed.
         batches: inputs without labels.
+        selection: how the units of a block are chosen, see :func:`prune_without_training`.
         progress: called with the name of the step, what is done and what is to do.
 
     Attributes:
@@ -125,14 +140,19 @@ class Reconstruction:
         teacher: nn.Module,
         batches: Sequence[Batch],
         progress: Progress | None = None,
+        *,
+        selection: Selection = "obs",
     ) -> None:
         if not batches:
             raise PlanError("pruning without training needs at least one batch of inputs")
         if not block_views(model):
             raise PlanError("the model has no block left to prune")
         self.model, self.teacher, self.batches = model, teacher, batches
+        tell = progress or _silent
+        self._selection: Selection = selection
         with torch.no_grad(), _evaluating(model, teacher):
-            self.levels = block_levels(model, batches, progress)
+            self._statistics = _statistics(model, batches, selection, tell)
+            self.levels = _levels(model, self._statistics, selection, tell)
         self.weights = dict.fromkeys(self.levels, 1.0)
 
     def search(
@@ -155,7 +175,13 @@ class Reconstruction:
                 progress or _silent,
             )  # fmt: skip
         self.weights = dict(zip(self.levels, result.weights.tolist(), strict=True))
-        return _plan_of(self.model, self.levels, result.levels)
+        return self._rearranged(_plan_of(self.model, self.levels, result.levels))
+
+    def _rearranged(self, plan: PruningPlan) -> PruningPlan:
+        if self._selection == "fisher":
+            with torch.no_grad():
+                plan, self.levels = _rearranged(self.model, plan, self.levels, self._statistics)
+        return plan
 
     def plan(
         self, budget: float, cost: BlockCost, layers: Collection[int] | None = None
@@ -181,7 +207,7 @@ class Reconstruction:
             place + len(level.errors) - len(error)
             for place, level, error in zip(chosen, self.levels.values(), errors, strict=True)
         ]
-        return _plan_of(self.model, self.levels, places)
+        return self._rearranged(_plan_of(self.model, self.levels, places))
 
     def fewer_layers(self) -> list[list[int]]:
         """Choices of layers worth a trial: 1, 2, 3 and on, spread over those that have blocks."""
@@ -237,46 +263,164 @@ def _evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def block_levels(
-    model: nn.Module, batches: Sequence[Batch], progress: Progress | None = None
+    model: nn.Module,
+    batches: Sequence[Batch],
+    progress: Progress | None = None,
+    *,
+    selection: Selection = "obs",
 ) -> dict[BlockKey, BlockLevels]:
-    """All levels of all blocks of a model, by structured OBS on the inputs that batches give.
+    """All levels of all blocks of a model, from the inputs that batches give.
 
     A token counts by how much the model's predictions depend on what the block writes there: the
     squared gradient, at the block's output, of the log-likelihood of labels drawn from the
     predictions themselves (the Fisher information, which is the Hessian of the KL divergence).
     So errors are in one unit, about the divergence that they cause, and can be added up.
     """
+    tell = progress or (lambda step, done, total: None)
+    return _levels(model, _statistics(model, batches, selection, tell), selection, tell)
+
+
+@dataclass
+class _Statistics:
+    """What the scoring batches say of one block.
+
+    Attributes:
+        moment: of the consumer's inputs, tokens weighted.
+        gradients: ``(samples, units)`` float32 parts, by each unit's gate. Not for OBS.
+        energy: float64 ``(units,)``, sum over tokens of ``||W_u x_u||^2``. For K-prune only.
+        tokens: how many that were.
+    """
+
+    moment: SecondMoment
+    gradients: list[Tensor] = field(default_factory=list)
+    energy: Tensor | None = None
+    tokens: float = 0.0
+
+    @property
+    def hessian(self) -> Tensor:
+        return self.moment.hessian(DAMPING_RATIO)
+
+    @property
+    def damping(self) -> float:
+        return self.moment.damping(DAMPING_RATIO)
+
+
+def _statistics(
+    model: nn.Module, batches: Sequence[Batch], selection: Selection, tell: Progress
+) -> dict[BlockKey, _Statistics]:
     views = block_views(model)
-    moments = {key: SecondMoment(view.weight.shape[1]) for key, view in views.items()}
+    found = {key: _Statistics(SecondMoment(view.weight.shape[1])) for key, view in views.items()}
     generator = torch.Generator().manual_seed(0)
     for done, batch in enumerate(batches):
         inputs, gradients = _sensitivities(model, views, batch, generator)
         for key, x in inputs.items():
-            rows, _ = _tokens(x, batch)
-            moments[key].update(rows, weight=_squared(gradients[key], batch)[0])
-        if progress is not None:
-            progress("statistics", done + 1, len(batches))
+            rows, mask = _tokens(x, batch)
+            found[key].moment.update(rows, weight=_squared(gradients[key], batch)[0])
+            if selection != "obs":
+                found[key].gradients.append(_gate_gradients(views[key], x, gradients[key]))
+            if selection == "kprune":
+                level = rows.new_ones(len(rows)) if mask is None else mask
+                _add_energy(found[key], views[key], rows, level)
+        tell("statistics", done + 1, len(batches))
+    return found
+
+
+def _gate_gradients(view: BlockView, x: Tensor, gradient: Tensor) -> Tensor:
+    """``(samples, units)`` float32: each sample's gradient by the gate of each unit, at 1."""
+    each: Tensor = (
+        (x * (gradient @ view.weight)).unflatten(-1, (view.units, view.unit_size)).sum(-1)
+    )
+    if each.ndim == 2:  # flash attention has run the samples together: one gradient for all
+        return each.sum(0, keepdim=True).float()
+    return each.sum(1).unflatten(0, (view.uses, -1)).sum(0).float()
+
+
+def _add_energy(found: _Statistics, view: BlockView, rows: Tensor, level: Tensor) -> None:
+    parts = rows.double().unflatten(-1, (view.units, view.unit_size))
+    moments = torch.einsum("tus,tur,t->usr", parts, parts, level.double())
+    weight = view.weight.double().unflatten(-1, (view.units, view.unit_size))
+    energy = torch.einsum("ous,usr,our->u", weight, moments, weight)
+    found.energy = energy if found.energy is None else found.energy + energy
+    found.tokens += float(level.sum())
+
+
+def _levels(
+    model: nn.Module,
+    statistics: Mapping[BlockKey, _Statistics],
+    selection: Selection,
+    tell: Progress,
+) -> dict[BlockKey, BlockLevels]:
+    views = block_views(model)
+    scores = _unit_scores(statistics, selection)
     found = {}
     for done, (key, view) in enumerate(views.items()):
-        moment = moments.pop(key)
+        known = statistics[key]
         counts = level_counts(view.units, every=key.kind == "attention")
-        result = obs_prune(
-            view.weight,
-            moment.hessian(DAMPING_RATIO),
-            view.unit_size,
-            stop_at=counts,
-            damping=moment.damping(DAMPING_RATIO),
-        )
+        hessian, damping = known.hessian, known.damping
+        results: tuple[ObsLevel, ...]
+        if scores is None:
+            results = obs_prune(
+                view.weight, hessian, view.unit_size, stop_at=counts, damping=damping
+            ).levels
+            errors = np.array([level.error for level in results]) ** 2
+            errors = errors * _energy(view.weight, known.moment)
+        else:
+            values = scores[key].double()
+            ranked = values.argsort(descending=True, stable=True)
+            results = tuple(
+                repair(view.weight, hessian, view.unit_size, ranked[:n].sort()[0], damping=damping)
+                for n in counts
+            )
+            errors = np.array([float(values[ranked[n:]].sum()) for n in counts])
         found[key] = BlockLevels(
             counts=counts,
-            kept=tuple(tuple(level.kept.tolist()) for level in result.levels),
-            weights=tuple(level.weight for level in result.levels),
-            errors=np.array([level.error for level in result.levels]) ** 2
-            * _energy(view.weight, moment),
+            kept=tuple(tuple(level.kept.tolist()) for level in results),
+            weights=tuple(level.weight for level in results),
+            errors=errors,
         )
-        if progress is not None:
-            progress("reconstruction", done + 1, len(views))
+        tell("reconstruction", done + 1, len(views))
     return found
+
+
+def _unit_scores(
+    statistics: Mapping[BlockKey, _Statistics], selection: Selection
+) -> Mapping[BlockKey, Tensor] | None:
+    """``(units,)`` a block, higher = keep; ``None`` where OBS chooses."""
+    if selection == "obs":
+        return None
+    gradients = {key: torch.cat(known.gradients) for key, known in statistics.items()}
+    if selection == "fisher":
+        return {key: value.double().square().mean(0) / 2 for key, value in gradients.items()}
+    energies = {
+        key: known.energy / max(known.tokens, 1.0)
+        for key, known in statistics.items()
+        if known.energy is not None
+    }
+    return knowledge_scores(energies, gradients)
+
+
+def _rearranged(
+    model: nn.Module,
+    plan: PruningPlan,
+    levels: Mapping[BlockKey, BlockLevels],
+    statistics: Mapping[BlockKey, _Statistics],
+) -> tuple[PruningPlan, dict[BlockKey, BlockLevels]]:
+    """Other units of the same number in each block, by the whole Fisher matrix of its gates."""
+    found = dict(levels)
+    for key, view in block_views(model).items():
+        count = len(plan.kept(key))
+        if count in (0, view.units):
+            continue
+        known = statistics[key]
+        mask = rearrange_mask(torch.cat(known.gradients), torch.tensor(plan.mask(key)))
+        kept = mask.nonzero().flatten()
+        level = repair(view.weight, known.hessian, view.unit_size, kept, damping=known.damping)
+        old, place = levels[key], levels[key].counts.index(count)
+        sets, weights = list(old.kept), list(old.weights)
+        sets[place], weights[place] = tuple(kept.tolist()), level.weight
+        found[key] = replace(old, kept=tuple(sets), weights=tuple(weights))
+        plan = plan.with_block(key, mask.tolist())
+    return plan, found
 
 
 def _search(

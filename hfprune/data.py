@@ -22,7 +22,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -136,7 +136,15 @@ def load_task_data(config: DataConfig, tokenizer: PreTrainedTokenizerBase, task:
 
     encoded, truncated = {}, {}
     for name in SPLITS:
-        encoded[name], truncated[name] = _tokenize(pieces[name], tokenizer, config, checked_task)
+        piece = pieces[name]
+        encoded[name], truncated[name] = _tokenize(
+            piece.texts,
+            piece.text_pairs,
+            piece.chosen_labels,
+            tokenizer,
+            config.max_length,
+            checked_task,
+        )
     train_keys = set(pieces["train"].contents())
     return TaskData(
         task=checked_task,
@@ -156,6 +164,26 @@ def load_task_data(config: DataConfig, tokenizer: PreTrainedTokenizerBase, task:
             if name != "train"
         },
     )
+
+
+def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
+    """The same rows, as another tokenizer splits them.
+
+    Args:
+        data: as :func:`load_task_data` gives it.
+        tokenizer: of the same family: its rows are cut at ``data.max_length`` too.
+    """
+    encoded, truncated = {}, {}
+    for name in SPLITS:
+        encoded[name], truncated[name] = _tokenize(
+            data.texts[name],
+            data.text_pairs.get(name),
+            list(data.split(name)["labels"]),
+            tokenizer,
+            data.max_length,
+            data.task,
+        )
+    return replace(data, **encoded, truncated=truncated)
 
 
 def data_collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
@@ -924,18 +952,22 @@ def _draw(groups: Sequence[Sequence[int]], count: int, seed: str, keep_one: bool
 
 
 def _tokenize(
-    piece: _Piece, tokenizer: PreTrainedTokenizerBase, config: DataConfig, task: Task
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    labels: list[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    task: Task,
 ) -> tuple[Dataset, int]:
     """Return the tokenized rows and how many of them were cut."""
     import datasets
 
-    texts, pairs, labels = piece.texts, piece.text_pairs, piece.chosen_labels
     batches = []
     truncated = 0
     for start in range(0, len(texts), _TOKENIZER_BATCH):
         part = slice(start, start + _TOKENIZER_BATCH)
         columns, cut = _encode_batch(
-            tokenizer, texts[part], None if pairs is None else pairs[part], config.max_length
+            tokenizer, texts[part], None if pairs is None else pairs[part], max_length
         )
         truncated += cut
         columns["labels"] = labels[part]

@@ -102,6 +102,50 @@ class GradientScores:
                 self.values[key] = value.clone()
 
 
+def knowledge_scores(
+    energies: Mapping[BlockKey, Tensor],
+    gradients: Mapping[BlockKey, Tensor],
+    *,
+    balance: float = 0.5,
+) -> Scores:
+    """Scores of K-prune (Park et al. 2024): representation and prediction that a unit carries.
+
+    ``balance * E_u / sum(E) + (1 - balance) * F_u / sum(F)``, the sums over all units of the model.
+    ``E_u`` is the mean squared output of the unit alone. ``F_u`` is half the second derivative by
+    the unit's gate of the divergence from the dense predictions (its first derivative is zero),
+    which is half the mean squared gradient of the log-likelihood of labels drawn from the
+    predictions. The paper's two weights are tuned for each task; here each kind of knowledge adds
+    up to 1, so that ``balance`` means the same for every model.
+
+    Args:
+        energies: float ``(units,)`` a block: mean over tokens of ``||W_u x_u||^2``.
+        gradients: float ``(samples, units)`` a block, of each sample's log-likelihood.
+        balance: in [0, 1], the share of representation.
+
+    Example: one block, energies ``[1, 3]``, gradients ``[[2, 0], [0, 4]]``: half of ``[1/4, 3/4]``
+    plus half of ``[4/20, 16/20]``, so ``[0.225, 0.775]``.
+
+    Raises:
+        PlanError: if ``balance`` is out of range, or the two do not speak of the same units.
+    """
+    if not 0.0 <= balance <= 1.0:
+        raise PlanError(f"balance must be in [0, 1], got {balance}")
+    squares = {key: value.double().square().mean(0) / 2 for key, value in gradients.items()}
+    if {k: v.shape for k, v in squares.items()} != {k: v.shape for k, v in energies.items()}:
+        raise PlanError("energies and gradients must be of the same blocks and units")
+    totals = [
+        max(sum(float(value.double().sum()) for value in part.values()), 1e-300)
+        for part in (energies, squares)
+    ]
+    return {
+        key: (
+            balance * energies[key].double() / totals[0]
+            + (1.0 - balance) * squares[key] / totals[1]
+        ).float()
+        for key in energies
+    }
+
+
 def gradient_scores(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

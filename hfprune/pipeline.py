@@ -1,5 +1,9 @@
 """One run, from a recipe to a directory: teacher, prune, shrink, recover, export, evaluate, time.
 
+Where the recipe reduces the vocabulary, a copy of the teacher without the tokens that go is what
+is pruned from and distilled from, so that teacher and student read the same tokens and their hidden
+states can be compared. The teacher itself, with its own tokenizer, is what results are compared to.
+
 Every stage leaves its result in a work directory beside the output and is not repeated when the
 run is resumed. The output directory appears at the end, whole or not at all.
 """
@@ -15,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +44,7 @@ from hfprune.benchmark import (
 from hfprune.checkpoint import from_pretrained
 from hfprune.compress import Reconstruction, divergence
 from hfprune.cost import LatencyTable, parameter_costs
-from hfprune.data import TaskData, data_collator, load_task_data
+from hfprune.data import TaskData, data_collator, load_task_data, retokenize
 from hfprune.errors import (
     CheckpointError,
     HFPruneError,
@@ -95,6 +100,7 @@ from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
 from hfprune.surgery import shrink_
 from hfprune.trainer import HFPruneTrainer, checkpoint_files, last_checkpoint, training_arguments
+from hfprune.vocabulary import compare_tokens, reduce_vocabulary_
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +110,8 @@ WORK_SUFFIX = ".work"
 SPENT_SUFFIX = ".work.done"
 WEIGHTS = "model.safetensors"
 PLAN_FILE = "plan.json"
+# The teacher with a reduced vocabulary, which is then what is pruned.
+START = "teacher-vocabulary"
 DENSE, PRUNED = "dense", "pruned"
 TRAINING_STAGES = ("teacher", "prune", "recover", "trial")
 # Shapes of benchmark.full_table, as far as the model's positions go.
@@ -131,6 +139,14 @@ def train_teacher(recipe: Recipe, console: Console | None = None) -> Path:
     For comparisons in which several runs start from one teacher. Errors as :func:`run`.
     """
     return _Run(recipe, console or Console()).teacher_only()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a model reads the texts: its tokenizer, and the rows as that one splits them."""
+
+    tokenizer: Any
+    data: TaskData
 
 
 class _Run:
@@ -170,7 +186,7 @@ class _Run:
             return finished
         self._prepare()
         teacher = self._stage("teacher", self._teacher)
-        members = self._members(teacher)
+        members = self._members(self._start(teacher))
         if not self.state.is_main_process:
             return None
         self._stage("export", lambda: self._export(teacher, members))
@@ -196,14 +212,63 @@ class _Run:
         with self.console.stage("data"):
             model = recipe.model
             own = model.tokenizer is None
-            self.tokenizer = load_tokenizer(
+            tokenizer = load_tokenizer(
                 model.tokenizer or model.name_or_path,
                 revision=model.revision if own else model.tokenizer_revision,
                 trust_remote_code=model.trust_remote_code,
                 key="model.name_or_path" if own else "model.tokenizer",
             )
-            self.data = load_task_data(recipe.data, self.tokenizer, recipe.task)
+            self.data = load_task_data(recipe.data, tokenizer, recipe.task)
+            self.dense = self.small = _Reading(tokenizer, self.data)
             self.console.note(_describe_data(self.data))
+
+    def _start(self, teacher: str) -> str:
+        """What is pruned and distilled from: the teacher, where need be with fewer tokens."""
+        if self.recipe.pruning.vocabulary is None:
+            return teacher
+        start: str = self._stage("vocabulary", lambda: self._reduce(teacher), by_main=True)
+        tokenizer = load_tokenizer(start, revision=None, trust_remote_code=False, key="output_dir")
+        self.small = _Reading(tokenizer, retokenize(self.data, tokenizer))
+        if "tokens" not in self.done:
+            self.done["tokens"] = self._compare_tokens()
+            self._save_state()
+        found = self.done["tokens"]
+        self.console.note(
+            f"{found['tokens_after']} of {found['tokens_before']} tokens kept; on validation texts "
+            f"{found['unknown_after']:.2%} of tokens unknown ({found['unknown_before']:.2%}), "
+            f"{found['mean_length_after']:.1f} tokens a text ({found['mean_length_before']:.1f}), "
+            f"{found['changed']:.1%} of texts split otherwise"
+        )
+        return start
+
+    def _reduce(self, teacher: str) -> str:
+        settings = self.recipe.pruning.vocabulary
+        model = self._load_teacher(teacher)
+        plan, tokenizer = reduce_vocabulary_(
+            model,
+            self.dense.tokenizer,
+            self.data.train["input_ids"],
+            min_count=1 if settings is None else settings.min_count,
+        )
+        return self._keep(model, START, tokenizer, plan)
+
+    def _compare_tokens(self) -> dict[str, float]:
+        """What the reduced vocabulary does to the validation texts, which it was not made from."""
+        return compare_tokens(
+            self.dense.tokenizer,
+            self.small.tokenizer,
+            self._kept_tokens() or (),
+            self.dense.data.validation["input_ids"],
+            self.small.data.validation["input_ids"],
+        ).to_dict()
+
+    def _kept_tokens(self) -> tuple[int, ...] | None:
+        if self.recipe.pruning.vocabulary is None:
+            return None
+        return PruningPlan.from_dict(_read_json(self.work / START / PLAN_FILE)).vocabulary
+
+    def _reading(self, label: str) -> _Reading:
+        return self.dense if label == DENSE else self.small
 
     def _members(self, teacher: str) -> dict[str, str]:
         """The pruned models: label to directory, each pruned from the one before it."""
@@ -218,7 +283,7 @@ class _Run:
 
     def _targets(self) -> list[tuple[str, PruningConfig]] | None:
         """Label and single target of each model, ``None`` if speeds are stepped up."""
-        pruning = self.recipe.pruning
+        pruning = self._block_pruning()
         if pruning.max_metric_drop is not None:
             return None
         if isinstance(pruning.speedup, list):
@@ -228,6 +293,10 @@ class _Run:
             ]
         return [(PRUNED, pruning)]
 
+    def _block_pruning(self) -> PruningConfig:
+        """What is left to do once the vocabulary has been reduced."""
+        return self.recipe.pruning.model_copy(update={"vocabulary": None})
+
     def _member(self, label: str, target: PruningConfig, current: str, teacher: str) -> str:
         """Prune one model from ``current`` to a target, and train what is left."""
         suffix = "" if label == PRUNED else f" {label}"
@@ -235,7 +304,7 @@ class _Run:
         if target.speedup is not None:
             speed = target.speedup
             found = self._stage(
-                f"latency{suffix}", lambda: self._latency(teacher, speed, target), by_main=True
+                f"latency{suffix}", lambda: self._latency(speed, target), by_main=True
             )
             table = LatencyTable.from_dict(found)
         if target.method == "reconstruction":
@@ -298,7 +367,7 @@ class _Run:
             model = trainer.model
         logits = [
             predict_logits(
-                one.eval(), self.data.validation, data_collator(self.tokenizer),
+                one.eval(), self.small.data.validation, data_collator(self.small.tokenizer),
                 batch_size=recipe.training.per_device_eval_batch_size,
             )
             for one in (model, dense)
@@ -312,11 +381,11 @@ class _Run:
 
         Judged by the quantized model on the validation rows, against the dense one there.
         """
-        pruning = self.recipe.pruning
+        pruning = self._block_pruning()
         limit = pruning.max_metric_drop or 0.0
         current, best, chosen, record = teacher, None, "", []
         floor = self._stage(
-            "validate dense", lambda: self._validation(teacher, DENSE), by_main=True
+            "validate dense", lambda: self._validation(self.done["teacher"], DENSE), by_main=True
         )
         speed = FIRST_SPEEDUP
         while True:
@@ -355,11 +424,12 @@ class _Run:
     def _validation(self, folder: str, label: str) -> float:
         """The metric that chooses checkpoints, of the exported (and quantized) model."""
         model = self._load_teacher(folder) if label == DENSE else from_pretrained(folder)
+        reading = self._reading(label)
         file = self._exported(model, self.work / "validation" / label, label)
-        data, metric = self.data, self.recipe.training.metric_for_best_model
+        data, metric = reading.data, self.recipe.training.metric_for_best_model
         name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
         logits = predict_logits(
-            OnnxClassifier(file), data.validation, data_collator(self.tokenizer)
+            OnnxClassifier(file), data.validation, data_collator(reading.tokenizer)
         )
         labels = np.asarray(data.validation["labels"])
         return score(name, logits, labels, data.task, data.num_labels)
@@ -369,17 +439,19 @@ class _Run:
 
         The dense model is what others are compared with, so nothing is searched for it.
         """
-        file = export_onnx(model, self.tokenizer, folder, opset=self.recipe.export.opset)
+        reading = self._reading(label)
+        file = export_onnx(model, reading.tokenizer, folder, opset=self.recipe.export.opset)
         quantization = self.recipe.export.quantization
         if quantization is None:
             return file
         if quantization == "auto":
             return quantize_onnx(folder, PLAIN) if label == DENSE else self._search(folder, label)
-        return quantize_onnx(folder, quantization, calibration=self.data.train)
+        return quantize_onnx(folder, quantization, calibration=reading.data.train)
 
     def _search(self, folder: Path, label: str) -> Path:
         """The fastest int8 model that keeps the metric; ``quantization`` holds the candidates."""
-        recipe, data = self.recipe, self.data
+        recipe, reading = self.recipe, self._reading(label)
+        data = reading.data
         name = recipe.evaluation.metrics[0]
         labels = np.asarray(data.validation["labels"])
         batches, lengths = recipe.benchmark.batch_sizes, recipe.benchmark.sequence_lengths
@@ -388,7 +460,7 @@ class _Run:
                 folder,
                 calibration=data.train,
                 validation=data.validation,
-                collator=data_collator(self.tokenizer),
+                collator=data_collator(reading.tokenizer),
                 metric=lambda logits, rows: score(
                     name, logits, labels[list(rows)], data.task, data.num_labels
                 ),
@@ -574,23 +646,23 @@ class _Run:
         else:
             model = self._load(recipe.model.name_or_path, recipe.model.revision)
         lengths = recipe.benchmark.sequence_lengths
-        check_fits(model, self.data, self.tokenizer, lengths)
+        check_fits(model, self.data, self.dense.tokenizer, lengths)
         if recipe.teacher.name_or_path is None:
             own = recipe.teacher.model_dump(include={"num_train_epochs", "learning_rate"})
             changes = {name: value for name, value in own.items() if value is not None}
-            trainer = self._trainer(model, "teacher", changes)
+            trainer = self._trainer(model, "teacher", self.dense, changes)
             trainer.train(resume_from_checkpoint=self._checkpoint("teacher"))
             model = trainer.model
-        return self._keep(model, "teacher")
+        return self._keep(model, "teacher", self.dense.tokenizer)
 
-    def _latency(self, teacher: str, speedup: Any, target: PruningConfig) -> dict[str, Any]:
-        recipe = self.recipe
+    def _latency(self, speedup: Any, target: PruningConfig) -> dict[str, Any]:
+        recipe, tokenizer = self.recipe, self.dense.tokenizer
         with self.console.progress("latency table") as progress:
-            model = self._load_teacher(teacher)
+            model = self._load_teacher(self.done["teacher"])
             quantization = self._dynamic(model)
             table = latency_table(
                 model,
-                self.tokenizer,
+                tokenizer,
                 quantization,
                 batch_size=recipe.benchmark.batch_sizes[0],
                 sequence_length=recipe.benchmark.sequence_lengths[0],
@@ -599,7 +671,7 @@ class _Run:
             )
         table.budget_ms(speedup)  # refuses the impossible
         if target.method == "gates":  # reconstruction measures its own plans
-            table = calibrated(table, model, self.tokenizer, quantization, speedup)
+            table = calibrated(table, model, tokenizer, quantization, speedup)
         return table.to_dict()
 
     def _dynamic(self, model: Any) -> QuantizationConfig | None:
@@ -612,7 +684,7 @@ class _Run:
             return None
         if quantization == "auto":
             with tempfile.TemporaryDirectory() as name:
-                export_onnx(model, self.tokenizer, name, opset=self.recipe.export.opset)
+                export_onnx(model, self.dense.tokenizer, name, opset=self.recipe.export.opset)
                 return usual_settings(name)
         return quantization.model_copy(update={"is_static": False, "nodes_to_exclude": []})
 
@@ -634,6 +706,7 @@ class _Run:
             trainer = self._trainer(
                 model,
                 f"prune-{label}",
+                self.small,
                 pruning=target,
                 latency=table,
                 distillation=self.recipe.distillation,
@@ -644,7 +717,8 @@ class _Run:
             plan = trainer.plan or PruningPlan.dense(sizes)
             history, model = trainer.state.log_history, trainer.model
         self.console.note(_sizes_text(model_sizes(model)))
-        return self._keep(model, f"{label}-pruned", _after(current, plan), history)
+        plan = _after(current, plan)
+        return self._keep(model, f"{label}-pruned", self.small.tokenizer, plan, history)
 
     def _reconstruct(
         self,
@@ -666,7 +740,7 @@ class _Run:
             def tell(step: str, done: int, total: int) -> None:
                 progress(done, total)
 
-            found = Reconstruction(model, dense, batches, tell)
+            found = Reconstruction(model, dense, batches, tell, selection=target.selection)
             if table is None:
                 budget, cost = _parameter_budget(dense, target.sparsity or 0.0)
                 found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
@@ -689,7 +763,7 @@ class _Run:
             if table is None:
                 plan = found.plan(budget, cost, layers)
             else:
-                landing = self._landed(found, table, speed, layers, model, teacher, quantization)
+                landing = self._landed(found, table, speed, layers, model, quantization)
                 plan = landing.plan
                 entry = {"predicted": landing.predicted, "measured": landing.measured}
             if plan in plans:
@@ -697,7 +771,9 @@ class _Run:
             plans.append(plan)
             pruned = copy.deepcopy(model)
             found.prune_(pruned, plan)
-            folder = self._keep(pruned, f"{label}-{_slug(name)}", _after(current, plan))
+            folder = self._keep(
+                pruned, f"{label}-{_slug(name)}", self.small.tokenizer, _after(current, plan)
+            )
             entry |= {"folder": folder, "sizes": [list(s) for s in model_sizes(pruned)]}
             candidates[name] = entry
             told = f", {entry['measured']:.2f}x as measured" if entry.get("measured") else ""
@@ -711,12 +787,12 @@ class _Run:
         speedup: float,
         layers: list[int] | None,
         model: Any,
-        teacher: str,
         quantization: QuantizationConfig | None,
     ) -> Landing:
         folder = self.work / "onnx-dense"
         if not (folder / MODEL_FILE).is_file():
-            export_onnx(self._load_teacher(teacher), self.tokenizer, folder)
+            dense = self._load_teacher(self.done["teacher"])
+            export_onnx(dense, self.dense.tokenizer, folder)
         return land(
             lambda scaled: found.plan(
                 scaled.budget_ms(speedup), scaled.price(model_sizes(model)), layers
@@ -725,17 +801,17 @@ class _Run:
             speedup,
             model,
             folder / MODEL_FILE,
-            self.tokenizer,
+            self.small.tokenizer,
             quantization,
         )
 
     def _scoring_batches(self, samples: int) -> list[Any]:
         """Training rows without labels, of like length in a batch, batches in random order."""
-        train = self.data.train
+        train = self.small.data.train
         rng = np.random.default_rng(self.recipe.training.seed)
         chosen = rng.permutation(len(train))[:samples].tolist()
         chosen.sort(key=lambda row: len(train[row]["input_ids"]))
-        collate = data_collator(self.tokenizer)
+        collate = data_collator(self.small.tokenizer)
         names = [name for name in MODEL_INPUTS if name in train.column_names]
         size = self.recipe.training.per_device_eval_batch_size
         batches = [
@@ -754,8 +830,8 @@ class _Run:
         )
         trainer.train(resume_from_checkpoint=self._checkpoint(f"recover-{label}"))
         plan = PruningPlan.from_dict(_read_json(Path(pruned) / PLAN_FILE))
-        history = trainer.state.log_history
-        return self._keep(trainer.model, f"{label}-recovered", plan, history)
+        history, tokenizer = trainer.state.log_history, self.small.tokenizer
+        return self._keep(trainer.model, f"{label}-recovered", tokenizer, plan, history)
 
     def _recovery_trainer(
         self, model: Any, teacher: Any, stage: str, **changes: Any
@@ -766,7 +842,7 @@ class _Run:
         if recipe.recovery.learning_rate is not None:
             changes["learning_rate"] = recipe.recovery.learning_rate
         return self._trainer(
-            model, stage, changes, distillation=recipe.distillation, teacher=teacher
+            model, stage, self.small, changes, distillation=recipe.distillation, teacher=teacher
         )
 
     def _load(
@@ -787,7 +863,7 @@ class _Run:
             trained=trained,
         )
         if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+            model.config.pad_token_id = self.dense.tokenizer.pad_token_id
         return model
 
     def _load_teacher(self, folder: str) -> Any:
@@ -798,11 +874,12 @@ class _Run:
         self,
         model: Any,
         stage: str,
+        reading: _Reading,
         changes: Mapping[str, Any] | None = None,
         **pruning: Any,
     ) -> HFPruneTrainer:
         """A trainer with the recipe's ``training`` settings but for ``changes``."""
-        recipe, data = self.recipe, self.data
+        recipe, data = self.recipe, reading.data
         settings = recipe.training.model_copy(update=dict(changes or {}))
         patience = settings.early_stopping_patience
         return HFPruneTrainer(
@@ -810,7 +887,7 @@ class _Run:
             args=training_arguments(settings, self.work / "checkpoints" / stage),
             train_dataset=data.train,
             eval_dataset=data.validation,
-            data_collator=data_collator(self.tokenizer),
+            data_collator=data_collator(reading.tokenizer),
             compute_metrics=make_compute_metrics(
                 recipe.evaluation.metrics, data.task, data.num_labels
             ),
@@ -829,6 +906,7 @@ class _Run:
         self,
         model: Any,
         name: str,
+        tokenizer: Any,
         plan: PruningPlan | None = None,
         history: Sequence[Mapping[str, Any]] = (),
     ) -> str:
@@ -837,7 +915,7 @@ class _Run:
         if self.state.is_main_process:
             with atomic_directory(folder, overwrite=True) as temporary:
                 model.save_pretrained(temporary)
-                self.tokenizer.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
                 if plan is not None:
                     atomic_write_json(temporary / PLAN_FILE, plan.to_dict())
             if history:
@@ -878,7 +956,6 @@ class _Run:
         recipe, data = self.recipe, self.data
         names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
         labels = np.asarray(data.test["labels"])
-        collator = data_collator(self.tokenizer)
         threads = max(1, environment()["cpu_usable"] or 1)
         primary = names[0]
 
@@ -889,8 +966,12 @@ class _Run:
         report: dict[str, Any] = {}
         for name, candidate in self._candidates(teacher, members).items():
             model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
+            reading = self._reading(name.rsplit(" ", 1)[0])
             logits = predict_logits(
-                model, data.test, collator, batch_size=recipe.training.per_device_eval_batch_size
+                model,
+                reading.data.test,
+                data_collator(reading.tokenizer),
+                batch_size=recipe.training.per_device_eval_batch_size,
             )
             predicted[name] = logits
             entry: dict[str, Any] = {
@@ -921,16 +1002,17 @@ class _Run:
             for name, candidate in candidates.items()
         }
         shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
-        config = candidates["dense PyTorch"].config
+        # Ids that all models know: the pruned ones may have a smaller vocabulary.
+        tokens = min(
+            candidates[f"{label} PyTorch"].config.vocab_size for label in (DENSE, *members)
+        )
         with self.console.progress("benchmark") as progress:
             rows = measure_latency(
                 runners,
                 shapes,
                 repeats=settings.repeats,
                 warmup=settings.warmup,
-                make_batch=random_batches(
-                    config.vocab_size, first_id=min(10, config.vocab_size - 1)
-                ),
+                make_batch=random_batches(tokens, first_id=min(10, tokens - 1)),
                 progress=progress,
             )
         ratio = ratios(rows, "dense ONNX")
@@ -1021,6 +1103,7 @@ class _Run:
             "processes": self.state.num_processes,
             "search": self.done.get("search"),
             "quantization": self.done.get("quantization"),
+            "vocabulary": self.done.get("tokens"),
             "seconds": self.seconds,
             "environment": environment(),
         }

@@ -159,11 +159,14 @@ class PruningPlan:
 
     def is_subset_of(self, other: PruningPlan) -> bool:
         """Whether everything kept here is kept by ``other`` too."""
-        return self.totals() == other.totals() and all(
+        units = self.totals() == other.totals() and all(
             not mine or theirs
             for key in self.keys()
             for mine, theirs in zip(self.mask(key), other.mask(key), strict=True)
         )
+        if not units or other.vocabulary is None:
+            return units
+        return self.vocabulary is not None and set(self.vocabulary) <= set(other.vocabulary)
 
     def require_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Raise :class:`PlanError` unless the plan was made for layers of these sizes."""

@@ -479,6 +479,18 @@ class TrainingConfig(_Section):
             )
 
 
+class VocabularyConfig(_Section):
+    """Removal of tokens that the training texts do not use, and of their embeddings."""
+
+    min_count: int = Field(
+        default=1,
+        ge=1,
+        description="A token stays if the training rows hold it at least so often. Special tokens, "
+        "single characters and bytes always stay. Above 1 the model also learns to read rare words "
+        "in pieces.",
+    )
+
+
 class PruningConfig(_Section):
     """What to remove, and when."""
 
@@ -514,11 +526,22 @@ class PruningConfig(_Section):
         "the usual baseline; `recovery` trains what is left.",
         examples=[[0, 2, 4]],
     )
+    vocabulary: VocabularyConfig | None = Field(
+        default=None,
+        description="Also remove tokens that the task does not need, before anything else is "
+        "pruned; the tokenizer is saved with the model. null: keep all; {}: the defaults.",
+    )
     method: Literal["gates", "reconstruction"] = Field(
         default="gates",
         description="gates: prune while training, by `score`. reconstruction: prune in minutes "
         "without training, each block by structured OBS, its output refitted; `recovery` trains "
         "what is left.",
+    )
+    selection: Literal["obs", "fisher", "kprune"] = Field(
+        default="obs",
+        description="How heads and neurons are chosen (reconstruction). obs: those whose loss the "
+        "others can make up for best (ZipLM). fisher: by squared gradients of their gates, then "
+        "rearranged. kprune: by what they add to outputs and predictions (K-prune).",
     )
     search_rounds: int = Field(
         default=60,
@@ -603,7 +626,7 @@ class PruningConfig(_Section):
                 "min_heads",
                 "min_neurons",
             ),
-            "reconstruction": ("search_rounds", "scoring_samples", "trial_epochs"),
+            "reconstruction": ("selection", "search_rounds", "scoring_samples", "trial_epochs"),
         }
         for method, keys in by_method.items():
             for key in keys:

@@ -6,8 +6,9 @@ in units of ``unit_size`` neighbours: 1 for a feed-forward neuron, the head dime
 attention head. Unit ``u`` owns the columns ``u * unit_size .. (u + 1) * unit_size - 1``.
 
 Reading order: :class:`SecondMoment` collects what is needed of the inputs, :func:`obs_prune` ranks
-and removes units while it repairs ``W``, :func:`refit_output` fits ``W`` and ``b`` afresh,
-:func:`scale_refit` fits one number a unit, :func:`rearrange_mask` improves a given mask.
+and removes units while it repairs ``W``, :func:`repair` does so for units chosen elsewhere,
+:func:`refit_output` fits ``W`` and ``b`` afresh, :func:`scale_refit` fits one number a unit,
+:func:`rearrange_mask` improves a given mask.
 
 Sums and solves run in float64 on the device of their arguments, weights come back as float32:
 float32 sums err by about 1e-7 of the largest eigenvalue, which for 1,536 neurons is as large as
@@ -33,6 +34,7 @@ __all__ = [
     "obs_prune",
     "rearrange_mask",
     "refit_output",
+    "repair",
     "scale_refit",
 ]
 
@@ -245,23 +247,10 @@ def obs_prune(
         PlanError: on shapes that do not fit, or levels that cannot be reached.
         DataError: if the Hessian is not symmetric and positive definite, or not finite.
     """
-    features = _check_weight(weight, hessian, "hessian")
-    units = _check_units(features, unit_size)
+    problem = _problem(weight, hessian, unit_size, damping)
+    units = hessian.shape[0] // unit_size
     mask = _check_mask(protected, units, hessian.device)
     stops = _check_stops(stop_at, units, int(mask.sum()))
-    if not damping >= 0:
-        raise PlanError(f"damping is {damping}; expected a number >= 0")
-
-    matrix = hessian.detach().to(torch.float64)
-    scale = float(matrix.abs().max()) if bool(matrix.isfinite().all()) else float("nan")
-    if not scale < float("inf") or not bool(weight.isfinite().all()):
-        raise DataError("weight or hessian holds values that are not finite")
-    if float((matrix - matrix.T).abs().max()) > 1e-5 * scale:
-        raise DataError("hessian is not symmetric; expected 2 X X^T / n + lambda I")
-    matrix = (matrix + matrix.T) / 2
-    dense = weight.detach().to(matrix)
-    problem = _Problem(matrix, dense, dense @ matrix, unit_size)
-
     removals = units - stops[-1]
     remove = _remove_columns if unit_size == 1 else _remove_units
     order, scores = remove(problem, removals, mask)
@@ -272,6 +261,45 @@ def obs_prune(
         scores=torch.tensor(scores, dtype=torch.float64, device=device),
         levels=levels,
     )
+
+
+@torch.no_grad()
+def repair(
+    weight: Tensor, hessian: Tensor, unit_size: int, kept: Tensor, *, damping: float = 0.0
+) -> ObsLevel:
+    """Make up for the loss of all units but those kept, however they were chosen.
+
+    Args:
+        weight, hessian, unit_size, damping: as for :func:`obs_prune`.
+        kept: (k,) int64, ascending.
+
+    Returns:
+        The level that :func:`obs_prune` would have given had it kept these units. With the Hessian
+        of the example there and unit 1 kept: weight 3.5.
+
+    Raises:
+        PlanError, DataError: as :func:`obs_prune`.
+    """
+    problem = _problem(weight, hessian, unit_size, damping)
+    units = hessian.shape[0] // unit_size
+    stay = set(_check_indices(kept, units, "units").tolist())
+    return _level(problem, [unit for unit in range(units) if unit not in stay], damping)
+
+
+def _problem(weight: Tensor, hessian: Tensor, unit_size: int, damping: float) -> _Problem:
+    """Check the arguments that :func:`obs_prune` and :func:`repair` share."""
+    _check_units(_check_weight(weight, hessian, "hessian"), unit_size)
+    if not damping >= 0:
+        raise PlanError(f"damping is {damping}; expected a number >= 0")
+    matrix = hessian.detach().to(torch.float64)
+    scale = float(matrix.abs().max()) if bool(matrix.isfinite().all()) else float("nan")
+    if not scale < float("inf") or not bool(weight.isfinite().all()):
+        raise DataError("weight or hessian holds values that are not finite")
+    if float((matrix - matrix.T).abs().max()) > 1e-5 * scale:
+        raise DataError("hessian is not symmetric; expected 2 X X^T / n + lambda I")
+    matrix = (matrix + matrix.T) / 2
+    dense = weight.detach().to(matrix)
+    return _Problem(matrix, dense, dense @ matrix, unit_size)
 
 
 @dataclass(frozen=True)

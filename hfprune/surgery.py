@@ -1,4 +1,4 @@
-"""Physical removal: the projections become smaller, blocks with nothing left disappear.
+"""Physical removal: projections and embeddings become smaller, empty blocks disappear.
 
 The model keeps its stock class. What each layer kept is written to ``model.config.hfprune`` so
 that every way of saving the model also saves how to build it again.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hfprune.errors import CheckpointError
+from hfprune.errors import CheckpointError, PlanError
 from hfprune.plan import KINDS, UNIT_NAMES, PruningPlan
 from hfprune.structure import (
     BlockView,
@@ -33,21 +34,30 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
     Equal to the same plan applied as gates, in eval mode, up to float rounding. Gates must be
     detached first. Parameters are replaced, so an optimizer made before no longer trains them.
 
+    With ``plan.vocabulary`` the rows of those tokens stay, in their order, and token ids are
+    counted anew: the token ``plan.vocabulary[i]`` becomes ``i`` (see :mod:`hfprune.vocabulary` for
+    the tokenizer that goes with it). Logits are the same, bit for bit.
+
     Args:
         model: a transformers model of a supported family, dense or already shrunk.
         plan: made for this model's present sizes.
 
     Raises:
         UnsupportedModelError: for an unknown family.
-        PlanError: if the plan was made for other sizes; the model is then untouched.
+        PlanError: if the plan was made for other sizes, or drops a token that the model needs; the
+            model is then untouched.
     """
     plan.require_sizes(model_sizes(model))
+    if plan.vocabulary is not None:
+        _check_vocabulary(model, plan.vocabulary)
     for key, view in block_views(model).items():
         kept = plan.kept(key)
         if not kept:
             _remove_block(view)
         elif len(kept) < view.units:
             _slice_block(view, kept)
+    if plan.vocabulary is not None:
+        _slice_vocabulary(model, plan.vocabulary)
     adapter_of(model).settle(model)
     _write_record(model)
     return model
@@ -110,6 +120,82 @@ def _write_record(model: nn.Module) -> None:
             "neurons": [neurons for _, neurons in sizes],
         },
     )
+
+
+def required_tokens(model: nn.Module) -> frozenset[int]:
+    """Ids of tokens that a model needs whatever its texts hold.
+
+    What its config names (``pad_token_id`` and so on), and where positions are counted from the
+    padding token's id, all ids below that one, so that it stays what it is.
+    """
+    table = word_embeddings(model)
+    named = {token for ids in _config_tokens(model.config).values() for token in ids}
+    found = {token for token in named if token < table.num_embeddings}
+    pad = table.padding_idx
+    if adapter_of(model).positions_from_padding and pad is not None:
+        found.update(range(pad + 1))
+    return frozenset(found)
+
+
+def word_embeddings(model: nn.Module) -> nn.Embedding:
+    """The table of ``(vocabulary, width)`` that token ids are looked up in.
+
+    Raises:
+        PlanError: for a model that reads no tokens, or also predicts them.
+    """
+    holder: Any = model
+    table = holder.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        raise PlanError(
+            f"{type(model).__name__} reads no tokens, so it has no vocabulary to reduce"
+        )
+    if holder.get_output_embeddings() is not None:
+        raise PlanError(
+            f"{type(model).__name__} predicts tokens; only a classifier's vocabulary can be reduced"
+        )
+    return table
+
+
+def _config_tokens(config: Any) -> dict[str, list[int]]:
+    """What a config says of token ids: key to ids (``eos_token_id`` may be a list)."""
+    found = {}
+    for name in vars(config):
+        value = getattr(config, name) if name.endswith("_token_id") else None
+        ids = value if isinstance(value, list) else [value]
+        if ids and all(type(token) is int and token >= 0 for token in ids):
+            found[name] = list(ids)
+    return found
+
+
+def _check_vocabulary(model: nn.Module, kept: Sequence[int]) -> None:
+    rows = word_embeddings(model).num_embeddings
+    if not kept:
+        raise PlanError("the vocabulary of a plan is empty; leave it None to keep all tokens")
+    if kept[0] < 0 or kept[-1] >= rows:
+        raise PlanError(
+            f"the plan keeps tokens {kept[0]} to {kept[-1]}, the model has ids 0 to {rows - 1}; "
+            "make the plan from this model"
+        )
+    if missing := sorted(required_tokens(model) - set(kept)):
+        raise PlanError(
+            f"the plan drops tokens {missing[:5]}, which the model's config needs: keep them (see "
+            "hfprune.surgery.required_tokens)"
+        )
+
+
+def _slice_vocabulary(model: nn.Module, kept: Sequence[int]) -> None:
+    table = word_embeddings(model)
+    rows = torch.tensor(kept, dtype=torch.long, device=table.weight.device)
+    table.weight = _parameter(table.weight, table.weight.detach()[rows])
+    table.num_embeddings = len(kept)
+    new = {old: index for index, old in enumerate(kept)}
+    if table.padding_idx is not None:
+        table.padding_idx = new.get(table.padding_idx)
+    config: Any = model.config
+    for name, ids in _config_tokens(config).items():
+        changed = [new.get(token, token) for token in ids]  # some defaults name no row at all
+        setattr(config, name, changed if isinstance(getattr(config, name), list) else changed[0])
+    config.vocab_size = len(kept)
 
 
 def _remove_block(view: BlockView) -> None:

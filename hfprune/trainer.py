@@ -96,6 +96,11 @@ def _check_target(pruning: PruningConfig, latency: LatencyTable | None) -> None:
             "method: reconstruction prunes without training; call "
             "hfprune.compress.prune_without_training, or use a recipe"
         )
+    if pruning.vocabulary is not None:
+        raise TrainingError(
+            "the vocabulary is reduced before training, and the data tokenized anew; call "
+            "hfprune.vocabulary.reduce_vocabulary_, or use a recipe"
+        )
     if pruning.keep_layers is not None:
         raise TrainingError(
             "keep_layers drops layers at once, before any training; use hfprune.shrink_ with such "

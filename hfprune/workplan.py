@@ -14,7 +14,7 @@ def describe(recipe: Recipe) -> list[str]:
         if training.max_steps > 0
         else f"{training.num_train_epochs:g} epochs"
     )
-    teacher = recipe.teacher
+    teacher, vocabulary = recipe.teacher, pruning.vocabulary
     if teacher.name_or_path is not None:
         first = f"teacher: {teacher.name_or_path}, used as it is"
     else:
@@ -27,6 +27,11 @@ def describe(recipe: Recipe) -> list[str]:
     lines = [
         f"data: {source}, {recipe.task}, at most {recipe.data.max_length} tokens",
         first,
+        *(
+            [f"vocabulary: tokens that the training rows hold {vocabulary.min_count} times or more"]
+            if vocabulary
+            else []
+        ),
         f"prune: {_target(recipe.pruning)}, "
         + (
             f"{pruning.score} scores, {pruning.schedule} schedule, while training for {amount}"
@@ -34,7 +39,7 @@ def describe(recipe: Recipe) -> list[str]:
             if pruning.method == "gates" and pruning.keep_layers is None
             else "the others dropped whole"
             if pruning.keep_layers is not None
-            else f"by reconstruction on {pruning.scoring_samples} training rows"
+            else f"by reconstruction ({pruning.selection}) on {pruning.scoring_samples} rows"
         ),
         "shrink: remove heads, neurons and blocks physically",
     ]

@@ -14,6 +14,7 @@ from hfprune.gates import Gates
 from hfprune.importance import (
     GradientScores,
     gradient_scores,
+    knowledge_scores,
     magnitude_scores,
     random_scores,
 )
@@ -122,6 +123,22 @@ def test_magnitude_by_hand() -> None:
     neuron = float(layer.intermediate.dense.weight[7].square().sum())
     neuron += float(layer.output.dense.weight[:, 7].square().sum())
     assert float(scores[KEY][7]) == pytest.approx(neuron, rel=1e-5)
+
+
+def test_knowledge_by_hand() -> None:
+    other = BlockKey(0, "attention")
+    energies = {KEY: torch.tensor([1.0, 3.0]), other: torch.tensor([4.0])}
+    gradients = {KEY: torch.tensor([[2.0, 0.0], [0.0, -4.0]]), other: torch.tensor([[2.0], [2.0]])}
+    # representation: 1, 3 and 4 of 8; prediction: half of 2, 8 and 4, so 1, 4 and 2 of 7
+    scores = knowledge_scores(energies, gradients)
+    for key, wanted in ((KEY, [1 / 8 + 1 / 7, 3 / 8 + 4 / 7]), (other, [4 / 8 + 2 / 7])):
+        assert scores[key].tolist() == pytest.approx([value / 2 for value in wanted])
+    only = knowledge_scores(energies, gradients, balance=1.0)
+    assert only[KEY].tolist() == pytest.approx([1 / 8, 3 / 8])
+    with pytest.raises(PlanError, match=r"balance must be in \[0, 1\], got 2"):
+        knowledge_scores(energies, gradients, balance=2)
+    with pytest.raises(PlanError, match="must be of the same blocks and units"):
+        knowledge_scores(energies, {KEY: gradients[KEY]})
 
 
 def test_random_is_seeded() -> None:

@@ -37,6 +37,7 @@ FLOORS = {
     "search": 4,
     "distill": 4,
     "checkpoint": 4,
+    "vocabulary": 4,
     "cost": 4,
     "graph": 4,
     "trainer": 5,

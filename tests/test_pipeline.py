@@ -198,6 +198,45 @@ def test_a_shrunk_model_is_pruned_again(
         run(again, Console(quiet=True))
 
 
+def test_a_reduced_vocabulary(
+    finished: tuple[Path, dict[str, Any]], inputs: Path, tmp_path: Path
+) -> None:
+    """The pruned models read fewer tokens, the dense ones all; a resumed run ends the same."""
+    from transformers import AutoTokenizer
+
+    vocabulary = {"vocabulary": {"min_count": 15}}
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        pruning={"sparsity": 0.5, "method": "reconstruction", "search_rounds": 2, **vocabulary},
+        training={"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8},
+    )
+    recipe = load_recipe(path)
+    assert any("the training rows hold 15 times or more" in line for line in describe(recipe))
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    report, output = results["vocabulary"], tmp_path / "out"
+    assert report["tokens_before"] == 100
+    assert 5 < report["tokens_after"] < 28
+    assert report["unknown_after"] > report["unknown_before"] == 0
+    assert 0 < report["changed"] <= 1
+    assert finished[1]["vocabulary"] is None
+
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    model = hfprune.from_pretrained(output)
+    plan = hfprune.PruningPlan.from_dict(json.loads((output / "plan.json").read_text())["plan"])
+    assert plan.vocabulary is not None
+    assert len(tokenizer) == model.config.vocab_size == report["tokens_after"]
+    assert len(plan.vocabulary) == report["tokens_after"]
+    sizes = results["benchmark"]["parameters"]
+    removed = sizes["dense"]["embeddings"] - sizes["pruned"]["embeddings"]
+    assert removed == 32 * (100 - report["tokens_after"])
+    # The dense models are those of the run that kept all tokens: same teacher, same numbers.
+    for kind in ("PyTorch", "ONNX"):
+        mine, theirs = (r["evaluation"]["models"][f"dense {kind}"] for r in (results, finished[1]))
+        assert mine == theirs
+
+
 def test_unknown_family_is_refused_before_any_work(inputs: Path, tmp_path: Path) -> None:
     model = tmp_path / "xlnet"
     model.mkdir()

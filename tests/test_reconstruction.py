@@ -17,6 +17,7 @@ from hfprune.reconstruction import (
     obs_prune,
     rearrange_mask,
     refit_output,
+    repair,
     scale_refit,
 )
 
@@ -187,6 +188,33 @@ def test_obs_takes_the_unit_whose_best_repair_loses_least(
         np.testing.assert_allclose(
             level.weight.numpy(), best_weight(dense, hessian, columns), rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_repair_is_the_level_of_the_same_units(size: int) -> None:
+    units = 6
+    x = inputs(80, units * size)
+    weight = torch.from_numpy(np.random.default_rng(3).normal(size=(4, units * size)))
+    moment = moment_of(x)
+    hessian, damping = moment.hessian(1e-3), moment.damping(1e-3)
+    levels = obs_prune(weight, hessian, size, stop_at=[6, 4, 1, 0], damping=damping).levels
+    for level in levels:
+        again = repair(weight, hessian, size, level.kept, damping=damping)
+        assert again.kept.tolist() == level.kept.tolist()
+        torch.testing.assert_close(again.weight, level.weight)
+        assert again.error == pytest.approx(level.error)
+    # and for units that OBS would not have kept
+    chosen = sorted(set(range(units)) - set(levels[1].kept.tolist()))
+    other = repair(weight, hessian, size, torch.tensor(chosen))
+    np.testing.assert_allclose(
+        other.weight.numpy(),
+        best_weight(weight.numpy(), hessian.numpy(), columns_of(chosen, size)),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    assert other.error > levels[1].error
+    with pytest.raises(PlanError, match=f"there are only {units}, counted from 0"):
+        repair(weight, hessian, size, torch.tensor([units]))
 
 
 def test_obs_on_many_columns_equals_a_fresh_inverse_at_each_step() -> None:

@@ -199,6 +199,8 @@ class Adapter(ABC):
     """Knows one family. Subclasses name their model types and build the views of a layer."""
 
     model_types: ClassVar[tuple[str, ...]]
+    # Whether positions are counted from the padding token's id, so that this id is fixed.
+    positions_from_padding: ClassVar[bool] = False
 
     @abstractmethod
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:

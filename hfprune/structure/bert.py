@@ -22,6 +22,7 @@ from hfprune.structure.base import (
 
 class BertAdapter(Adapter):
     model_types = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+    positions_from_padding = True
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config

@@ -40,6 +40,7 @@ def _pick_heads(
 
 class MPNetAdapter(Adapter):
     model_types = ("mpnet",)
+    positions_from_padding = True
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config
