@@ -332,7 +332,8 @@ def _gate_gradients(view: BlockView, x: Tensor, gradient: Tensor) -> Tensor:
     )
     if each.ndim == 2:  # flash attention has run the samples together: one gradient for all
         return each.sum(0, keepdim=True).float()
-    return each.sum(1).unflatten(0, (view.uses, -1)).sum(0).float()
+    found: Tensor = each.sum(1).unflatten(0, (view.uses, -1)).sum(0)
+    return found.float()
 
 
 def _add_energy(found: _Statistics, view: BlockView, rows: Tensor, level: Tensor) -> None:
