@@ -24,6 +24,7 @@ from typing import Any
 
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
 SPARSITIES = (0.8, 0.95)
+TRIAL_EPOCHS = 0.15
 # Times within a run only steer it: all models are timed together at the end.
 QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
 DENSE, DENSE_INT8 = "dense", "dense int8"
@@ -45,7 +46,14 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
     """
     after = {"recovery": {"num_train_epochs": epochs}}
     found: dict[str, dict[str, Any]] = {
-        "hfprune": {"pruning": {"speedup": list(speeds), "method": "reconstruction"}, **after}
+        "hfprune": {
+            "pruning": {
+                "speedup": list(speeds),
+                "method": "reconstruction",
+                "trial_epochs": TRIAL_EPOCHS,
+            },
+            **after,
+        }  # fmt: skip
     }
     for count, kept in LAYERS.items():
         found[f"layers {count}"] = {"pruning": {"keep_layers": kept}, **after}
@@ -72,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--speeds", type=float, nargs="+", default=[6.0, 10.0, 16.0])
     parser.add_argument(
-        "--epochs", type=float, default=5, help="of every method, after the teacher"
+        "--epochs", type=float, default=3, help="of every method, after the teacher"
     )
     parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))

@@ -167,7 +167,9 @@ def test_levels_keep_the_best_scores_and_mend_the_rest(selection: Selection) -> 
     view, moment = block_views(model)[key], statistics[key].moment.second.numpy()
     kept = list(levels[key].kept[place])
     wanted = np.linalg.lstsq(
-        moment[np.ix_(kept, kept)], moment[kept] @ view.weight.detach().double().numpy().T, rcond=None
+        moment[np.ix_(kept, kept)],
+        moment[kept] @ view.weight.detach().double().numpy().T,
+        rcond=None,
     )[0].T
     mine = levels[key].weights[place].double().numpy()
 
