@@ -327,13 +327,11 @@ def _statistics(
 
 def _gate_gradients(view: BlockView, x: Tensor, gradient: Tensor) -> Tensor:
     """``(samples, units)`` float32: each sample's gradient by the gate of each unit, at 1."""
-    each: Tensor = (
-        (x * (gradient @ view.weight)).unflatten(-1, (view.units, view.unit_size)).sum(-1)
-    )
+    parts: Tensor = x * (gradient @ view.weight)
+    each = parts.float().reshape(*x.shape[:-1], view.units, view.unit_size).sum(-1)
     if each.ndim == 2:  # flash attention has run the samples together: one gradient for all
-        return each.sum(0, keepdim=True).float()
-    found: Tensor = each.sum(1).unflatten(0, (view.uses, -1)).sum(0)
-    return found.float()
+        return each.sum(0, keepdim=True)
+    return each.sum(1).reshape(view.uses, -1, view.units).sum(0)
 
 
 def _add_energy(found: _Statistics, view: BlockView, rows: Tensor, level: Tensor) -> None:

@@ -53,7 +53,7 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
                 "trial_epochs": TRIAL_EPOCHS,
             },
             **after,
-        }  # fmt: skip
+        }
     }
     for count, kept in LAYERS.items():
         found[f"layers {count}"] = {"pruning": {"keep_layers": kept}, **after}

@@ -224,7 +224,7 @@ def test_a_reduced_vocabulary(
 
     tokenizer = AutoTokenizer.from_pretrained(output)
     model = hfprune.from_pretrained(output)
-    plan = hfprune.PruningPlan.from_dict(json.loads((output / "plan.json").read_text())["plan"])
+    plan = hfprune.PruningPlan.from_dict(json.loads((output / "plan.json").read_text()))
     assert plan.vocabulary is not None
     assert len(tokenizer) == model.config.vocab_size == report["tokens_after"]
     assert len(plan.vocabulary) == report["tokens_after"]

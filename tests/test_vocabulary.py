@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TEXT_FAMILIES, VOCAB, tiny_batch, tiny_model, tiny_tokenizer
+from tiny import (
+    TEXT_FAMILIES,
+    VOCAB,
+    tiny_batch,
+    tiny_model,
+    tiny_tokenizer,
+    write_reviews,
+)
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -23,10 +30,13 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import hfprune
-from hfprune.errors import CheckpointError, DataError, PlanError
+from hfprune.data import load_task_data, retokenize
+from hfprune.errors import CheckpointError, DataError, PlanError, RecipeError, TrainingError
 from hfprune.plan import PruningPlan
+from hfprune.recipe import DataConfig, PruningConfig, VocabularyConfig
 from hfprune.structure import model_sizes
 from hfprune.surgery import required_tokens, shrink_
+from hfprune.trainer import HFPruneTrainer
 from hfprune.vocabulary import (
     compare_tokens,
     kept_tokens,
@@ -424,7 +434,7 @@ def test_only_classifiers_of_texts_have_a_vocabulary_to_reduce() -> None:
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [(40, "of another shape: .*word_embeddings"), (0, "no model that can be built|another shape")],
+    [(40, "of another shape: .*word_embeddings"), (0, "that can be built|another shape")],
 )
 def test_a_damaged_size_is_refused(size: int, message: str, tmp_path: Path) -> None:
     model = tiny_model("bert")
@@ -435,3 +445,37 @@ def test_a_damaged_size_is_refused(size: int, message: str, tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": size}))
     with pytest.raises(CheckpointError, match=message):
         hfprune.from_pretrained(tmp_path)
+
+
+# --- recipes and data -----------------------------------------------------------------------
+
+
+def test_the_trainer_says_who_reduces_a_vocabulary() -> None:
+    pruning = PruningConfig(sparsity=0.5, vocabulary=VocabularyConfig(min_count=2))
+    with pytest.raises(TrainingError, match="call hfprune.vocabulary.reduce_vocabulary_, or use"):
+        HFPruneTrainer(tiny_model("bert"), pruning=pruning)
+    with pytest.raises(RecipeError, match="min_count: must be at least 1, got 0"):
+        VocabularyConfig(min_count=0)
+    assert PruningConfig(sparsity=0.5).vocabulary is None
+
+
+def test_rows_keep_their_order_and_labels_when_they_are_tokenized_anew(tmp_path: Path) -> None:
+    write_reviews(tmp_path / "reviews.csv", 60)
+    tokenizer = tiny_tokenizer()
+    config = DataConfig(train_file=str(tmp_path / "reviews.csv"), max_length=5)
+    data = load_task_data(config, tokenizer, "single_label_classification")
+    assert sum(data.truncated.values()) > 0
+    same = retokenize(data, tokenizer)
+    assert same.truncated == data.truncated
+    kept = kept_tokens(tokenizer, data.train["input_ids"], 10)
+    smaller = reduced_tokenizer(tokenizer, kept)
+    other = retokenize(data, smaller)
+    for name in ("train", "validation", "test"):
+        assert same.split(name).to_dict() == data.split(name).to_dict()
+        assert same.split(name).features == data.split(name).features
+        assert list(other.split(name)["labels"]) == list(data.split(name)["labels"])
+        for old, row in zip(
+            data.split(name)["input_ids"], other.split(name)["input_ids"], strict=True
+        ):
+            wanted = [kept.index(token if token in kept else 1) for token in old]
+            assert list(row) == wanted, "a word that went is unknown: this tokenizer has no letters"
