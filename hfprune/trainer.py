@@ -463,6 +463,9 @@ class HFPruneTrainer(Trainer):
         sampler = super()._get_train_sampler(*args, **kwargs)
         if isinstance(sampler, LengthGroupedSampler):
             seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+            # Groups of what all processes take in one step: the order is that of a single process
+            # with as many times the batch.
+            sampler.batch_size *= self.args.world_size
             return _GroupedByLength(sampler, seed)
         return sampler
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny import tiny_model
+from tiny import tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
 
 from hfprune import HFPruneTrainer, PruningConfig
@@ -24,7 +24,15 @@ def rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def main(folder: Path, score: str) -> None:
+def uneven(count: int) -> list[dict[str, Any]]:
+    """The same rows, cut to lengths from 4 to 10 and as they are before padding."""
+    return [
+        {name: v if name == "labels" else v[: 4 + index % 7].tolist() for name, v in row.items()}
+        for index, row in enumerate(rows(count))
+    ]
+
+
+def main(folder: Path, score: str, grouped: bool) -> None:
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     args = TrainingArguments(
         str(folder / "trainer"),
@@ -35,16 +43,19 @@ def main(folder: Path, score: str) -> None:
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
+        group_by_length=grouped,
     )
     # Half the batch for each of two processes.
     args.per_device_train_batch_size = 8 // args.world_size
     trainer = HFPruneTrainer(
         tiny_model("bert", labels=2, **quiet),
         args,
-        train_dataset=rows(64),
+        train_dataset=uneven(64) if grouped else rows(64),
         eval_dataset=rows(20),
         pruning=PruningConfig(sparsity=0.6, score=score, update_every_steps=2, min_neurons=4),
-        teacher=tiny_model("bert", labels=2, seed=3, **quiet),
+        # The hidden states' loss is a mean over tokens, which uneven rows weigh by their batch.
+        teacher=None if grouped else tiny_model("bert", labels=2, seed=3, **quiet),
+        processing_class=tiny_tokenizer(),
     )
     trainer.train()
     evaluation = trainer.predict(rows(21))
@@ -64,4 +75,4 @@ def main(folder: Path, score: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "grouped")

@@ -31,18 +31,19 @@ def start(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def trained(folder: Path, score: str, *launcher: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def trained(folder: Path, order: str, *launcher: str) -> tuple[dict[str, Any], dict[str, Any]]:
     folder.mkdir()
     command = launcher or (sys.executable,)
-    done = start(*command, str(TESTS / "distributed_worker.py"), str(folder), score)
+    done = start(*command, str(TESTS / "distributed_worker.py"), str(folder), "fisher", order)
     assert done.returncode == 0, done.stderr[-3000:]
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report, load_file(folder / "model.safetensors")
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
-    one, alone = trained(tmp_path / "one", "fisher")
-    two, together = trained(tmp_path / "two", "fisher", *TWO)
+@pytest.mark.parametrize("order", ["shuffled", pytest.param("grouped", marks=pytest.mark.slow)])
+def test_two_processes_equal_one_with_twice_the_batch(order: str, tmp_path: Path) -> None:
+    one, alone = trained(tmp_path / "one", order)
+    two, together = trained(tmp_path / "two", order, *TWO)
     assert (one["world"], two["world"]) == (1, 2)
     assert two["plan"] == one["plan"]
     assert two["predictions"] == one["predictions"] == 21, "every sample once"
