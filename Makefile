@@ -82,7 +82,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		"$$found" -m venv $(VENV); \
 	fi
 	$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(PIP) install -c constraints.txt -e ".[onnx,bench,dev]"
+	$(PIP) install -c constraints.txt -e ".[onnx,ner,vision,bench,dev]"
 	@touch $@
 
 $(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock | $(INSTALLED)

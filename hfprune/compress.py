@@ -170,7 +170,7 @@ def _choose(
     keys = list(levels)
     dense = PruningPlan.dense(model_sizes(model))
     judged = batches[: max(1, min(4, len(batches)))]
-    targets = [_log_probabilities(teacher(**batch).logits) for batch in judged]
+    targets = [_log_probabilities(_counted(teacher(**batch).logits, batch)) for batch in judged]
 
     def plan_of(choice: Sequence[int]) -> PruningPlan:
         plan = dense
@@ -187,7 +187,7 @@ def _choose(
         total = 0.0
         with Gates(model, plan):
             for batch, target in zip(judged, targets, strict=True):
-                guess = _log_probabilities(model(**batch).logits)
+                guess = _log_probabilities(_counted(model(**batch).logits, batch))
                 total += float(F.kl_div(guess, target, reduction="batchmean", log_target=True))
         for key, view in block_views(model).items():
             view.weight.copy_(originals[key])
@@ -330,7 +330,7 @@ def _sensitivities(
         handles.append(view.consumer.register_forward_hook(keep))
     try:
         with torch.enable_grad(), _captured({k: v.consumer for k, v in views.items()}) as inputs:
-            logits = model(**batch).logits.float()
+            logits = _counted(model(**batch).logits.float(), batch)
             loss = _sampled_loss(logits, getattr(model.config, "problem_type", None), generator)
             leaves = [leaf for uses in outputs.values() for leaf in uses]
             found = iter(torch.autograd.grad(loss, leaves))
@@ -417,6 +417,14 @@ def _tokens(features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         return rows, None
     uses = len(rows) // mask.numel()
     return rows, mask.reshape(-1).repeat(uses).to(rows)
+
+
+def _counted(logits: Tensor, batch: Batch) -> Tensor:
+    """Logits as ``(rows, labels)``; of tokens those that are no padding, each a row."""
+    if logits.dim() == 2:
+        return logits
+    mask = batch.get("attention_mask")
+    return logits.reshape(-1, logits.shape[-1]) if mask is None else logits[mask.bool()]
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

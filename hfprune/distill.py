@@ -10,13 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfprune.errors import TrainingError
+from hfprune.tasks import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 
 
-def logits_loss(student: Tensor, teacher: Tensor, temperature: float, problem: str) -> Tensor:
+def logits_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    problem: str,
+    mask: Tensor | None = None,
+) -> Tensor:
     """How far the student's outputs are from the teacher's, averaged over the batch. A scalar.
 
     * single label: ``T^2 * KL(teacher || student)`` of the softmax at temperature T (Hinton et
@@ -24,11 +31,20 @@ def logits_loss(student: Tensor, teacher: Tensor, temperature: float, problem: s
     * multi label: the same for the two-way distribution of each label, averaged over labels;
     * regression: mean squared difference (temperature has no meaning there).
 
+    Outputs for tokens are averaged over the tokens that count, of all rows together.
+
     Args:
-        student, teacher: float ``(batch, labels)``.
+        student, teacher: float ``(batch, labels)``, or ``(batch, length, labels)`` for tokens.
         problem: ``config.problem_type``.
+        mask: bool ``(batch, length)``, the tokens that count; only for tokens.
     """
     student, teacher = student.float(), teacher.float()
+    if student.dim() == 3:
+        width = student.shape[-1]
+        chosen = slice(None) if mask is None else mask
+        student, teacher = student[chosen].reshape(-1, width), teacher[chosen].reshape(-1, width)
+        if not len(student):
+            return student.sum()
     if problem == REGRESSION:
         return F.mse_loss(student, teacher)
     if problem == SINGLE_LABEL:
@@ -86,11 +102,12 @@ class TeacherCache:
 
     The teacher never changes and sees every row once an epoch, so for a few epochs its forward
     passes cost more than the memory. Logits are kept in float32, hidden states in float16 (their
-    rounding is far below what a student gets near to), real tokens only.
+    rounding is far below what a student gets near to), real tokens only. An image has as many
+    tokens as the model makes of it.
 
     Args:
         teacher: in eval mode.
-        dataset: rows with ``input_ids``.
+        dataset: rows with ``input_ids``, or images.
         collate: rows to a padded batch.
         hidden: whether to keep hidden states, of all layers but the embeddings.
         batch_size: rows a forward pass.
@@ -108,10 +125,11 @@ class TeacherCache:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         rows = len(dataset)
-        lengths = torch.tensor([len(dataset[row]["input_ids"]) for row in range(rows)])
+        lengths = _lengths(dataset, teacher.config)
         self._starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
         self._logits: Tensor | None = None
         self._hidden: Tensor | None = None
+        self._of_tokens = False
         order = lengths.argsort(descending=True).tolist()
         device = next(teacher.parameters()).device
         for start in range(0, rows, batch_size):
@@ -121,22 +139,42 @@ class TeacherCache:
                 found = teacher(**batch, output_hidden_states=hidden)
             logits = found.logits.float().cpu()
             if self._logits is None:
-                self._logits = torch.empty(rows, *logits.shape[1:])
-            self._logits[chosen] = logits
+                tokens = logits.dim() == 3
+                places = int(self._starts[-1]) if tokens else rows
+                self._logits = torch.empty(places, *logits.shape[1 + tokens :])
+                self._of_tokens = tokens
+            if self._of_tokens:
+                self._put(self._logits, chosen, logits)
+            else:
+                self._logits[chosen] = logits
             if hidden:
-                self._store(chosen, lengths, torch.stack(found.hidden_states[1:], 2))
+                # (batch, length, layers, hidden)
+                states = torch.stack(found.hidden_states[1:], 2).half().cpu()
+                if self._hidden is None:
+                    self._hidden = torch.empty(
+                        int(self._starts[-1]), *states.shape[2:], dtype=torch.float16
+                    )
+                self._put(self._hidden, chosen, states)
             if progress is not None:
                 progress(min(start + batch_size, rows), rows)
 
-    def _store(self, chosen: list[int], lengths: Tensor, states: Tensor) -> None:
-        states = states.half().cpu()  # (batch, length, layers, hidden)
-        if self._hidden is None:
-            self._hidden = torch.empty(
-                int(self._starts[-1]), *states.shape[2:], dtype=torch.float16
-            )
+    def _put(self, store: Tensor, chosen: list[int], values: Tensor) -> None:
+        """Write the real tokens of a padded batch into a store of all tokens."""
         for place, row in enumerate(chosen):
-            begin, count = int(self._starts[row]), int(lengths[row])
-            self._hidden[begin : begin + count] = states[place, :count]
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            if end - begin > values.shape[1]:
+                raise TrainingError(
+                    f"the teacher gives {values.shape[1]} hidden states where its config says "
+                    f"{end - begin}; set distillation.cache_limit_gb to 0"
+                )
+            store[begin:end] = values[place, : end - begin]
+
+    def _padded(self, store: Tensor, rows: Tensor, length: int) -> Tensor:
+        padded = store.new_zeros(len(rows), length, *store.shape[1:])
+        for place, row in enumerate(rows.tolist()):
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            padded[place, : end - begin] = store[begin:end]
+        return padded
 
     @staticmethod
     def size(teacher: nn.Module, tokens: int, hidden: bool) -> int:
@@ -144,23 +182,26 @@ class TeacherCache:
         config: Any = teacher.config
         return tokens * config.num_hidden_layers * config.hidden_size * 2 if hidden else 0
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """float32 ``(batch, labels)``."""
+    def logits(self, rows: Tensor, length: int) -> Tensor:
+        """float32 ``(batch, labels)``; for tokens ``(batch, length, labels)``, padding is zero."""
         if self._logits is None:
             raise TrainingError("the teacher's outputs were computed on an empty data set")
-        return self._logits[rows]
+        return self._padded(self._logits, rows, length) if self._of_tokens else self._logits[rows]
 
     def hidden_states(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
         """One float16 ``(batch, length, hidden)`` a layer, embeddings left out; padding is zero."""
         if self._hidden is None:
             raise TrainingError("the teacher's hidden states were not kept")
-        padded = self._hidden.new_zeros(len(rows), length, *self._hidden.shape[1:])
-        for place, row in enumerate(rows.tolist()):
-            begin, end = int(self._starts[row]), int(self._starts[row + 1])
-            padded[place, : end - begin] = self._hidden[begin:end]
-        return padded.unbind(2)
+        return self._padded(self._hidden, rows, length).unbind(2)
 
 
 def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:
-    names = ("input_ids", "attention_mask", "token_type_ids")
+    names = (*TEXT_INPUTS, *IMAGE_INPUTS)
     return {name: batch[name].to(device) for name in names if name in batch}
+
+
+def _lengths(dataset: Any, config: Any) -> Tensor:
+    """Tokens of each row, int64."""
+    if "input_ids" in dataset.column_names:
+        return torch.tensor([len(ids) for ids in dataset["input_ids"]])
+    return torch.full((len(dataset),), image_tokens(config))

@@ -21,10 +21,10 @@ import numpy as np
 from torch import nn
 
 from hfprune.benchmark import (
+    batches_for,
     environment,
     measure_latency,
     onnx_runner,
-    random_batches,
     ratios,
 )
 from hfprune.cost import LatencyTable
@@ -95,14 +95,14 @@ def latency_table(
 def measured_speedup(
     baseline: Path,
     candidate: Path,
-    vocab_size: int,
+    config: Any,
     *,
     batch_size: int,
     sequence_length: int,
     threads: int,
     repeats: int = 25,
 ) -> float:
-    """How many times faster one ONNX file is than another, interleaved."""
+    """How many times faster one ONNX file is than another, interleaved; ``config`` is its config."""
     runners = {
         "baseline": onnx_runner(baseline, threads),
         "candidate": onnx_runner(candidate, threads),
@@ -112,7 +112,7 @@ def measured_speedup(
         [(batch_size, sequence_length)],
         repeats=repeats,
         warmup=3,
-        make_batch=random_batches(vocab_size, first_id=min(10, vocab_size - 1)),
+        make_batch=batches_for(config),
     )
     return ratios(rows, "baseline")[("candidate", (batch_size, sequence_length))].value
 
@@ -155,9 +155,7 @@ def calibrated(
             file = (
                 place / MODEL_FILE if quantization is None else quantize_onnx(place, quantization)
             )
-            found = measured_speedup(
-                Path(name) / "dense" / MODEL_FILE, file, config.vocab_size, **shape
-            )
+            found = measured_speedup(Path(name) / "dense" / MODEL_FILE, file, config, **shape)
             table = table.scaled(table.speedup(wanted.sizes()) / found)
     return table
 
@@ -236,7 +234,7 @@ def _measure(
             probe = model_class(probe_config)
             add(f"{h}-{n}", resize_(probe, [(h, n)] * layers), quantized=True)
             tell("exports", done + 3, total)
-        make = random_batches(config.vocab_size, first_id=min(10, config.vocab_size - 1))
+        make = batches_for(config)
         shape = (batch_size, sequence_length)
         trial = measure_latency(runners, [shape], repeats=1, warmup=1, make_batch=make)
         round_s = sum(row.median_ms * row.inner_loops for row in trial) / 1e3

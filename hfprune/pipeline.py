@@ -21,29 +21,29 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     EarlyStoppingCallback,
     set_seed,
 )
 
 from hfprune.benchmark import (
+    batches_for,
     count_macs,
     count_parameters,
     environment,
     file_size,
     measure_latency,
     onnx_runner,
-    random_batches,
     ratios,
     torch_runner,
 )
 from hfprune.checkpoint import from_pretrained
 from hfprune.compress import prune_without_training
 from hfprune.cost import LatencyTable, parameter_costs
-from hfprune.data import TaskData, data_collator, load_task_data
+from hfprune.data import SPLITS, TEXT_ROW, TaskData, data_collator, load_task_data
+from hfprune.entities import score_counts
 from hfprune.errors import (
     CheckpointError,
+    DataError,
     HubError,
     MissingExtraError,
     PlanError,
@@ -51,7 +51,6 @@ from hfprune.errors import (
 )
 from hfprune.export import (
     MODEL_FILE,
-    MODEL_INPUTS,
     QUANTIZED_FILE,
     OnnxClassifier,
     export_onnx,
@@ -60,6 +59,8 @@ from hfprune.export import (
 )
 from hfprune.files import atomic_directory, atomic_write_json, atomic_write_text, check_output_dir
 from hfprune.hub import find_token, member_repo_id, push, sources, write_card
+from hfprune.images import IMAGE_COLUMN
+from hfprune.imbalance import balanced_weights, weighted_loss
 from hfprune.latency import calibrated, latency_table
 from hfprune.metrics import (
     bootstrap_interval,
@@ -70,6 +71,7 @@ from hfprune.metrics import (
     paired_bootstrap,
     paired_difference,
     score,
+    token_counts,
     wilson_interval,
 )
 from hfprune.plan import BlockKey, PruningPlan
@@ -78,6 +80,15 @@ from hfprune.report import Console, processes
 from hfprune.search import plan_sparsity
 from hfprune.structure import adapter_for, block_views, model_sizes
 from hfprune.surgery import RECORD_KEY, shrink_
+from hfprune.tasks import (
+    TEXT_INPUTS,
+    auto_class,
+    image_shape,
+    kind_of_task,
+    load_processor,
+    model_folder,
+    problem_of,
+)
 from hfprune.trainer import HFPruneTrainer, last_checkpoint, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -154,13 +165,33 @@ class _Run:
         self._open_work()
         set_seed(recipe.training.seed)
         with self.console.stage("data"):
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                recipe.model.tokenizer or recipe.model.name_or_path,
+            # A tokenizer, or an image processor.
+            self.processor = load_processor(
+                recipe.model.tokenizer or model_folder(recipe.model.name_or_path),
+                recipe.task,
                 revision=recipe.model.revision if recipe.model.tokenizer is None else None,
                 trust_remote_code=recipe.model.trust_remote_code,
             )
-            self.data = load_task_data(recipe.data, self.tokenizer, recipe.task)
+            self.data = load_task_data(recipe.data, self.processor, recipe.task)
+            self.collator = data_collator(self.processor, recipe.task)
             self.console.note(_describe_data(self.data))
+            self.loss = self._weighted_loss()
+            load_metrics(
+                recipe.evaluation.metrics,
+                self.data.task,
+                self.data.num_labels,
+                self.data.label_names,
+            )
+
+    def _weighted_loss(self) -> Callable[..., Any] | None:
+        """The loss where classes have weights, ``None`` where they count alike."""
+        weights, data = self.recipe.training.class_weights, self.data
+        if weights == "balanced":
+            weights = balanced_weights(data.label_array("train"), data.num_labels, data.task)
+        if weights is None:
+            return None
+        self.done["class_weights"] = weights
+        return weighted_loss(weights, data.task, data.num_labels)
 
     def _members(self, teacher: str) -> dict[str, str]:
         """The pruned models: label to directory, each pruned from the one before it."""
@@ -256,19 +287,32 @@ class _Run:
         file = self._exported(model, self.work / "validation" / label)
         data, metric = self.data, self.recipe.training.metric_for_best_model
         name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
-        logits = predict_logits(
-            OnnxClassifier(file), data.validation, data_collator(self.tokenizer)
+        logits = data.by_text(
+            "validation", predict_logits(OnnxClassifier(file), data.validation, self.collator)
         )
-        labels = np.asarray(data.validation["labels"])
-        return score(name, logits, labels, data.task, data.num_labels)
+        labels = data.label_array("validation")
+        return score(name, logits, labels, data.task, data.num_labels, data.label_names)
 
     def _exported(self, model: Any, folder: Path) -> Path:
         """Export, and quantize where the recipe wants it; the file that will be deployed."""
-        file = export_onnx(model, self.tokenizer, folder, opset=self.recipe.export.opset)
+        file = export_onnx(model, self.processor, folder, opset=self.recipe.export.opset)
         quantization = self.recipe.export.quantization
         if quantization is None:
             return file
-        return quantize_onnx(folder, quantization, calibration=self.data.train)
+        calibration: Any = self.data.train
+        if self.data.of_images and quantization.is_static:
+            calibration = self._pixels(quantization.calibration_samples)
+        return quantize_onnx(folder, quantization, calibration=calibration)
+
+    def _pixels(self, count: int) -> Any:
+        """Training images as the model gets them, drawn with the seed of the run."""
+        from datasets import Dataset
+
+        train = self.data.train
+        rng = np.random.default_rng(self.recipe.training.seed)
+        chosen = sorted(rng.permutation(len(train))[:count].tolist())
+        pixels = [self.collator([train[row]])["pixel_values"][0].numpy() for row in chosen]
+        return Dataset.from_dict({"pixel_values": pixels})
 
     def _check_before_work(self) -> None:
         """What can be refused without reading a model or data."""
@@ -279,10 +323,10 @@ class _Run:
             raise MissingExtraError(
                 f'exporting needs {" and ".join(missing)}: pip install "hfprune[onnx]"'
             )
-        load_metrics(recipe.evaluation.metrics, recipe.task, 2)
+        load_metrics(recipe.evaluation.metrics, problem_of(recipe.task), 2)
         if recipe.hub.push_to_hub:
             find_token()
-        model = Path(recipe.model.name_or_path)
+        model = Path(model_folder(recipe.model.name_or_path))
         if (model / "config.json").is_file():
             config = json.loads((model / "config.json").read_text(encoding="utf-8"))
             adapter_for(str(config.get("model_type")))
@@ -353,9 +397,9 @@ class _Run:
     def _teacher(self) -> str:
         recipe = self.recipe
         if recipe.teacher.name_or_path is not None:
-            model = self._load_dense(recipe.teacher.name_or_path, None)
+            model = self._load_dense(model_folder(recipe.teacher.name_or_path), None)
         else:
-            model = self._load_dense(recipe.model.name_or_path, recipe.model.revision)
+            model = self._load_dense(model_folder(recipe.model.name_or_path), recipe.model.revision)
             trainer = self._trainer(
                 model,
                 "teacher",
@@ -372,15 +416,20 @@ class _Run:
             model = self._load_dense(teacher, None)
             table = latency_table(
                 model,
-                self.tokenizer,
+                self.processor,
                 self._dynamic(),
                 batch_size=recipe.benchmark.batch_sizes[0],
-                sequence_length=recipe.benchmark.sequence_lengths[0],
+                sequence_length=self._lengths(model.config)[0],
                 threads=recipe.benchmark.threads,
                 progress=lambda step, done, total: progress(done, total),
             )
         table.budget_ms(speedup)  # refuses the impossible
-        return calibrated(table, model, self.tokenizer, self._dynamic(), speedup).to_dict()
+        return calibrated(table, model, self.processor, self._dynamic(), speedup).to_dict()
+
+    def _lengths(self, config: Any) -> list[int]:
+        """The lengths to time, in tokens; of images their one size, in pixels."""
+        lengths = self.recipe.benchmark.sequence_lengths
+        return [max(image_shape(config)[1:])] if self.data.of_images else lengths
 
     def _dynamic(self) -> QuantizationConfig | None:
         """Quantization for probes: as the recipe's, without what needs data or names of nodes."""
@@ -460,12 +509,13 @@ class _Run:
         train = self.data.train
         rng = np.random.default_rng(self.recipe.training.seed)
         chosen = rng.permutation(len(train))[:samples].tolist()
-        chosen.sort(key=lambda row: len(train[row]["input_ids"]))
-        collate = data_collator(self.tokenizer)
-        names = [name for name in MODEL_INPUTS if name in train.column_names]
+        names = [IMAGE_COLUMN]
+        if not self.data.of_images:
+            chosen.sort(key=lambda row: len(train[row]["input_ids"]))
+            names = [name for name in TEXT_INPUTS if name in train.column_names]
         size = self.recipe.training.per_device_eval_batch_size
         batches = [
-            dict(collate([{n: train[row][n] for n in names} for row in chosen[i : i + size]]))
+            dict(self.collator([{n: train[row][n] for n in names} for row in chosen[i : i + size]]))
             for i in range(0, len(chosen), size)
         ]
         return [batches[i] for i in rng.permutation(len(batches))]
@@ -500,15 +550,18 @@ class _Run:
         labels: dict[str, Any] = {"num_labels": data.num_labels}
         if data.label_names:
             labels = {"id2label": data.id2label, "label2id": data.label2id}
-        model = AutoModelForSequenceClassification.from_pretrained(
+        if data.task != "token_classification":
+            labels["problem_type"] = data.task
+        model = auto_class(kind_of_task(recipe.task)).from_pretrained(
             name,
             revision=revision,
             trust_remote_code=recipe.model.trust_remote_code,
-            problem_type=recipe.task,
             **labels,
         )
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+        if data.of_images:
+            _check_image_model(model, name)
+        elif model.config.pad_token_id is None:
+            model.config.pad_token_id = self.processor.pad_token_id
         return model
 
     def _trainer(
@@ -530,12 +583,17 @@ class _Run:
         patience = settings.early_stopping_patience
         return HFPruneTrainer(
             model=model,
-            args=training_arguments(settings, self.work / "checkpoints" / stage),
+            args=training_arguments(
+                settings,
+                self.work / "checkpoints" / stage,
+                label_names=["labels", *({TEXT_ROW} & set(data.train.column_names))],
+            ),
             train_dataset=data.train,
             eval_dataset=data.validation,
-            data_collator=data_collator(self.tokenizer),
+            data_collator=self.collator,
+            compute_loss_func=self.loss,
             compute_metrics=make_compute_metrics(
-                recipe.evaluation.metrics, data.task, data.num_labels
+                recipe.evaluation.metrics, data.task, data.num_labels, data.label_names
             ),
             callbacks=[EarlyStoppingCallback(patience)] if patience else None,
             **pruning,
@@ -553,7 +611,7 @@ class _Run:
         if self.state.is_main_process:
             with atomic_directory(folder, overwrite=True) as temporary:
                 model.save_pretrained(temporary)
-                self.tokenizer.save_pretrained(temporary)
+                self.processor.save_pretrained(temporary)
         return str(folder)
 
     # -- stages of the main process -------------------------------------------------------------
@@ -582,25 +640,32 @@ class _Run:
     def _evaluate(self, teacher: str, members: dict[str, str]) -> dict[str, Any]:
         recipe, data = self.recipe, self.data
         names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
-        labels = np.asarray(data.test["labels"])
-        collator = data_collator(self.tokenizer)
+        labels = data.label_array("test")
         threads = max(1, environment()["cpu_usable"] or 1)
         primary = names[0]
 
+        of_tokens = data.task == "token_classification"
+
         def primary_score(logits: Any, truth: Any) -> float:
+            if of_tokens:  # what is resampled are the counts of each row
+                return score_counts(primary, logits)
             return score(primary, logits, truth, data.task, data.num_labels)
 
         predicted: dict[str, Any] = {}
         report: dict[str, Any] = {}
         for name, candidate in self._candidates(teacher, members).items():
             model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
-            logits = predict_logits(
-                model, data.test, collator, batch_size=recipe.training.per_device_eval_batch_size
-            )
-            predicted[name] = logits
+            size = recipe.training.per_device_eval_batch_size
+            logits = predict_logits(model, data.test, self.collator, batch_size=size)
+            logits = data.by_text("test", logits)
             entry: dict[str, Any] = {
-                "metrics": compute(logits, labels, names, data.task, data.num_labels)
+                "metrics": compute(
+                    logits, labels, names, data.task, data.num_labels, data.label_names
+                )
             }
+            predicted[name] = (
+                token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
+            )
             base = predicted["dense PyTorch"]
             if primary == "accuracy":
                 right = is_correct(logits, labels, data.task, data.num_labels)
@@ -608,9 +673,10 @@ class _Run:
                 against = is_correct(base, labels, data.task, data.num_labels)
                 entry["difference"] = list(paired_difference(right, against, level))
             else:
-                entry["interval"] = list(bootstrap_interval(primary_score, logits, labels, level))
+                mine = predicted[name]
+                entry["interval"] = list(bootstrap_interval(primary_score, mine, labels, level))
                 entry["difference"] = list(
-                    paired_bootstrap(primary_score, logits, base, labels, level)
+                    paired_bootstrap(primary_score, mine, base, labels, level)
                 )
             report[name] = entry
             self.console.note(f"{name}: {primary} {entry['metrics'][primary]:.4f}")
@@ -625,21 +691,19 @@ class _Run:
             else torch_runner(candidate, settings.threads)
             for name, candidate in candidates.items()
         }
-        shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
         config = candidates["dense PyTorch"].config
+        lengths = self._lengths(config)
+        shapes = [(b, length) for b in settings.batch_sizes for length in lengths]
         with self.console.progress("benchmark") as progress:
             rows = measure_latency(
                 runners,
                 shapes,
                 repeats=settings.repeats,
                 warmup=settings.warmup,
-                make_batch=random_batches(
-                    config.vocab_size, first_id=min(10, config.vocab_size - 1)
-                ),
+                make_batch=batches_for(config),
                 progress=progress,
             )
         ratio = ratios(rows, "dense ONNX")
-        lengths = settings.sequence_lengths
         sizes = {}
         for name, candidate in candidates.items():
             place = {DENSE: teacher, **members}[name.rsplit(" ", 1)[0]]
@@ -649,6 +713,7 @@ class _Run:
             "threads": settings.threads,
             "repeats": settings.repeats,
             "baseline": "dense ONNX",
+            "length_unit": "pixels" if self.data.of_images else "tokens",
             "rows": [
                 {
                     "name": row.name,
@@ -671,7 +736,9 @@ class _Run:
             },
             "macs": {
                 name: {
-                    str(length): count_macs(candidates[f"{name} PyTorch"], length)
+                    str(length): count_macs(
+                        candidates[f"{name} PyTorch"], None if self.data.of_images else length
+                    )
                     for length in lengths
                 }
                 for name in (DENSE, *members)
@@ -686,17 +753,18 @@ class _Run:
         data = self.data
         common = {
             "format_version": RESULTS_VERSION,
-            "task": data.task,
+            "task": self.recipe.task,
             "labels": data.label_names,
             "data": {
-                "samples": {
-                    "train": len(data.train),
-                    "validation": len(data.validation),
-                    "test": len(data.test),
-                },
+                "samples": {name: data.size(name) for name in SPLITS},
+                "windows": {name: len(data.split(name)) for name in SPLITS}
+                if TEXT_ROW in data.train.column_names
+                else None,
                 "truncated": data.truncated,
                 "seen_in_train": data.seen_in_train,
-                "max_length": data.max_length,
+                "max_length": None if data.of_images else data.max_length,
+                "stride": self.recipe.data.stride,
+                "class_weights": self.done.get("class_weights"),
             },
             "sources": sources(self.recipe),
             "seed": self.recipe.training.seed,
@@ -831,8 +899,20 @@ def _layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> Pru
     return PruningPlan.first_units(sizes, kept)
 
 
+def _check_image_model(model: Any, name: str) -> None:
+    channels, _, _ = image_shape(model.config)
+    if channels != 3:
+        raise DataError(
+            f"{name} reads images of {channels} channels (num_channels in its config.json); data "
+            "is given to models as RGB, so take one of 3 channels"
+        )
+
+
 def _describe_data(data: TaskData) -> str:
-    parts = [f"{len(data.split(name))} {name}" for name in ("train", "validation", "test")]
+    parts = [f"{data.size(name)} {name}" for name in SPLITS]
     cut = sum(data.truncated.values())
     note = f"; {cut} texts cut at {data.max_length} tokens" if cut else ""
+    if TEXT_ROW in data.train.column_names:
+        rows = sum(len(data.split(name)) for name in SPLITS)
+        note = f"; {rows} windows of up to {data.max_length} tokens"
     return ", ".join(parts) + f" samples, {data.num_labels} labels{note}"

@@ -449,10 +449,10 @@ class TrainingConfig(_Section):
         | None
     ) = Field(
         default=None,
-        description="Weights of the classes in the loss, for classes of unlike size: a list in the "
-        "order of the labels' ids, or balanced, by their numbers n in the training rows. Single "
-        "label, images and tokens: weight of each class, balanced is N / (classes * n). Multi-label: "
-        "weight of a label where it holds, balanced is (N - n) / n. null: all alike.",
+        description="Weights of the classes in the loss, for classes of unlike size: a list in "
+        "the order of the labels' ids, or balanced, by their numbers n in the N training rows. One "
+        "class each (texts, images, tokens): weight of the class, balanced is N / (classes * n). "
+        "Multi-label: weight of a label where it holds, balanced is (N - n) / n. null: all alike.",
     )
     report_to: list[Name] = Field(
         default=[], description="Trackers to log to, for example tensorboard; []: none."

@@ -24,7 +24,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -34,6 +33,7 @@ from transformers import (
 )
 
 from hfprune.cost import LatencyTable, parameter_costs
+from hfprune.data import TEXT_ROW
 from hfprune.distill import (
     MULTI_LABEL,
     REGRESSION,
@@ -45,6 +45,7 @@ from hfprune.distill import (
 from hfprune.errors import CheckpointError, PlanError, TrainingError
 from hfprune.files import atomic_write_json
 from hfprune.gates import Gates
+from hfprune.images import IMAGE_COLUMN, ImageCollator
 from hfprune.importance import GradientScores, Scores, magnitude_scores, random_scores
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import DistillationConfig, PruningConfig, TrainingConfig
@@ -52,6 +53,14 @@ from hfprune.schedule import fraction
 from hfprune.search import budget_plan, global_plan, plan_sparsity, uniform_plan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
+from hfprune.tasks import (
+    TEXT_INPUTS,
+    auto_class,
+    image_tokens,
+    kind_of_model,
+    takes_images,
+)
+from hfprune.tokens import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +68,18 @@ STATE_NAME = "hfprune_state.json"
 SCORES_NAME = "hfprune_scores.safetensors"
 # Column that the Trainer adds to the training rows, to look the teacher's outputs up.
 ROW_COLUMN = "teacher_row"
+# Columns that say which row it is, and are no input of a model.
+ROW_NUMBERS = (ROW_COLUMN, TEXT_ROW)
 
 
-def training_arguments(config: TrainingConfig, output_dir: str | Path) -> TrainingArguments:
-    """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed."""
-    values = config.model_dump(exclude={"early_stopping_patience"})
+def training_arguments(
+    config: TrainingConfig, output_dir: str | Path, **more: Any
+) -> TrainingArguments:
+    """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed.
+
+    ``more`` is given to it besides.
+    """
+    values = config.model_dump(exclude={"early_stopping_patience", "class_weights"}) | more
     known = inspect.signature(TrainingArguments).parameters
     if "warmup_ratio" not in known:  # transformers 5: below 1, warmup_steps is a fraction
         values["warmup_steps"] = values.pop("warmup_ratio")
@@ -254,7 +270,7 @@ class HFPruneTrainer(Trainer):
         loaded: Any = (
             teacher
             if isinstance(teacher, nn.Module)
-            else AutoModelForSequenceClassification.from_pretrained(str(teacher))
+            else auto_class(kind_of_model(self._bare_model())).from_pretrained(str(teacher))
         )
         student: Any = self._bare_model()
         if loaded is student:
@@ -268,7 +284,7 @@ class HFPruneTrainer(Trainer):
                 f"{student.config.num_labels}; they must be for the same task"
             )
         if isinstance(loaded, PreTrainedModel):
-            theirs, mine = config.vocab_size, student.config.vocab_size
+            theirs, mine = (getattr(c, "vocab_size", None) for c in (config, student.config))
             if theirs != mine:
                 raise TrainingError(
                     f"the teacher's vocabulary has {theirs} tokens, the student's {mine}; "
@@ -442,7 +458,9 @@ class HFPruneTrainer(Trainer):
     ) -> Any:
         """The task's loss; while training with a teacher, plus the distillation losses."""
         settings = self.distillation
-        rows = inputs.pop(ROW_COLUMN, None)
+        rows = inputs.get(ROW_COLUMN)
+        labels = inputs.get("labels")
+        inputs = {name: value for name, value in inputs.items() if name not in ROW_NUMBERS}
         if self.teacher is None or settings is None or not model.training:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -454,8 +472,14 @@ class HFPruneTrainer(Trainer):
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         logits, hidden = self._taught(teacher_inputs, rows)
+        # Of tokens those count that carry a label: what the teacher says of others was not taught.
+        counted = inputs.get("attention_mask") if labels is None else labels != IGNORED
         extra = settings.logits_weight * logits_loss(
-            outputs.logits, logits, settings.temperature, self._problem_type()
+            outputs.logits,
+            logits,
+            settings.temperature,
+            self._problem_type(),
+            None if outputs.logits.dim() < 3 or counted is None else counted.bool(),
         )
         if wants_hidden:
             extra = extra + settings.hidden_weight * hidden_loss(
@@ -475,10 +499,14 @@ class HFPruneTrainer(Trainer):
         if self._cache is not None and rows is not None:
             device, rows = rows.device, rows.cpu()
             hidden: Sequence[torch.Tensor] = ()
+            length = (
+                inputs["input_ids"].shape[1]
+                if "input_ids" in inputs
+                else image_tokens(cast(Any, self.teacher).config)
+            )
             if inputs["output_hidden_states"]:
-                length = inputs["input_ids"].shape[1]
                 hidden = [h.to(device) for h in self._cache.hidden_states(rows, length)]
-            return self._cache.logits(rows).to(device), hidden
+            return self._cache.logits(rows, length).to(device), hidden
         with torch.no_grad():
             target = cast(Any, self.teacher)(**inputs)
         return target.logits, (target.hidden_states or ())[1:]
@@ -490,18 +518,22 @@ class HFPruneTrainer(Trainer):
         if teacher is None or settings is None or self.args.num_train_epochs < 2:
             return
         dataset = self.train_dataset
-        if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+        if not isinstance(dataset, Dataset):
             return
+        known = (*TEXT_INPUTS, IMAGE_COLUMN)
+        columns = [name for name in known if name in dataset.column_names]
         wants_hidden = settings.hidden_weight > 0
-        tokens = sum(len(ids) for ids in dataset["input_ids"])
+        if "input_ids" in columns:
+            tokens = sum(len(ids) for ids in dataset["input_ids"])
+        elif isinstance(self.data_collator, ImageCollator) and IMAGE_COLUMN in columns:
+            tokens = len(dataset) * image_tokens(cast(Any, teacher).config)
+        else:  # another collator may change images at random, so that no two epochs are alike
+            return
         size = TeacherCache.size(teacher, tokens, wants_hidden)
         if not settings.cache_limit_gb or size > settings.cache_limit_gb * 1e9:
             return
         if ROW_COLUMN not in dataset.column_names:
             self.train_dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
-        columns = [
-            c for c in ("input_ids", "attention_mask", "token_type_ids") if c in dataset.features
-        ]
         with self.compute_loss_context_manager():
             self._cache = TeacherCache(
                 teacher,
@@ -514,8 +546,8 @@ class HFPruneTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = cast(list[str], self._signature_columns)
-        if ROW_COLUMN not in columns:
-            columns.append(ROW_COLUMN)
+        kept = (*ROW_NUMBERS, IMAGE_COLUMN) if takes_images(self._bare_model()) else ROW_NUMBERS
+        columns += [name for name in kept if name not in columns]
 
     # -- best model, checkpoints ----------------------------------------------------------------
 
