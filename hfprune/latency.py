@@ -102,7 +102,7 @@ def measured_speedup(
     threads: int,
     repeats: int = 25,
 ) -> float:
-    """How many times faster one ONNX file is than another, interleaved; ``config`` is its config."""
+    """How many times faster one ONNX file is than another, interleaved (``config``: theirs)."""
     runners = {
         "baseline": onnx_runner(baseline, threads),
         "candidate": onnx_runner(candidate, threads),

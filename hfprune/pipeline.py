@@ -62,6 +62,7 @@ from hfprune.hub import find_token, member_repo_id, push, sources, write_card
 from hfprune.images import IMAGE_COLUMN
 from hfprune.imbalance import balanced_weights, weighted_loss
 from hfprune.latency import calibrated, latency_table
+from hfprune.lora import base_of_adapter, check_adapter, is_adapter, load_merged
 from hfprune.metrics import (
     bootstrap_interval,
     compute,
@@ -78,7 +79,8 @@ from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import HubConfig, PruningConfig, QuantizationConfig, Recipe, dump_recipe
 from hfprune.report import Console, processes
 from hfprune.search import plan_sparsity
-from hfprune.structure import adapter_for, block_views, model_sizes
+from hfprune.sentences import read_layout, save_encoder
+from hfprune.structure import adapter_for, adapter_of, block_views, model_sizes
 from hfprune.surgery import RECORD_KEY, shrink_
 from hfprune.tasks import (
     TEXT_INPUTS,
@@ -97,6 +99,8 @@ RESULTS_VERSION = 1
 WORK_SUFFIX = ".work"
 WEIGHTS = "model.safetensors"
 DENSE, PRUNED = "dense", "pruned"
+# A sentence encoder that was pruned by a classifier's recipe comes back as one, here.
+SENTENCE_FOLDER = "sentence-encoder"
 TRAINING_STAGES = ("teacher", "prune", "recover")
 # Where the search for max_metric_drop begins, and by what it goes up.
 FIRST_SPEEDUP, SPEEDUP_STEP = 3.0, 1.3
@@ -167,7 +171,7 @@ class _Run:
         with self.console.stage("data"):
             # A tokenizer, or an image processor.
             self.processor = load_processor(
-                recipe.model.tokenizer or model_folder(recipe.model.name_or_path),
+                recipe.model.tokenizer or _processor_folder(recipe.model.name_or_path),
                 recipe.task,
                 revision=recipe.model.revision if recipe.model.tokenizer is None else None,
                 trust_remote_code=recipe.model.trust_remote_code,
@@ -326,6 +330,9 @@ class _Run:
         load_metrics(recipe.evaluation.metrics, problem_of(recipe.task), 2)
         if recipe.hub.push_to_hub:
             find_token()
+        for name in (recipe.model.name_or_path, recipe.teacher.name_or_path):
+            if name is not None:
+                check_adapter(name)
         model = Path(model_folder(recipe.model.name_or_path))
         if (model / "config.json").is_file():
             config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -536,8 +543,11 @@ class _Run:
     def _load_dense(self, name: str, revision: str | None) -> Any:
         """A classifier for this task; a model that hfprune shrank before is taken as it is."""
         recipe, data = self.recipe, self.data
+        adapter = is_adapter(name)
         config = AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=recipe.model.trust_remote_code
+            base_of_adapter(name) if adapter else name,
+            revision=revision,
+            trust_remote_code=recipe.model.trust_remote_code,
         )
         if getattr(config, RECORD_KEY, None) is not None:
             small = from_pretrained(name, revision=revision)
@@ -552,12 +562,13 @@ class _Run:
             labels = {"id2label": data.id2label, "label2id": data.label2id}
         if data.task != "token_classification":
             labels["problem_type"] = data.task
-        model = auto_class(kind_of_task(recipe.task)).from_pretrained(
-            name,
-            revision=revision,
-            trust_remote_code=recipe.model.trust_remote_code,
-            **labels,
+        load = auto_class(kind_of_task(recipe.task)).from_pretrained
+        if adapter:
+            load = partial(load_merged, auto_class=auto_class(kind_of_task(recipe.task)))
+        model = load(
+            name, revision=revision, trust_remote_code=recipe.model.trust_remote_code, **labels
         )
+        adapter_of(model)  # refuses adapters that came with a model from the Hub
         if data.of_images:
             _check_image_model(model, name)
         elif model.config.pad_token_id is None:
@@ -811,11 +822,15 @@ class _Run:
 
     def _write(self, members: dict[str, str], results: dict[str, Any]) -> None:
         recipe = self.recipe
+        layout = read_layout(recipe.model.name_or_path)
         with atomic_directory(self.output, overwrite=recipe.overwrite or recipe.resume) as folder:
             for label, place in members.items():
                 target = folder if label == PRUNED else folder / label
                 shutil.copytree(place, target, dirs_exist_ok=True)
                 shutil.copytree(self.done["export"][label], target / "onnx")
+                if layout is not None:
+                    model = from_pretrained(place)
+                    save_encoder(model, self.processor, layout, target / SENTENCE_FOLDER)
                 atomic_write_json(target / "metrics.json", member_results(results, label))
                 atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
                 record = self.work / f"plan-{self._label(label)}.json"
@@ -897,6 +912,14 @@ def _layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> Pru
         )
     kept = [size if layer in layers else (0, 0) for layer, size in enumerate(sizes)]
     return PruningPlan.first_units(sizes, kept)
+
+
+def _processor_folder(name: str) -> str:
+    """Where the tokenizer or image processor of a model is."""
+    place = model_folder(name)
+    if is_adapter(place) and not (Path(place) / "tokenizer_config.json").is_file():
+        return base_of_adapter(place)
+    return place
 
 
 def _check_image_model(model: Any, name: str) -> None:

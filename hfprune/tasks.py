@@ -53,6 +53,8 @@ IMAGE: Final = Kind(
     "ForImageClassification",
 )
 
+KINDS: Final = (TEXT, TOKENS, IMAGE)
+
 
 def kind_of_task(task: str) -> Kind:
     """The kind of a recipe's task."""
