@@ -403,11 +403,10 @@ def _read_named(split: str, split_name: str, name: str, config: DataConfig, task
         )
     table = _table_of(where, data, {c: key for c, key in wanted.items() if c != column})
     # Images stay where the data set keeps them until a batch is made.
-    table.images = (
-        data.select_columns([column])
-        .cast_column(column, datasets.Image(decode=False))
-        .rename_column(column, IMAGE_COLUMN)
-    )
+    images = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    if column != IMAGE_COLUMN:
+        images = images.rename_column(column, IMAGE_COLUMN)
+    table.images = images
     return table
 
 
