@@ -369,7 +369,8 @@ class _Card:
         else:
             when = "after fine-tuning, without training it again"
         yield (
-            f"A pruned {'token' if self.kind is TOKENS else self.item} classifier. It was made from {start} with hfprune, which removed "
+            f"A pruned {'token' if self.kind is TOKENS else self.item} classifier. It was made "
+            f"from {start} with hfprune, which removed "
             f"attention heads, feed-forward neurons and whole blocks {when}. "
             f"{self.results['pruning']['sparsity']:.1%} of the encoder's weights are gone."
         )
@@ -490,11 +491,12 @@ class _Card:
         results, data = self.results, self.results["data"]
         yield (
             f"- One run with one seed ({results['seed']}). The intervals say how far the test "
-            f"{self.item}s, being a sample, let the numbers be trusted, not how another seed would do."
+            f"{self.item}s, being a sample, let the numbers be trusted, not how another seed would "
+            "do."
         )
         yield f"- The test split is {self._test_split()}. It was not used to train or to choose."
         if seen := data["seen_in_train"].get("test"):
-            yield f"- {seen:,} of the test {self.item}s also occur among the training ones."
+            yield f"- {seen:,} of the test {self.item}s also occur among the training {self.item}s."
         if cut := data["truncated"].get("test"):
             yield f"- {cut:,} of the test texts were cut at {data['max_length']} tokens."
         place, libraries = results["environment"], results["environment"]["libraries"]

@@ -59,7 +59,6 @@ def test_a_bert_by_hand() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family: str) -> None:
     model = tiny_model(family)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
     dense = inspect(model)
     assert dense.sparsity == 0.0
     assert not dense.pruned
@@ -75,7 +74,6 @@ def test_every_family(family: str) -> None:
     gone = dense.prunable_parameters - small.prunable_parameters
     assert small.sparsity == pytest.approx(gone / dense.prunable_parameters, abs=1e-6)
     assert small.macs < dense.macs
-    assert before.keys() >= {n for n in model.state_dict() if "weight" not in n and "bias" not in n}
 
 
 def test_directories_dense_and_shrunk(tmp_path: Path) -> None:
