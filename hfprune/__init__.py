@@ -23,6 +23,8 @@ _EXPORTS = {
     "Gates": "hfprune.gates",
     "shrink_": "hfprune.surgery",
     "from_pretrained": "hfprune.checkpoint",
+    "inspect": "hfprune.inspection",
+    "load_encoder": "hfprune.sentences",
     "HFPruneError": "hfprune.errors",
 }
 
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from hfprune.checkpoint import from_pretrained
     from hfprune.errors import HFPruneError
     from hfprune.gates import Gates
+    from hfprune.inspection import inspect
     from hfprune.plan import BlockKey, PruningPlan
     from hfprune.recipe import DistillationConfig, PruningConfig, Recipe, load_recipe
+    from hfprune.sentences import load_encoder
     from hfprune.surgery import shrink_
     from hfprune.trainer import HFPruneTrainer
 

@@ -29,6 +29,7 @@ from torch import nn
 from hfprune.errors import HFPruneError, MissingExtraError
 from hfprune.machine import CPUINFO, instruction_set, open_session, read_cpu
 from hfprune.structure import block_views
+from hfprune.tasks import image_shape, takes_images
 
 Batch = dict[str, NDArray[Any]]
 Runner = Callable[[Batch], object]
@@ -348,6 +349,23 @@ def random_batches(vocab_size: int, *, first_id: int = 0, seed: int = 0) -> Call
     return make
 
 
+def batches_for(config: Any, *, seed: int = 0) -> Callable[..., Batch]:
+    """A ``make_batch`` for a model of this config: tokens by :func:`random_batches`, or images.
+
+    Images have the one size that the config names, whatever length is asked for; float32 arrays
+    ``pixel_values`` of shape ``[batch, channels, height, width]``.
+    """
+    if getattr(config, "vocab_size", None) is not None:
+        return random_batches(config.vocab_size, first_id=min(10, config.vocab_size - 1), seed=seed)
+    shape = image_shape(config)
+
+    def make(batch_size: int, length: int) -> Batch:
+        rng = np.random.default_rng((seed, batch_size))
+        return {"pixel_values": rng.normal(size=(batch_size, *shape)).astype(np.float32)}
+
+    return make
+
+
 class TorchRunner:
     """Calls a PyTorch model on NumPy batches; see :func:`torch_runner`."""
 
@@ -514,15 +532,13 @@ def count_macs(model: nn.Module, sequence_length: int | None = None) -> int:
 def _one_sample(model: Any, sequence_length: int | None) -> dict[str, torch.Tensor]:
     """A batch of one, on the model's device."""
     config, parameter = model.config, next(model.parameters())
-    if model.main_input_name == "pixel_values":
+    if takes_images(model):
         if sequence_length is not None:
             raise HFPruneError(
                 f"a {config.model_type!r} model takes images, whose number of patches is fixed; "
                 "leave sequence_length out"
             )
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return {"pixel_values": parameter.new_zeros(1, config.num_channels, height, width)}
+        return {"pixel_values": parameter.new_zeros(1, *image_shape(config))}
     if sequence_length is None:
         raise HFPruneError(f"a {config.model_type!r} model needs a sequence_length")
     # Token 0 pads in some families; an explicit mask and a token above it keep them all.

@@ -435,7 +435,7 @@ def _search(
 ) -> SearchResult:
     keys = list(levels)
     judged = batches[: max(1, min(4, len(batches)))]
-    targets = [teacher(**batch).logits for batch in judged]
+    targets = [_counted(teacher(**batch).logits, batch) for batch in judged]
     config: Any = model.config
     problem = getattr(config, "problem_type", None)
 
@@ -447,7 +447,8 @@ def _search(
         total = 0.0
         with Gates(model, plan):
             for batch, target in zip(judged, targets, strict=True):
-                total += divergence(model(**batch).logits, target, problem)
+                guess = _counted(model(**batch).logits, batch)
+                total += divergence(guess, target, problem)
         for key, view in block_views(model).items():
             view.weight.copy_(originals[key])
         return total / len(judged)
@@ -598,7 +599,7 @@ def _sensitivities(
         handles.append(view.consumer.register_forward_hook(keep))
     try:
         with torch.enable_grad(), _captured({k: v.consumer for k, v in views.items()}) as inputs:
-            logits = model(**batch).logits.float()
+            logits = _counted(model(**batch).logits.float(), batch)
             loss = _sampled_loss(logits, getattr(model.config, "problem_type", None), generator)
             leaves = [leaf for uses in outputs.values() for leaf in uses]
             found = iter(torch.autograd.grad(loss, leaves))
@@ -687,13 +688,21 @@ def _tokens(features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
     return rows, mask.reshape(-1).repeat(uses).to(rows)
 
 
+def _counted(logits: Tensor, batch: Batch) -> Tensor:
+    """Logits as ``(rows, labels)``; of tokens those that are no padding, each a row."""
+    if logits.dim() == 2:
+        return logits
+    mask = batch.get("attention_mask")
+    return logits.reshape(-1, logits.shape[-1]) if mask is None else logits[mask.bool()]
+
+
 def divergence(student: Tensor, teacher: Tensor, problem: str | None) -> float:
     """KL divergence of the student's predictions from the teacher's, in nats, mean over rows.
 
     Args:
-        student, teacher: logits, float ``(rows, labels)``.
+        student, teacher: logits, float ``(rows, labels)``; of tokens, those that are no padding.
         problem: ``config.problem_type``; multi-label adds up over labels, regression is taken as
-            a Gaussian of unit variance around the prediction, ``None`` is single label.
+            a Gaussian of unit variance around the prediction, all else is single label.
     """
     student, teacher = student.float(), teacher.float()
     if problem == "regression" or student.shape[-1] == 1:

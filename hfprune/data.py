@@ -26,21 +26,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hfprune.errors import DataError
+from hfprune.images import IMAGE_COLUMN, ImageCollator, fingerprints, image_column
 from hfprune.recipe import Task
+from hfprune.tasks import problem_of
+from hfprune.tokens import encode_words, mean_by_text, padded, read_conll, windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from hfprune.recipe import DataConfig
 
-__all__ = ["TaskData", "data_collator", "load_task_data"]
+__all__ = ["TEXT_ROW", "TaskData", "data_collator", "load_task_data"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 SPLITS = ("train", "validation", "test")
+# Column of windows of long texts: the number of the text in its split.
+TEXT_ROW = "text_row"
 _TOKENIZER_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 _TOKENIZER_BATCH = 1000
+_ONE_LABEL = ("single_label_classification", "image_classification")
 _INTEGER = re.compile(r"-?[0-9]+")
 _TRUE = ("1", "1.0", "true")
 _FALSE = ("0", "0.0", "false")
@@ -51,17 +60,21 @@ class TaskData:
     """The three splits, ready for a Trainer, and what is needed to read a model's output.
 
     Attributes:
-        task: The recipe's task, spelled as ``config.problem_type``.
+        task: What the model's output means, spelled as ``config.problem_type`` (so images are of
+            ``single_label_classification``), or ``token_classification``.
         train, validation, test: Columns ``input_ids``, ``attention_mask`` and, where the tokenizer
             gives them, ``token_type_ids`` (lists of ints, truncated, not padded) and ``labels``: an
             int class number (single label), a list of ``num_labels`` floats 0 or 1 (multi-label),
-            or a float (regression).
-        texts, text_pairs: The raw texts by split name, row for row as in the splits. ``text_pairs``
-            is empty where the recipe names no second text column.
+            a float (regression), or a list of ints as long as ``input_ids`` (tokens; -100 where a
+            token stands for no word). Of images ``image``, not decoded, and ``labels``. With
+            ``data.stride`` a row is a window, and ``text_row`` is the number of its text.
+        texts, text_pairs: The raw texts by split name, text for text as in the splits; lists of
+            words for tokens, empty for images. ``text_pairs`` is empty where the recipe names no
+            second text column.
         label_names: The name of each class number; empty for regression.
         max_length: The most tokens that a row holds, special tokens included.
         truncated: By split name, how many rows were cut to ``max_length``.
-        seen_in_train: For validation and test, how many rows have a text (or pair) that also
+        seen_in_train: For validation and test, how many rows have a text (pair, image) that also
             stands in train: scores on such rows say nothing about new text.
     """
 
@@ -69,7 +82,7 @@ class TaskData:
     train: Dataset
     validation: Dataset
     test: Dataset
-    texts: dict[str, list[str]]
+    texts: dict[str, list[Any]]
     text_pairs: dict[str, list[str]]
     label_names: list[str]
     max_length: int
@@ -98,8 +111,55 @@ class TaskData:
         chosen: Dataset = getattr(self, name)
         return chosen
 
+    @property
+    def of_images(self) -> bool:
+        """Whether the rows are images."""
+        return IMAGE_COLUMN in self.train.column_names
 
-def load_task_data(config: DataConfig, tokenizer: PreTrainedTokenizerBase, task: str) -> TaskData:
+    def label_array(self, name: str) -> NDArray[Any]:
+        """The labels of a split, one entry a text; of tokens ``(rows, longest)`` with -100."""
+        data = self.split(name)
+        labels = data["labels"][:]
+        if self.task == "token_classification":
+            return padded(labels)
+        if TEXT_ROW not in data.column_names:
+            return np.asarray(labels)
+        # Windows lie text by text: the first of each speaks for it.
+        _, first = np.unique(np.asarray(data[TEXT_ROW][:]), return_index=True)
+        return np.asarray(labels)[first]
+
+    def by_text(self, name: str, logits: NDArray[Any]) -> NDArray[Any]:
+        """Logits of a split's rows as logits of its texts: the mean where a text has windows."""
+        data = self.split(name)
+        if TEXT_ROW not in data.column_names:
+            return logits
+        return mean_by_text(logits, data[TEXT_ROW][:])
+
+    def judged(
+        self, name: str, logits: NDArray[Any], rows: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Logits and labels of some rows of a split, one a text; of windows the mean of those.
+
+        Args:
+            logits: of these rows; of tokens ``(rows, longest of these, labels)``.
+            rows: positions in the split.
+        """
+        data, chosen = self.split(name), list(rows)
+        labels = self.label_array(name)
+        if TEXT_ROW not in data.column_names:
+            labels = labels[chosen]
+            return logits, labels[:, : logits.shape[1]] if logits.ndim == 3 else labels
+        owners = np.asarray(data[TEXT_ROW][:])[chosen]
+        texts, places = np.unique(owners, return_inverse=True)
+        return mean_by_text(logits, places), labels[texts]
+
+    def size(self, name: str) -> int:
+        """How many texts or images a split holds; windows of a text count once."""
+        data = self.split(name)
+        return int(max(data[TEXT_ROW][:])) + 1 if TEXT_ROW in data.column_names else len(data)
+
+
+def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     """Read, check, split and tokenize the data that a recipe names.
 
     A split that the recipe names is used as it is. One that it does not name is held out of the
@@ -115,17 +175,18 @@ def load_task_data(config: DataConfig, tokenizer: PreTrainedTokenizerBase, task:
 
     Args:
         config: The recipe's ``data`` section.
-        tokenizer: Changed in one case: if it has no padding token, its end-of-sequence token
-            becomes the padding token (a model's ``pad_token_id`` must then follow).
-        task: One of ``single_label_classification``, ``multi_label_classification``,
-            ``regression``.
+        processor: The tokenizer, which is changed in one case: if it has no padding token, its
+            end-of-sequence token becomes the padding token (a model's ``pad_token_id`` must then
+            follow). For images not used: see :func:`data_collator`.
+        task: A recipe's task.
 
     Raises:
         DataError: The data cannot be read or do not fit the task.
     """
     checked_task = _check_task(task, config)
-    _check_tokenizer(tokenizer, config)
-    rows = _read_splits(config)
+    if checked_task != "image_classification":
+        _check_tokenizer(processor, config)
+    rows = _read_splits(config, checked_task)
     label_names, labels = _encode_labels(rows, config, checked_task)
     pieces = {
         name: _Piece(split, labels[name], list(range(len(split.texts))))
@@ -137,21 +198,26 @@ def load_task_data(config: DataConfig, tokenizer: PreTrainedTokenizerBase, task:
     encoded, truncated = {}, {}
     for name in SPLITS:
         piece = pieces[name]
-        encoded[name], truncated[name] = _tokenize(
-            piece.texts,
-            piece.text_pairs,
-            piece.chosen_labels,
-            tokenizer,
-            config.max_length,
-            checked_task,
-        )
+        if piece.rows.images is not None:
+            encoded[name], truncated[name] = _with_labels(piece, piece.rows.images), 0
+        elif config.stride is not None:
+            encoded[name], truncated[name] = _in_windows(piece, processor, config, checked_task), 0
+        else:
+            encoded[name], truncated[name] = _tokenize(
+                piece.texts,
+                piece.text_pairs,
+                piece.chosen_labels,
+                processor,
+                config.max_length,
+                checked_task,
+            )
     train_keys = set(pieces["train"].contents())
     return TaskData(
-        task=checked_task,
+        task=problem_of(checked_task),
         train=encoded["train"],
         validation=encoded["validation"],
         test=encoded["test"],
-        texts={name: pieces[name].texts for name in SPLITS},
+        texts={name: pieces[name].texts for name in SPLITS if pieces[name].rows.images is None},
         text_pairs={
             name: pairs for name in SPLITS if (pairs := pieces[name].text_pairs) is not None
         },
@@ -167,12 +233,21 @@ def load_task_data(config: DataConfig, tokenizer: PreTrainedTokenizerBase, task:
 
 
 def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
-    """The same rows, as another tokenizer splits them.
+    """The same texts, as another tokenizer splits them.
 
     Args:
-        data: as :func:`load_task_data` gives it.
+        data: as :func:`load_task_data` gives it, one row a text.
         tokenizer: of the same family: its rows are cut at ``data.max_length`` too.
+
+    Raises:
+        DataError: for images, tagged words and windows, whose rows are not made of texts alone.
     """
+    windowed = TEXT_ROW in data.train.column_names
+    if data.of_images or windowed or data.task == "token_classification":
+        raise DataError(
+            "only whole texts with one label each can be split anew by another tokenizer, not "
+            f"{'images' if data.of_images else 'windows' if windowed else 'tagged words'}"
+        )
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = _tokenize(
@@ -186,11 +261,20 @@ def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     return replace(data, **encoded, truncated=truncated)
 
 
-def data_collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
-    """Return a collator that pads each batch to its longest row, and no further."""
-    from transformers import DataCollatorWithPadding
+def data_collator(processor: Any, task: str = "single_label_classification") -> Any:
+    """Return a collator that pads each batch to its longest row, and no further.
 
-    return DataCollatorWithPadding(tokenizer, padding=True, pad_to_multiple_of=None)
+    Args:
+        processor: The tokenizer (labels of tokens are padded with -100), or the image processor.
+        task: The recipe's.
+    """
+    from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
+
+    if task == "image_classification":
+        return ImageCollator(processor)
+    if task == "token_classification":
+        return DataCollatorForTokenClassification(processor)
+    return DataCollatorWithPadding(processor, padding=True, pad_to_multiple_of=None)
 
 
 # --- checks of the arguments ----------------------------------------------------------------
@@ -226,6 +310,17 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> 
             f"data.max_length is {config.max_length}, but the tokenizer adds {special} special "
             f"tokens to each row: set it to {special + 1} or more"
         )
+    if config.stride is not None and config.stride >= config.max_length - special:
+        raise DataError(
+            f"data.stride is {config.stride}, but of data.max_length {config.max_length} tokens "
+            f"{special} are special ones, so no window would get any further: set it to less than "
+            f"{config.max_length - special}"
+        )
+    if config.stride is not None and not tokenizer.is_fast:
+        raise DataError(
+            f"data.stride needs a fast tokenizer (tokenizer.json), this is a "
+            f"{type(tokenizer).__name__}: remove data.stride, so that long texts are cut"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise DataError(
@@ -246,25 +341,30 @@ class _Table:
     columns: dict[str, list[Any]]
     size: int
     classes: dict[str, list[str]] = field(default_factory=dict)
+    images: Dataset | None = None
 
 
 @dataclass
 class _Rows:
-    """One source after the checks of its texts; labels still raw, one list a label column."""
+    """One source after the checks of its texts; labels still raw, one list a label column.
+
+    ``texts`` holds lists of words for tokens, and fingerprints where there are ``images``.
+    """
 
     split: str
     source: str
-    texts: list[str]
+    texts: list[Any]
     text_pairs: list[str] | None
     labels: dict[str, list[Any]]
     classes: dict[str, list[str]]
+    images: Dataset | None = None
 
     def where(self, row: int, column: str) -> str:
         """Return how errors name a cell; ``row`` counts from 0 here and from 1 in the text."""
         return f"{self.split} ({self.source}), row {row + 1}, column {column!r}"
 
 
-def _read_splits(config: DataConfig) -> dict[str, _Rows]:
+def _read_splits(config: DataConfig, task: Task) -> dict[str, _Rows]:
     """Read every split that the recipe names; train is always among them."""
     files = {
         "train": config.train_file,
@@ -287,15 +387,15 @@ def _read_splits(config: DataConfig) -> dict[str, _Rows]:
             )
         if path is not None:
             taken[path] = name
-    wanted = _wanted_columns(config)
+    wanted = _wanted_columns(config, task)
     rows = {}
     for name in SPLITS:
         file, split = files[name], splits[name]
         if file is not None:
-            rows[name] = _check_rows(name, file, _read_file(name, file, wanted), config)
+            rows[name] = _check_rows(name, file, _read_file(name, file, wanted), config, task)
         elif split is not None and config.name is not None:
-            table = _read_named(name, split, config.name, config)
-            rows[name] = _check_rows(name, f"{config.name}, split {split!r}", table, config)
+            table = _read_named(name, split, config.name, config, task)
+            rows[name] = _check_rows(name, f"{config.name}, split {split!r}", table, config, task)
     if "train" not in rows:
         raise DataError("no data: give either data.name or data.train_file")
     return rows
@@ -306,9 +406,11 @@ def _label_columns(config: DataConfig) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def _wanted_columns(config: DataConfig) -> dict[str, str]:
+def _wanted_columns(config: DataConfig, task: Task) -> dict[str, str]:
     """Return the columns to read, each with the recipe key that names it."""
     wanted = {config.text_column: "data.text_column"}
+    if task == "image_classification":
+        wanted = {config.image_column: "data.image_column"}
     if config.text_pair_column is not None:
         wanted[config.text_pair_column] = "data.text_pair_column"
     wanted.update(dict.fromkeys(_label_columns(config), "data.label_column"))
@@ -327,7 +429,7 @@ def _check_columns(where: str, names: Sequence[str], wanted: dict[str, str]) -> 
             )
 
 
-def _read_named(split: str, split_name: str, name: str, config: DataConfig) -> _Table:
+def _read_named(split: str, split_name: str, name: str, config: DataConfig, task: Task) -> _Table:
     """Read one split of a data set by name, through the ``datasets`` library and its cache."""
     import datasets
 
@@ -343,7 +445,23 @@ def _read_named(split: str, split_name: str, name: str, config: DataConfig) -> _
                 "data.config_name, the split and the network, or give local files "
                 "(data.train_file)"
             ) from error
-    return _table_of(where, data, _wanted_columns(config))
+    wanted = _wanted_columns(config, task)
+    if task != "image_classification":
+        return _table_of(where, data, wanted)
+    _check_columns(where, data.column_names, wanted)
+    column = config.image_column
+    if not isinstance(data.features[column], datasets.Image):
+        raise DataError(
+            f"{where}, column {column!r}: expected images, the data set declares "
+            f"{data.features[column]}; name the column of images in data.image_column"
+        )
+    table = _table_of(where, data, {c: key for c, key in wanted.items() if c != column})
+    # Images stay where the data set keeps them until a batch is made.
+    images = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    if column != IMAGE_COLUMN:
+        images = images.rename_column(column, IMAGE_COLUMN)
+    table.images = images
+    return table
 
 
 def _table_of(where: str, data: Dataset, wanted: dict[str, str]) -> _Table:
@@ -394,6 +512,7 @@ def _read_file(split: str, file: str, wanted: dict[str, str]) -> _Table:
         ".json": _read_json,
         ".jsonl": _read_json,
         ".parquet": _read_parquet,
+        ".conll": _read_conll,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -493,6 +612,18 @@ def _read_json(where: str, path: Path, wanted: dict[str, str]) -> _Table:
     )
 
 
+def _read_conll(where: str, path: Path, wanted: dict[str, str]) -> _Table:
+    """Read words and their tags, a word a line; the columns get the names that the recipe uses."""
+    words, tags, bad = read_conll(_read_text(where, path))
+    if bad is not None:
+        raise DataError(
+            f"{where}, line {bad}: expected a word and its tag, parted by a blank or tab; a blank "
+            "line ends a sentence"
+        )
+    columns = dict(zip(wanted, (words, tags), strict=False))
+    return _Table(list(columns), columns, len(words))
+
+
 def _read_parquet(where: str, path: Path, wanted: dict[str, str]) -> _Table:
     import datasets
     import pyarrow  # type: ignore[import-untyped]
@@ -518,10 +649,12 @@ def _read_parquet(where: str, path: Path, wanted: dict[str, str]) -> _Table:
     )
 
 
-def _check_rows(split: str, source: str, table: _Table, config: DataConfig) -> _Rows:
+def _check_rows(split: str, source: str, table: _Table, config: DataConfig, task: Task) -> _Rows:
     """Check the texts of a table, and that it has rows at all."""
     if table.size == 0:
         raise DataError(f"{split} ({source}) has no rows")
+    if task == "image_classification":
+        return _check_images(split, source, table, config)
     pair = config.text_pair_column
     rows = _Rows(
         split=split,
@@ -531,10 +664,56 @@ def _check_rows(split: str, source: str, table: _Table, config: DataConfig) -> _
         labels={column: table.columns[column] for column in _label_columns(config)},
         classes=table.classes,
     )
+    if task == "token_classification":
+        _check_words(rows, config)
+        return rows
     _check_texts(rows, config.text_column, rows.texts)
     if pair is not None and rows.text_pairs is not None:
         _check_texts(rows, pair, rows.text_pairs)
     return rows
+
+
+def _check_images(split: str, source: str, table: _Table, config: DataConfig) -> _Rows:
+    where, column = f"{split} ({source})", config.image_column
+    images = table.images
+    if images is None:
+        images = image_column(table.columns[column], Path(source).parent, where, column)
+    return _Rows(
+        split=split,
+        source=source,
+        texts=fingerprints(images, where, column),
+        text_pairs=None,
+        labels={name: table.columns[name] for name in _label_columns(config)},
+        classes=table.classes,
+        images=images,
+    )
+
+
+def _check_words(rows: _Rows, config: DataConfig) -> None:
+    """Check that every row is a list of words, with as many tags."""
+    column, tags = config.text_column, rows.labels[_label_columns(config)[0]]
+    for row, words in enumerate(rows.texts):
+        if not isinstance(words, list) or not words:
+            raise DataError(
+                f"{rows.where(row, column)}: expected a list of words, got {_show(words)}; use "
+                "JSON Lines, Parquet or a .conll file, and leave out rows without words"
+            )
+        for word in words:
+            if not isinstance(word, str) or not word.strip():
+                raise DataError(
+                    f"{rows.where(row, column)}: expected words that are not empty, got "
+                    f"{_show(word)}"
+                )
+        if not isinstance(tags[row], list):
+            raise DataError(
+                f"{rows.where(row, _label_columns(config)[0])}: expected a list of tags, one for "
+                f"each word, got {_show(tags[row])}"
+            )
+        if len(tags[row]) != len(words):
+            raise DataError(
+                f"{rows.where(row, column)}: {len(words)} words, but {len(tags[row])} tags; each "
+                "word needs one"
+            )
 
 
 def _check_texts(rows: _Rows, column: str, texts: Sequence[Any]) -> None:
@@ -587,6 +766,18 @@ def _encode_labels(
         columns = label_names if same else config.label_column
         return label_names, {name: _flags(split, columns) for name, split in rows.items()}
     column = _label_columns(config)[0]
+    if task == "token_classification":
+        tags = {
+            name: _listed_names(split, column, config.label_names) for name, split in rows.items()
+        }
+        label_names = _label_names(rows, tags["train"], config, column)
+        return label_names, {
+            name: [
+                [_number_of(split, row, column, tag, label_names, config) for tag in row_tags]
+                for row, row_tags in enumerate(tags[name])
+            ]
+            for name, split in rows.items()
+        }
     if task == "multi_label_classification":
         found = {
             name: _listed_names(split, column, config.label_names) for name, split in rows.items()
@@ -833,7 +1024,7 @@ class _Piece:
     chosen: list[int]
 
     @property
-    def texts(self) -> list[str]:
+    def texts(self) -> list[Any]:
         return [self.rows.texts[row] for row in self.chosen]
 
     @property
@@ -846,8 +1037,10 @@ class _Piece:
         return [self.labels[row] for row in self.chosen]
 
     def contents(self) -> list[tuple[str, ...]]:
-        """Return each row's text, or pair of texts."""
+        """Return each row's text, pair of texts, or words."""
         pairs = self.text_pairs
+        if self.texts and isinstance(self.texts[0], list):
+            return [tuple(words) for words in self.texts]
         if pairs is None:
             return [(text,) for text in self.texts]
         return list(zip(self.texts, pairs, strict=True))
@@ -894,7 +1087,7 @@ def _take_subsets(pieces: dict[str, _Piece], config: DataConfig, task: Task) -> 
         places = _draw(groups, limit, f"{config.split_seed}/subset/{name}", keep_one=False)
         piece.chosen = [piece.chosen[place] for place in places]
     train = pieces["train"]
-    if task == "single_label_classification" and len(set(train.chosen_labels)) == 1:
+    if task in _ONE_LABEL and len(set(train.chosen_labels)) == 1:
         limit = config.max_train_samples
         cut = "" if limit is None else f" and the limit data.max_train_samples = {limit}"
         raise DataError(
@@ -906,7 +1099,7 @@ def _take_subsets(pieces: dict[str, _Piece], config: DataConfig, task: Task) -> 
 
 def _groups(labels: Sequence[Any], task: Task) -> list[list[int]]:
     """Group row places by class; one group where classes do not part the rows."""
-    if task != "single_label_classification":
+    if task not in _ONE_LABEL:
         return [list(range(len(labels)))]
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, label in enumerate(labels):
@@ -952,7 +1145,7 @@ def _draw(groups: Sequence[Sequence[int]], count: int, seed: str, keep_one: bool
 
 
 def _tokenize(
-    texts: Sequence[str],
+    texts: Sequence[Any],
     pairs: Sequence[str] | None,
     labels: list[Any],
     tokenizer: PreTrainedTokenizerBase,
@@ -964,17 +1157,43 @@ def _tokenize(
 
     batches = []
     truncated = 0
+    columns: dict[str, list[Any]]
     for start in range(0, len(texts), _TOKENIZER_BATCH):
         part = slice(start, start + _TOKENIZER_BATCH)
-        columns, cut = _encode_batch(
-            tokenizer, texts[part], None if pairs is None else pairs[part], max_length
-        )
+        if task == "token_classification":
+            columns, cut = encode_words(tokenizer, texts[part], labels[part], max_length)
+        else:
+            columns, cut = _encode_batch(
+                tokenizer, texts[part], None if pairs is None else pairs[part], max_length
+            )
+            columns["labels"] = labels[part]
         truncated += cut
-        columns["labels"] = labels[part]
         batches.append(datasets.Dataset.from_dict(columns, features=_features(columns, task)))
     # A tokenizer remembers the truncation of its last call and would save it with the model.
     tokenizer("", truncation=False, padding=False)
     return datasets.concatenate_datasets(batches), truncated
+
+
+def _with_labels(piece: _Piece, images: Dataset) -> Dataset:
+    """Return a piece's images and labels; the images stay as they are kept."""
+    return images.select(piece.chosen).add_column("labels", piece.chosen_labels)
+
+
+def _in_windows(
+    piece: _Piece, tokenizer: PreTrainedTokenizerBase, config: DataConfig, task: Task
+) -> Dataset:
+    """Return the rows of a piece's windows, with labels and text numbers."""
+    import datasets
+
+    found, owners = windows(tokenizer, piece.texts, config.max_length, config.stride or 0)
+    labels = piece.chosen_labels
+    columns: dict[str, list[Any]] = {**found}
+    columns["labels"] = [labels[owner] for owner in owners]
+    columns[TEXT_ROW] = list(owners)
+    features = _features(columns, task)
+    features[TEXT_ROW] = datasets.Value("int64")
+    tokenizer("", truncation=False, padding=False)  # as in _tokenize
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def _encode_batch(
@@ -1018,5 +1237,6 @@ def _features(columns: Iterable[str], task: Task) -> Any:
         "single_label_classification": datasets.Value("int64"),
         "multi_label_classification": datasets.Sequence(datasets.Value("float32")),
         "regression": datasets.Value("float32"),
+        "token_classification": datasets.Sequence(datasets.Value("int64")),
     }[task]
     return datasets.Features(features)

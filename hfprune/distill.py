@@ -16,13 +16,20 @@ from torch import Tensor, nn
 
 from hfprune.errors import TrainingError
 from hfprune.files import atomic_write_bytes
+from hfprune.tasks import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 
 
-def logits_loss(student: Tensor, teacher: Tensor, temperature: float, problem: str) -> Tensor:
+def logits_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    problem: str,
+    mask: Tensor | None = None,
+) -> Tensor:
     """How far the student's outputs are from the teacher's, averaged over the batch. A scalar.
 
     * single label: ``T^2 * KL(teacher || student)`` of the softmax at temperature T (Hinton et
@@ -30,11 +37,20 @@ def logits_loss(student: Tensor, teacher: Tensor, temperature: float, problem: s
     * multi label: the same for the two-way distribution of each label, averaged over labels;
     * regression: mean squared difference (temperature has no meaning there).
 
+    Outputs for tokens are averaged over the tokens that count, of all rows together.
+
     Args:
-        student, teacher: float ``(batch, labels)``.
+        student, teacher: float ``(batch, labels)``, or ``(batch, length, labels)`` for tokens.
         problem: ``config.problem_type``.
+        mask: bool ``(batch, length)``, the tokens that count; only for tokens.
     """
     student, teacher = student.float(), teacher.float()
+    if student.dim() == 3:
+        width = student.shape[-1]
+        chosen = slice(None) if mask is None else mask
+        student, teacher = student[chosen].reshape(-1, width), teacher[chosen].reshape(-1, width)
+        if not len(student):
+            return student.sum()
     if problem == REGRESSION:
         return F.mse_loss(student, teacher)
     if problem == SINGLE_LABEL:
@@ -113,11 +129,12 @@ class TeacherCache:
 
     The teacher never changes and sees every row once an epoch, so for a few epochs its forward
     passes cost more than the memory. Logits are kept in float32, hidden states in float16 (their
-    rounding is far below what a student gets near to), real tokens only.
+    rounding is far below what a student gets near to), real tokens only. An image has as many
+    tokens as the model makes of it.
 
     Args:
         teacher: in eval mode.
-        dataset: rows with ``input_ids``.
+        dataset: rows with ``input_ids``, or images.
         collate: rows to a padded batch.
         hidden: of how many rows, from the first, to keep hidden states too (of all layers but the
             embeddings); rows after them have logits only.
@@ -139,16 +156,22 @@ class TeacherCache:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         rows = len(dataset)
-        ids: list[list[int]] = [list(row) for row in dataset["input_ids"]]
-        lengths = torch.tensor([len(row) for row in ids])
+        ids: list[list[int]] | None = None
+        if "input_ids" in dataset.column_names:
+            ids = [list(row) for row in dataset["input_ids"]]
+        lengths = _lengths(rows, ids, teacher.config)
         self._starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
         self._hidden_rows = hidden
         self._hidden: Tensor | None = None
-        place = None if folder is None else folder / f"{_digest(teacher, ids)}.safetensors"
+        self._of_tokens = False
+        # Images are told apart by nothing that is cheap to read; logits of tokens are not kept.
+        place = None
+        if folder is not None and ids is not None:
+            place = folder / f"{_digest(teacher, ids)}.safetensors"
         self._logits = None if place is None else _kept_logits(place, rows)
         known = self._logits is not None
         todo = [row for row in range(rows) if row < hidden or not known]
-        todo.sort(key=lambda row: (row >= hidden, -len(ids[row])))
+        todo.sort(key=lambda row: (row >= hidden, -int(lengths[row])))
         device = next(teacher.parameters()).device
         done = 0
         while done < len(todo):
@@ -161,26 +184,47 @@ class TeacherCache:
                 found = teacher(**batch, output_hidden_states=wants)
             logits = found.logits.float().cpu()
             if self._logits is None:
-                self._logits = torch.empty(rows, *logits.shape[1:])
-            if not known:
+                tokens = logits.dim() == 3
+                places = int(self._starts[-1]) if tokens else rows
+                self._logits = torch.empty(places, *logits.shape[1 + tokens :])
+                self._of_tokens = tokens
+            if self._of_tokens:
+                self._put(self._logits, chosen, logits)
+            elif not known:
                 self._logits[chosen] = logits
             if wants:
-                self._store(chosen, lengths, torch.stack(found.hidden_states[1:], 2))
+                # (batch, length, layers, hidden)
+                states = torch.stack(found.hidden_states[1:], 2).half().cpu()
+                if self._hidden is None:
+                    self._hidden = torch.empty(
+                        int(self._starts[hidden]), *states.shape[2:], dtype=torch.float16
+                    )
+                self._put(self._hidden, chosen, states)
             done += len(chosen)
             if progress is not None:
                 progress(done, len(todo))
-        if place is not None and not known and self._logits is not None:
+        fresh = not known and not self._of_tokens
+        if place is not None and fresh and self._logits is not None:
             atomic_write_bytes(place, save({"logits": self._logits}))
 
-    def _store(self, chosen: list[int], lengths: Tensor, states: Tensor) -> None:
-        states = states.half().cpu()  # (batch, length, layers, hidden)
-        if self._hidden is None:
-            self._hidden = torch.empty(
-                int(self._starts[self._hidden_rows]), *states.shape[2:], dtype=torch.float16
-            )
+    def _put(self, store: Tensor, chosen: list[int], values: Tensor) -> None:
+        """Write the real tokens of a padded batch into a store of all tokens."""
         for place, row in enumerate(chosen):
-            begin, count = int(self._starts[row]), int(lengths[row])
-            self._hidden[begin : begin + count] = states[place, :count]
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            if end - begin > values.shape[1]:
+                raise TrainingError(
+                    f"the teacher gives {values.shape[1]} hidden states where its config says "
+                    f"{end - begin}; set distillation.cache_limit_gb to 0"
+                )
+            store[begin:end] = values[place, : end - begin]
+
+    def _padded(self, store: Tensor, rows: Tensor, length: int) -> Tensor:
+        padded = store.new_zeros(len(rows), length, *store.shape[1:])
+        for place, row in enumerate(rows.tolist()):
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            if end <= len(store):
+                padded[place, : end - begin] = store[begin:end]
+        return padded
 
     @staticmethod
     def size(teacher: nn.Module, tokens: int) -> int:
@@ -192,11 +236,11 @@ class TeacherCache:
         """bool ``(batch,)``: of which rows hidden states are kept."""
         return rows < self._hidden_rows
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """float32 ``(batch, labels)``."""
+    def logits(self, rows: Tensor, length: int = 0) -> Tensor:
+        """float32 ``(batch, labels)``; for tokens ``(batch, length, labels)``, padding is zero."""
         if self._logits is None:
             raise TrainingError("the teacher's outputs were computed on an empty data set")
-        return self._logits[rows]
+        return self._padded(self._logits, rows, length) if self._of_tokens else self._logits[rows]
 
     def hidden_states(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
         """One float16 ``(batch, length, hidden)`` a layer, embeddings left out.
@@ -205,12 +249,7 @@ class TeacherCache:
         """
         if self._hidden is None:
             raise TrainingError("the teacher's hidden states were not kept")
-        padded = self._hidden.new_zeros(len(rows), length, *self._hidden.shape[1:])
-        for place, row in enumerate(rows.tolist()):
-            if row < self._hidden_rows:
-                begin, end = int(self._starts[row]), int(self._starts[row + 1])
-                padded[place, : end - begin] = self._hidden[begin:end]
-        return padded.unbind(2)
+        return self._padded(self._hidden, rows, length).unbind(2)
 
 
 def _digest(teacher: nn.Module, ids: Sequence[Sequence[int]]) -> str:
@@ -236,5 +275,12 @@ def _kept_logits(place: Path, rows: int) -> Tensor | None:
 
 
 def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:
-    names = ("input_ids", "attention_mask", "token_type_ids")
+    names = (*TEXT_INPUTS, *IMAGE_INPUTS)
     return {name: batch[name].to(device) for name in names if name in batch}
+
+
+def _lengths(rows: int, ids: Sequence[Sequence[int]] | None, config: Any) -> Tensor:
+    """Tokens of each row, int64; ``ids`` is ``None`` for images."""
+    if ids is None:
+        return torch.full((rows,), image_tokens(config))
+    return torch.tensor([len(row) for row in ids])

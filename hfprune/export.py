@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,10 @@ from torch import nn
 
 from hfprune.errors import DataError, ExportError, MissingExtraError
 from hfprune.graph import rewrite, store_embeddings
+from hfprune.images import IMAGE_COLUMN, ImageCollator
 from hfprune.machine import detect_instruction_set, open_session
 from hfprune.structure import block_views, position_limit
+from hfprune.tasks import IMAGE_INPUTS, TEXT_INPUTS, image_shape, kind_of_model, takes_images
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +52,7 @@ BACKENDS = ("auto", "optimum", "transformers")
 INSTALL_HINT = 'pip install "hfprune[onnx]"'
 # Optimum's ONNX package and transformers 5 exclude each other; transformers 5 has its own exporter.
 INSTALL_HINT_5 = "pip install onnx onnxruntime onnxscript"
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MODEL_INPUTS = (*TEXT_INPUTS, *IMAGE_INPUTS)
 UNTOUCHED = "Nothing was replaced: earlier files are untouched."
 
 # Parity is checked up to this length even where the model takes more: the cost of attention grows
@@ -101,11 +103,12 @@ class OnnxClassifier:
         """The logits of one padded batch.
 
         Args:
-            batch: integer arrays of shape ``[batch, length]``. Keys that the graph lacks are left
-                out; ``token_type_ids`` may be missing and is then zero, as in PyTorch.
+            batch: integer arrays of shape ``[batch, length]``, or ``pixel_values`` of shape
+                ``[batch, channels, height, width]``. Keys that the graph lacks are left out;
+                ``token_type_ids`` may be missing and is then zero, as in PyTorch.
 
         Returns:
-            float32, shape ``[batch, labels]``.
+            float32, shape ``[batch, labels]``; of tokens ``[batch, length, labels]``.
 
         Raises:
             ExportError: if another input of the graph is missing, or the graph refuses the batch.
@@ -113,7 +116,7 @@ class OnnxClassifier:
         feed: dict[str, NDArray[Any]] = {}
         for name in self.input_names:
             if name in batch:
-                feed[name] = np.asarray(batch[name]).astype(np.int64, copy=False)
+                feed[name] = np.asarray(batch[name]).astype(_dtype_of(name), copy=False)
             elif name == "token_type_ids" and "input_ids" in batch:
                 feed[name] = np.zeros(np.shape(batch["input_ids"]), dtype=np.int64)
             else:
@@ -128,6 +131,11 @@ class OnnxClassifier:
                 f"ONNX Runtime fails on {self.path.name} with inputs of shapes {shapes}: {error}"
             ) from error
         return np.asarray(found, dtype=np.float32)
+
+
+def _dtype_of(name: str) -> type[np.generic]:
+    """The type of one of a model's inputs."""
+    return np.float32 if name in IMAGE_INPUTS else np.int64
 
 
 def predict_logits(
@@ -145,13 +153,14 @@ def predict_logits(
 
     Args:
         model: a transformers classifier or an :class:`OnnxClassifier`.
-        dataset: tokenised samples, unpadded, with ``input_ids``; columns that are no input of the
-            model (labels, text) are left out.
+        dataset: tokenised samples, unpadded, with ``input_ids``, or images that the collator
+            reads; columns that are no input of the model (labels, text) are left out.
         collator: a tokenizer, or a callable that pads a list of samples to a batch.
         batch_size: samples a batch.
 
     Returns:
-        float32, shape ``[samples, labels]``.
+        float32, shape ``[samples, labels]``; of tokens ``[samples, longest, labels]``, zero where
+        a row has no more tokens (padding is on the right).
 
     Raises:
         DataError: if the data set is empty or not tokenised.
@@ -161,11 +170,14 @@ def predict_logits(
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got {batch_size}")
     columns = getattr(dataset, "column_names", None) or sorted(dataset[0])
-    if "input_ids" not in columns:
+    images = isinstance(collator, ImageCollator)
+    if not images and "input_ids" not in columns:
         raise DataError(f"expected tokenised samples with 'input_ids', got the columns {columns}")
     pad = _padding(collator)
-    names = [name for name in MODEL_INPUTS if name in columns]
-    if hasattr(dataset, "column_names"):
+    names = [IMAGE_COLUMN] if images else [name for name in TEXT_INPUTS if name in columns]
+    if images:
+        lengths = [1] * len(dataset)
+    elif hasattr(dataset, "column_names"):
         lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[call-overload]
     else:
         lengths = [len(sample["input_ids"]) for sample in dataset]
@@ -178,10 +190,27 @@ def predict_logits(
             padded = pad([{name: sample[name] for name in names} for sample in samples])
             batch = {name: np.asarray(padded[name]) for name in MODEL_INPUTS if name in padded}
             rows.append(logits(batch))
-    by_length = np.concatenate(rows)
-    restored = np.empty_like(by_length)
-    restored[order] = by_length
+    if rows[0].ndim == 2:
+        by_length = np.concatenate(rows)
+        restored = np.empty_like(by_length)
+        restored[order] = by_length
+        return restored
+    restored = np.zeros((len(order), max(lengths), rows[0].shape[-1]), dtype=np.float32)
+    place = 0
+    for batch_logits in rows:
+        for logits_of_row in batch_logits:
+            row = int(order[place])
+            count = lengths[row]
+            # Of what a tokenizer padded on the left, the tokens are at the end.
+            kept = logits_of_row[-count:] if _pads_left(collator) else logits_of_row[:count]
+            restored[row, :count] = kept
+            place += 1
     return restored
+
+
+def _pads_left(collator: Any) -> bool:
+    tokenizer = getattr(collator, "tokenizer", collator)
+    return getattr(tokenizer, "padding_side", "right") == "left"
 
 
 def _padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
@@ -211,7 +240,7 @@ def _logits_function(
 
     def run(batch: Batch) -> NDArray[np.float32]:
         tensors = {
-            name: torch.as_tensor(np.asarray(value), dtype=torch.long, device=device)
+            name: torch.as_tensor(np.asarray(value, dtype=_dtype_of(name)), device=device)
             for name, value in batch.items()
             if name in accepted
         }
@@ -251,7 +280,7 @@ def export_onnx(
     Args:
         model: a transformers classifier, dense or shrunk. Gates that are attached are exported as
             multiplications; shrink first to be rid of them.
-        tokenizer: its tokenizer, saved beside the graph.
+        tokenizer: its tokenizer or image processor, saved beside the graph.
         output_dir: gets ``model.onnx``, ``config.json`` and the tokenizer's files. Made if missing.
         opset: ONNX operator set; ``None`` is the backend's default for the model type.
         atol: largest absolute difference of logits from PyTorch that is let through.
@@ -341,7 +370,7 @@ def _write_with_optimum(model: Any, output: Path, opset: int | None) -> None:
         model,
         output,
         opset=opset,
-        task="text-classification",
+        task=kind_of_model(model).export_task,
         device="cpu",
         do_validation=False,
     )
@@ -404,12 +433,13 @@ def check_parity(
     """Compare an ONNX file with PyTorch on random batches of several shapes.
 
     Shapes: one token, one sequence of the greatest length (at most 512), and batches of 2 to 4
-    with padding.
+    with padding. Images have one size: batches of 1 and 3 of them.
 
     Args:
         model: float32 classifier, any device; run in eval mode.
         onnx_path: the file.
-        tokenizer_or_vocab_size: a tokenizer, or the number of token ids to draw from.
+        tokenizer_or_vocab_size: a tokenizer, or the number of token ids to draw from; not looked
+            at for images.
         atol: largest absolute difference of logits.
         seed: of the random token ids.
 
@@ -420,15 +450,19 @@ def check_parity(
         ExportError: if it is above ``atol``, or a logit is not a number; says on which shape.
     """
     runner = OnnxClassifier(onnx_path)
-    if "attention_mask" not in runner.input_names and _attends(model):
+    if "attention_mask" not in runner.input_names and not takes_images(model) and _attends(model):
         raise ExportError(
             f"ONNX parity: the graph has the inputs {list(runner.input_names)} and no "
             f"'attention_mask', so padded batches would go wrong. {UNTOUCHED}"
         )
-    limits = _limits_of(model, tokenizer_or_vocab_size)
+    images = takes_images(model)
+    if images:
+        batches = _image_batches(model.config, seed)
+    else:
+        batches = _batches(_limits_of(model, tokenizer_or_vocab_size), seed)
     worst = 0.0
     with _logits_function(model) as reference:
-        for label, batch in _batches(limits, seed):
+        for label, batch in batches:
             expected = reference(
                 {name: batch[name] for name in runner.input_names if name in batch}
             )
@@ -438,6 +472,9 @@ def check_parity(
                     f"ONNX parity ({label}): the graph gives logits of shape {got.shape}, PyTorch "
                     f"of {expected.shape}. {UNTOUCHED}"
                 )
+            if got.ndim == 3:  # what stands at padding is read by nobody
+                real = np.asarray(batch["attention_mask"]).astype(bool)
+                got, expected = got[real], expected[real]
             for source, values in (("PyTorch", expected), ("ONNX", got)):
                 if not np.isfinite(values).all():
                     raise ExportError(
@@ -500,7 +537,7 @@ def _limits(
     )
 
 
-def _batches(limits: _Limits, seed: int) -> Iterator[tuple[str, dict[str, NDArray[np.int64]]]]:
+def _batches(limits: _Limits, seed: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Random batches of several shapes, each with a name for errors."""
     rng = np.random.default_rng(seed)
     shapes = [(1, 1, False), (1, 7, False), (1, limits.length, False)]
@@ -517,6 +554,14 @@ def _batches(limits: _Limits, seed: int) -> Iterator[tuple[str, dict[str, NDArra
                 ids[row, hole], types[row, hole], mask[row, hole] = limits.pad_id, 0, 0
         label = f"batch {size}, length {length}{', padded' if padded else ''}"
         yield label, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def _image_batches(config: Any, seed: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Random images, each batch with a name for errors."""
+    rng = np.random.default_rng(seed)
+    for size in (1, 3):
+        shape = (size, *image_shape(config))
+        yield f"{size} images", {"pixel_values": rng.normal(size=shape).astype(np.float32)}
 
 
 # -- quantization ----------------------------------------------------------------------------------
@@ -664,7 +709,7 @@ class _Settings:
 
 
 def _settings(
-    config: QuantizationConfig, nodes: Iterable[Any], untouchable: Sequence[str] = ()
+    config: QuantizationConfig, nodes: Sequence[Any], untouchable: Sequence[str] = ()
 ) -> _Settings:
     wanted = config.instruction_set
     name = detect_instruction_set() if wanted == "auto" else wanted
@@ -675,6 +720,11 @@ def _settings(
         excluded += [f"{node}_MatMul" for node in config.nodes_to_exclude if node in gemms]
     reduce = config.reduce_range
     operators = config.operators_to_quantize
+    if operators is None and not config.is_static and any(n.op_type == "Conv" for n in nodes):
+        from onnxruntime.quantization.registry import IntegerOpsRegistry
+
+        # ONNX Runtime writes ConvInteger with signed weights, which it cannot run on CPUs.
+        operators = [name for name in IntegerOpsRegistry if name != "Conv"]
     return _Settings(
         instruction_set=name,
         is_static=config.is_static,
@@ -788,7 +838,7 @@ def _reader(samples: Any) -> Any:
             row = next(self._rows, None)
             if row is None:
                 return None
-            return {name: np.asarray([value], dtype=np.int64) for name, value in row.items()}
+            return {name: np.asarray([value], dtype=_dtype_of(name)) for name, value in row.items()}
 
     return Reader()
 
@@ -830,7 +880,7 @@ def _calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) ->
             "static quantization needs calibration data: pass calibration= (tokenised samples of "
             "the training split), or set is_static to false"
         )
-    if "input_ids" not in calibration.column_names:
+    if not {"input_ids", *IMAGE_INPUTS} & set(calibration.column_names):
         raise ExportError(
             "calibration data must be tokenised: expected a column 'input_ids', got "
             f"{calibration.column_names}"
@@ -846,7 +896,7 @@ def _calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) ->
     # Data sets are often sorted by label, so the first rows would not do.
     chosen = sorted(np.random.default_rng(0).choice(len(calibration), count, replace=False))
     plain = calibration.with_format(None)
-    columns: dict[str, list[list[int]]] = {name: [] for name in inputs}
+    columns: dict[str, list[Any]] = {name: [] for name in inputs}
     for index in chosen:
         sample = plain[int(index)]
         # One unpadded sentence: all its tokens count, and they are of type 0.
@@ -885,15 +935,29 @@ def _limits_beside(source: Path, *, pad_left: bool = False) -> _Limits:
     return _limits(config.vocab_size, config.pad_token_id or 0, set(), config, longest, pad_left)
 
 
+def _batches_beside(
+    source: Path, runner: OnnxClassifier, *, pad_left: bool = False
+) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Random input of a graph."""
+    if set(runner.input_names) & set(IMAGE_INPUTS):
+        from transformers import AutoConfig
+
+        return _image_batches(AutoConfig.from_pretrained(source.parent), seed=0)
+    return _batches(_limits_beside(source, pad_left=pad_left), seed=0)
+
+
 def _check_rewritten(path: Path, source: Path, graph: str) -> None:
     """The rewritten float graph gives the same logits, whichever side is padded."""
     before, after = OnnxClassifier(source), OnnxClassifier(path)
     for pad_left in (False, True):
-        for label, batch in _batches(_limits_beside(source, pad_left=pad_left), seed=0):
+        for label, batch in _batches_beside(source, before, pad_left=pad_left):
             expected, got = before.logits(batch), after.logits(batch)
-            difference = (
-                float(np.abs(got - expected).max()) if got.shape == expected.shape else math.inf
-            )
+            difference = math.inf
+            if got.shape == expected.shape:
+                gap = np.abs(got - expected)
+                if gap.ndim == 3:  # what stands at padding is read by nobody
+                    gap = gap[np.asarray(batch["attention_mask"]).astype(bool)]
+                difference = float(gap.max())
             if not difference <= REWRITE_ATOL:  # NaN is no less either
                 raise ExportError(
                     f"graph: {graph} changes the logits by up to {difference:.3e} ({label}), "
@@ -904,7 +968,7 @@ def _check_rewritten(path: Path, source: Path, graph: str) -> None:
 def _check_quantized(path: Path, source: Path) -> None:
     before, after = OnnxClassifier(source), OnnxClassifier(path)
     worst = 0.0
-    for label, batch in _batches(_limits_beside(source), seed=0):
+    for label, batch in _batches_beside(source, before):
         expected, got = before.logits(batch), after.logits(batch)
         if got.shape != expected.shape or not np.isfinite(got).all():
             raise ExportError(
@@ -912,7 +976,7 @@ def _check_quantized(path: Path, source: Path) -> None:
                 f"{expected.shape}; not finite: {_count_bad(got)}. {UNTOUCHED}"
             )
         worst = max(worst, float(np.abs(got - expected).max()))
-    logger.info("8-bit logits differ from float32 by up to %.2e on random tokens", worst)
+    logger.info("8-bit logits differ from float32 by up to %.2e on random input", worst)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ from hfprune.recipe import (
     load_recipe,
     repo_id_problem,
 )
+from hfprune.tasks import IMAGE, TOKENS, kind_of_task
 
 CARD_NAME: Final = "README.md"
 # As in surgery and pipeline; not imported, so that a command that only uploads starts at once.
@@ -56,6 +57,7 @@ _TOKENIZER_FILES = frozenset(
         "added_tokens.json",
         "bpe.codes",
         "merges.txt",
+        "preprocessor_config.json",
         "sentencepiece.bpe.model",
         "special_tokens_map.json",
         "spiece.model",
@@ -88,6 +90,10 @@ _HUB_METRICS: Final[Mapping[str, tuple[str, dict[str, str], str]]] = {
     "pearson": ("pearsonr", {}, "Pearson correlation"),
     "spearman": ("spearmanr", {}, "Spearman correlation"),
     "mse": ("mse", {}, "Mean squared error"),
+    "entity_f1": ("f1", {"average": "micro"}, "F1 of entities"),
+    "entity_precision": ("precision", {"average": "micro"}, "Precision of entities"),
+    "entity_recall": ("recall", {"average": "micro"}, "Recall of entities"),
+    "token_accuracy": ("accuracy", {}, "Accuracy of tokens"),
 }
 
 
@@ -285,6 +291,8 @@ class _Card:
         # What one would serve: int8 where there is one.
         self.served = next(n for n in ("pruned int8", "pruned ONNX") if n in self.models)
         self.public = public_recipe(self.recipe, self.names)
+        self.kind = kind_of_task(self.results["task"])
+        self.item = "image" if self.kind is IMAGE else "text"
 
     @property
     def base_model(self) -> str | None:
@@ -292,13 +300,18 @@ class _Card:
         given = self.recipe.teacher.name_or_path is not None
         return self.names.get("teacher" if given else "model")
 
+    @property
+    def unit(self) -> str:
+        """What lengths in the benchmark are counted in."""
+        return str(self.benchmark.get("length_unit", "tokens"))
+
     def metadata(self) -> ModelCardData:
         base, dataset = self.base_model, self.names.get("dataset")
         more: dict[str, Any] = {} if base is None else {"base_model_relation": "finetune"}
         return ModelCardData(
             base_model=base,
             library_name="transformers",
-            pipeline_tag="text-classification",
+            pipeline_tag=self.kind.export_task,
             tags=["hfprune", "pruned", "onnx"],
             datasets=None if dataset is None else [dataset],
             model_name=self.repo_id.split("/")[-1],
@@ -313,8 +326,8 @@ class _Card:
             for metric, value in self.models.get(model, {"metrics": {}})["metrics"].items():
                 kind, arguments, title = _HUB_METRICS.get(metric, (metric, {}, metric))
                 yield EvalResult(
-                    task_type="text-classification",
-                    task_name="Text classification",
+                    task_type=self.kind.export_task,
+                    task_name=self.kind.export_task.replace("-", " ").capitalize(),
                     dataset_type=dataset or "local-files",
                     dataset_name=dataset or "Local files",
                     dataset_config=data.config_name if dataset else None,
@@ -356,7 +369,8 @@ class _Card:
         else:
             when = "after fine-tuning, without training it again"
         yield (
-            f"A pruned text classifier. It was made from {start} with hfprune, which removed "
+            f"A pruned {'token' if self.kind is TOKENS else self.item} classifier. It was made "
+            f"from {start} with hfprune, which removed "
             f"attention heads, feed-forward neurons and whole blocks {when}. "
             f"{self.results['pruning']['sparsity']:.1%} of the encoder's weights are gone."
         )
@@ -369,7 +383,8 @@ class _Card:
             some = ", ".join(_cell(str(label)) for label in labels[:_MOST_LABELS])
             more = len(labels) - _MOST_LABELS
             yield (
-                f"It gives a text {'any' if task == 'multi_label_classification' else 'one'} of "
+                f"It gives {'each word of a text' if self.kind is TOKENS else f'a {self.item}'} "
+                f"{'any' if task == 'multi_label_classification' else 'one'} of "
                 f"these labels: {some}{f' and {more} more' if more > 0 else ''}."
             )
 
@@ -382,12 +397,12 @@ class _Card:
             f"({_span(served['interval'])}) as {self.served.removeprefix('pruned ')}; before "
             f"pruning {dense['metrics'][primary]:.4f} ({_span(dense['interval'])}). Change "
             f"{change:+.4f} ({low:+.4f} to {high:+.4f}). {self.evaluation['samples']:,} test "
-            f"texts, {self.evaluation['confidence']:.0%} intervals."
+            f"{self.item}s, {self.evaluation['confidence']:.0%} intervals."
         )
         rows = [row for row in self.benchmark["rows"] if row["name"] == self.served]
         speeds = "; ".join(
             f"{row['speedup']:.1f}x ({_span(row['speedup_interval'], 1)}) at batch "
-            f"{row['batch_size']} x {row['sequence_length']} tokens"
+            f"{row['batch_size']} x {row['sequence_length']} {self.unit}"
             for row in rows
         )
         yield (
@@ -422,7 +437,8 @@ class _Card:
             yield _row(cells)
         yield ""
         yield (
-            "The last columns are batch x tokens: the median time of a batch, and how many times "
+            f"The last columns are batch x {self.unit}: the median time of a batch, and how many "
+            "times "
             f"as fast as {self.benchmark['baseline']} that is."
         )
 
@@ -434,33 +450,40 @@ class _Card:
             yield _row([str(layer), _kept(heads, of_heads), _kept(neurons, of_neurons)])
 
     def _loading(self) -> Iterator[str]:
+        # Images have a processor where texts have a tokenizer.
+        images = self.kind is IMAGE
+        loader = "AutoImageProcessor" if images else "AutoTokenizer"
+        variable = "processor" if images else "tokenizer"
+        argument = "image_processor" if images else "tokenizer"
+        load = f"{variable} = {loader}.from_pretrained(name)"
+        call = f'classify = pipeline("{self.kind.export_task}", model=model, {argument}={variable})'
         file = "model_quantized.onnx" if self.served == "pruned int8" else "model.onnx"
         yield from (
             "In PyTorch:",
             "",
             "```python",
             "import hfprune",
-            "from transformers import AutoTokenizer, pipeline",
+            f"from transformers import {loader}, pipeline",
             "",
             f'name = "{self.repo_id}"',
             "model = hfprune.from_pretrained(name)",
-            "tokenizer = AutoTokenizer.from_pretrained(name)",
-            'classify = pipeline("text-classification", model=model, tokenizer=tokenizer)',
+            load,
+            call,
             "```",
             "",
             "`from_pretrained` of transformers itself stops with a size mismatch, since it builds "
             "all layers alike. The ONNX files need no hfprune:",
             "",
             "```python",
-            "from optimum.onnxruntime import ORTModelForSequenceClassification",
-            "from transformers import AutoTokenizer, pipeline",
+            f"from optimum.onnxruntime import {self.kind.onnx_class}",
+            f"from transformers import {loader}, pipeline",
             "",
             f'name = "{self.repo_id}"',
-            "model = ORTModelForSequenceClassification.from_pretrained(",
+            f"model = {self.kind.onnx_class}.from_pretrained(",
             f'    name, subfolder="onnx", file_name="{file}"',
             ")",
-            "tokenizer = AutoTokenizer.from_pretrained(name)",
-            'classify = pipeline("text-classification", model=model, tokenizer=tokenizer)',
+            load,
+            call,
             "```",
         )
 
@@ -468,11 +491,12 @@ class _Card:
         results, data = self.results, self.results["data"]
         yield (
             f"- One run with one seed ({results['seed']}). The intervals say how far the test "
-            "texts, being a sample, let the numbers be trusted, not how another seed would do."
+            f"{self.item}s, being a sample, let the numbers be trusted, not how another seed would "
+            "do."
         )
         yield f"- The test split is {self._test_split()}. It was not used to train or to choose."
         if seen := data["seen_in_train"].get("test"):
-            yield f"- {seen:,} of the test texts also occur among the training texts."
+            yield f"- {seen:,} of the test {self.item}s also occur among the training {self.item}s."
         if cut := data["truncated"].get("test"):
             yield f"- {cut:,} of the test texts were cut at {data['max_length']} tokens."
         place, libraries = results["environment"], results["environment"]["libraries"]
@@ -481,7 +505,8 @@ class _Card:
             f"({place['machine']}, {place['instruction_set']}), "
             f"{_threads(self.benchmark['threads'])}, ONNX Runtime {libraries['onnxruntime']}, "
             f"PyTorch {libraries['torch']}: medians of {self.benchmark['repeats']} interleaved "
-            "rounds on random token ids without padding. Other CPUs gain more or less, from int8 "
+            f"rounds on random {'pixels' if self.kind is IMAGE else 'token ids without padding'}. "
+            "Other CPUs gain more or less, from int8 "
             "above all."
         )
         yield (
@@ -505,7 +530,7 @@ class _Card:
             )
         limit = data.max_test_samples
         most = f", of which at most {limit:,} were taken at random" if limit is not None else ""
-        return f"{split}{most}: {samples:,} texts"
+        return f"{split}{most}: {samples:,} {self.item}s"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -21,10 +21,10 @@ import numpy as np
 from torch import nn
 
 from hfprune.benchmark import (
+    batches_for,
     environment,
     measure_latency,
     onnx_runner,
-    random_batches,
     ratios,
 )
 from hfprune.cost import LatencyTable
@@ -91,14 +91,14 @@ def latency_table(
 def measured_speedup(
     baseline: Path,
     candidate: Path,
-    vocab_size: int,
+    config: Any,
     *,
     batch_size: int,
     sequence_length: int,
     threads: int,
     repeats: int = 25,
 ) -> float:
-    """How many times faster one ONNX file is than another, interleaved."""
+    """How many times faster one ONNX file is than another, interleaved (``config``: theirs)."""
     runners = {
         "baseline": onnx_runner(baseline, threads),
         "candidate": onnx_runner(candidate, threads),
@@ -108,7 +108,7 @@ def measured_speedup(
         [(batch_size, sequence_length)],
         repeats=repeats,
         warmup=3,
-        make_batch=random_batches(vocab_size, first_id=min(10, vocab_size - 1)),
+        make_batch=batches_for(config),
     )
     return ratios(rows, "baseline")[("candidate", (batch_size, sequence_length))].value
 
@@ -150,9 +150,7 @@ def calibrated(
             file = (
                 place / MODEL_FILE if quantization is None else quantize_onnx(place, quantization)
             )
-            found = measured_speedup(
-                Path(name) / "dense" / MODEL_FILE, file, config.vocab_size, **shape
-            )
+            found = measured_speedup(Path(name) / "dense" / MODEL_FILE, file, config, **shape)
             table = table.scaled(table.speedup(wanted.sizes()) / found)
     return table
 
@@ -218,7 +216,7 @@ def land(
             file = export_onnx(pruned, tokenizer, Path(folder))
             if quantization is not None:
                 file = quantize_onnx(Path(folder), quantization)
-            found = measured_speedup(baseline, file, pruned.config.vocab_size, **shape, repeats=60)
+            found = measured_speedup(baseline, file, pruned.config, **shape, repeats=60)
         table = table.scaled(predicted / found)
         if best is None or abs(found - speedup) < abs(best.measured - speedup):
             best = Landing(plan, table, predicted, found)
@@ -310,7 +308,7 @@ def _measure(
                 add(f"{depth}: {h}-{n}", resize_(probe, kept), quantized=True)
                 done += 1
                 tell("exports", done, total)
-        make = random_batches(config.vocab_size, first_id=min(10, config.vocab_size - 1))
+        make = batches_for(config)
         shape = (batch_size, sequence_length)
         trial = measure_latency(runners, [shape], repeats=1, warmup=1, make_batch=make)
         round_s = sum(row.median_ms * row.inner_loops for row in trial) / 1e3

@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig
+from transformers.models.auto.image_processing_auto import get_image_processor_config
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from hfprune import tasks
 from hfprune.checkpoint import from_pretrained
+from hfprune.data import TEXT_ROW
 from hfprune.errors import (
     CheckpointError,
     DataError,
@@ -26,8 +30,11 @@ from hfprune.errors import (
     UnsupportedModelError,
 )
 from hfprune.faults import is_out_of_memory
-from hfprune.structure import adapter_for, position_limit
+from hfprune.lora import base_of_adapter, is_adapter, load_merged
+from hfprune.recipe import Task
+from hfprune.structure import adapter_for, adapter_of, position_limit
 from hfprune.surgery import RECORD_KEY
+from hfprune.tasks import IMAGE, auto_class, image_shape, kind_of_task, model_folder
 
 if TYPE_CHECKING:
     from hfprune.data import TaskData
@@ -35,21 +42,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(name: str, *, revision: str | None, trust_remote_code: bool, key: str) -> Any:
-    """The tokenizer of a repository or folder.
+def load_processor(
+    name: str, task: Task, *, revision: str | None, trust_remote_code: bool, key: str
+) -> Any:
+    """The tokenizer of a repository or folder, for images its image processor.
+
+    In a folder of sentence-transformers it is that of the transformer; an adapter without one has
+    that of its base model.
 
     Args:
+        task: what it is for, see :func:`hfprune.tasks.load_processor`.
         key: the recipe's key that names it, for errors.
 
     Raises:
         CheckpointError: it cannot be found or read.
+        DataError: there is no image processor, or a tokenizer that does not suit tagged words.
         UnsupportedModelError: it brings code of its own and is not trusted.
     """
     with _explained(name, revision, key, trust_remote_code):
+        place = model_folder(name)
+        if is_adapter(place) and not (Path(place) / "tokenizer_config.json").is_file():
+            place, revision = base_of_adapter(place), None
         if not trust_remote_code:
-            _refuse_code(name, key, get_tokenizer_config(name, revision=revision).get("auto_map"))
-        return AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
+            read = (
+                get_image_processor_config if kind_of_task(task) is IMAGE else get_tokenizer_config
+            )
+            _refuse_code(name, key, read(place, revision=revision).get("auto_map"))
+        return tasks.load_processor(
+            place, task, revision=revision, trust_remote_code=trust_remote_code
         )
 
 
@@ -64,6 +84,8 @@ def load_classifier(
 ) -> Any:
     """A classifier for the data's task; a model that hfprune shrank before is taken as it is.
 
+    Of a sentence encoder the transformer, with a new head; an adapter is merged into its base.
+
     Args:
         key: the recipe's key that names it, for errors.
         trained: whether it must already be fine-tuned for this task (a teacher), so that a missing
@@ -71,11 +93,17 @@ def load_classifier(
 
     Raises:
         CheckpointError: it cannot be found or read, or is for another task.
+        DataError: it reads other images than those of three channels.
+        MissingExtraError: an adapter, without peft.
         UnsupportedModelError: an unknown family, or code of its own that is not trusted.
     """
     with _explained(name, revision, key, trust_remote_code):
+        place = model_folder(name)
+        adapter = is_adapter(place)
+        source = base_of_adapter(place) if adapter else place
+        revision = None if adapter else revision
         config = AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
+            source, revision=revision, trust_remote_code=trust_remote_code
         )
         if not trust_remote_code:
             _refuse_code(name, key, getattr(config, "auto_map", None))
@@ -83,7 +111,7 @@ def load_classifier(
         if trained:
             _check_task(config, data, name, key)
         if getattr(config, RECORD_KEY, None) is not None:
-            small = from_pretrained(name, revision=revision)
+            small = from_pretrained(source, revision=revision)
             if small.config.num_labels != data.num_labels:
                 raise CheckpointError(
                     f"{name} was shrunk for {small.config.num_labels} labels, the data has "
@@ -93,15 +121,16 @@ def load_classifier(
         labels: dict[str, Any] = {"num_labels": data.num_labels}
         if data.label_names:
             labels = {"id2label": data.id2label, "label2id": data.label2id}
+        if data.task != "token_classification":
+            labels["problem_type"] = data.task
+        options = {"revision": revision, "trust_remote_code": trust_remote_code, **labels}
+        kind = auto_class(IMAGE if data.of_images else kind_of_task(data.task))
+        found: dict[str, Any] = {"missing_keys": []}
         try:
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                name,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                problem_type=data.task,
-                output_loading_info=True,
-                **labels,
-            )
+            if adapter:
+                model = load_merged(place, kind, **options)
+            else:
+                model, found = kind.from_pretrained(source, output_loading_info=True, **options)
         except RuntimeError as error:
             if config.num_labels != data.num_labels and "mismatch" in str(error):
                 raise CheckpointError(
@@ -110,6 +139,9 @@ def load_classifier(
                     "model of this task, or one without a head, which gets a new one"
                 ) from error
             raise
+    adapter_of(model)  # refuses adapters that came with a model of the Hub
+    if data.of_images:
+        _check_channels(model, name)
     missing = sorted(found["missing_keys"])
     if trained and missing:
         raise CheckpointError(
@@ -130,6 +162,8 @@ def check_fits(
             of no token.
         RecipeError: lengths to time that are longer than its positions.
     """
+    if data.of_images:
+        return
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     limit = position_limit(model)
     for split in ("train", "validation", "test"):
@@ -138,6 +172,7 @@ def check_fits(
         shortest, longest = pc.min(lengths).as_py(), pc.max(lengths).as_py()
         if shortest == 0:
             row = pc.index(lengths, 0).as_py()
+            row = data.split(split)[row].get(TEXT_ROW, row)
             raise DataError(
                 f"the tokenizer makes no token of the text {data.texts[split][row]!r:.60} in "
                 f"{split}, and adds none of its own: remove such rows, or use a tokenizer that "
@@ -159,6 +194,15 @@ def check_fits(
         raise RecipeError(
             f"benchmark.sequence_lengths asks for {max(sequence_lengths)} tokens, but the model "
             f"has positions for {limit}: list shorter lengths"
+        )
+
+
+def _check_channels(model: Any, name: str) -> None:
+    channels, _, _ = image_shape(model.config)
+    if channels != 3:
+        raise DataError(
+            f"{name} reads images of {channels} channels (num_channels in its config.json); data "
+            "is given to models as RGB, so take one of 3 channels"
         )
 
 

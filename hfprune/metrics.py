@@ -8,7 +8,8 @@ Averages: ``macro`` is the plain mean over classes, ``weighted`` the mean weight
 class occurs in the labels. For a single label, the classes are those that occur in the labels or in
 the predictions; for multi-label, they are all the labels. A precision or recall with nothing to
 divide by is 0. Multi-label accuracy counts a row as right if every label of it is; multi-label
-``mcc`` is taken over all decisions, row by label, as one binary problem.
+``mcc`` is taken over all decisions, row by label, as one binary problem. What counts as an entity
+is told in :mod:`hfprune.entities`.
 
 Intervals speak about the test set being a sample. They say nothing of how much another training
 seed would change.
@@ -26,8 +27,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hfprune.entities import (
+    ENTITY_METRICS,
+    as_tags,
+    check_seqeval,
+    check_tags,
+    row_counts,
+    score_counts,
+    score_tags,
+)
 from hfprune.errors import DataError, RecipeError, TrainingError
 from hfprune.recipe import METRICS, Task
+from hfprune.tokens import mean_by_text
 
 if TYPE_CHECKING:
     from evaluate import CombinedEvaluations, EvaluationModule
@@ -44,6 +55,7 @@ __all__ = [
     "paired_difference",
     "predict",
     "score",
+    "token_counts",
     "wilson_interval",
 ]
 
@@ -62,13 +74,14 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
     """Turn a model's output into predictions.
 
     Args:
-        logits: Floats of shape ``(rows, num_labels)``; for regression also ``(rows,)``.
+        logits: Floats of shape ``(rows, num_labels)``; for regression also ``(rows,)``, for tokens
+            ``(rows, length, num_labels)``.
         task: The recipe's task.
         num_labels: The size of the model's output.
 
     Returns:
-        int64 ``(rows,)``, the largest logit's class; int64 0/1 ``(rows, num_labels)``, 1 where the
-        sigmoid is above 0.5; or float64 ``(rows,)``.
+        int64 ``(rows,)``, the largest logit's class (``(rows, length)`` for tokens); int64 0/1
+        ``(rows, num_labels)``, 1 where the sigmoid is above 0.5; or float64 ``(rows,)``.
 
     Raises:
         DataError: The shape is another one, or the task unknown.
@@ -78,21 +91,23 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
     _check_task(task)
     if task == "regression" and logits.ndim == 1:
         logits = logits[:, None]
-    if logits.ndim != 2 or logits.shape[1] != num_labels:
+    tokens = task == "token_classification"
+    if logits.ndim != 2 + tokens or logits.shape[-1] != num_labels:
+        shape = f"(rows, {'length, ' if tokens else ''}{num_labels})"
         raise DataError(
-            f"logits have the shape {logits.shape}; expected (rows, {num_labels}) for {task}: the "
+            f"logits have the shape {logits.shape}; expected {shape} for {task}: the "
             "model's num_labels must be that of the data"
         )
     if task == "regression" and num_labels != 1:
         raise DataError(f"regression has one output a row; got num_labels = {num_labels}")
-    broken = int(np.isnan(logits).any(axis=1).sum())
+    broken = int(np.isnan(logits).any(axis=tuple(range(1, logits.ndim))).sum())
     if broken:
         raise TrainingError(
             f"the model gives NaN for {broken} of {len(logits)} rows: its training has diverged; "
             "try a lower learning rate, or bf16 in place of fp16"
         )
-    if task == "single_label_classification":
-        return np.asarray(logits.argmax(axis=1))
+    if task not in ("multi_label_classification", "regression"):
+        return np.asarray(logits.argmax(axis=-1))
     if task == "multi_label_classification":
         # sigmoid(x) > 0.5 exactly where x > 0.
         return (logits > 0).astype(np.int64)
@@ -105,8 +120,8 @@ def is_correct(logits: Array, labels: Array, task: Task, num_labels: int) -> npt
     Raises:
         DataError: As :func:`predict`; also for regression, where no row is right or wrong.
     """
-    if task == "regression":
-        raise DataError("no row of a regression is right or wrong: use a classification task")
+    if task in ("regression", "token_classification"):
+        raise DataError(f"no row of a {task} is right or wrong: use a classification task")
     predictions = predict(logits, task, num_labels)
     right = predictions == _check_labels(predictions, labels)
     whole: npt.NDArray[np.bool_] = right if right.ndim == 1 else right.all(axis=1)
@@ -204,7 +219,14 @@ def _quietly(scorer: Scorer, predictions: Array, labels: Array) -> float:
         return scorer(predictions, labels)
 
 
-def score(name: str, logits: Array, labels: Array, task: Task, num_labels: int) -> float:
+def score(
+    name: str,
+    logits: Array,
+    labels: Array,
+    task: Task,
+    num_labels: int,
+    label_names: Sequence[str] = (),
+) -> float:
     """Compute one of our metrics directly, without the ``evaluate`` module around it.
 
     For :func:`bootstrap_interval`, with ``functools.partial`` or a lambda. Arguments and errors are
@@ -214,34 +236,66 @@ def score(name: str, logits: Array, labels: Array, task: Task, num_labels: int) 
     if name not in METRICS[task]:
         raise RecipeError(_not_for(name, task))
     predictions = predict(logits, task, num_labels)
-    return _quietly(_SCORERS[name], predictions, _check_labels(predictions, labels))
+    references = _check_labels(predictions, labels)
+    if task == "token_classification":
+        return score_counts(name, row_counts(name, predictions, references, label_names))
+    return _quietly(_SCORERS[name], predictions, references)
+
+
+def token_counts(
+    name: str, logits: Array, labels: Array, label_names: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """What each row adds to a metric for tokens; :func:`hfprune.entities.score_counts` sums it up.
+
+    Args:
+        name: One of the metrics for tokens.
+        logits: ``(rows, length, labels)``.
+        labels: ``(rows, length)``.
+        label_names: Tags.
+
+    Returns:
+        int64 ``(rows, 3)``.
+    """
+    predictions = predict(logits, "token_classification", len(label_names))
+    return row_counts(name, predictions, _check_labels(predictions, labels), label_names)
 
 
 def _not_for(name: str, task: Task) -> str:
     return f"{name!r} is not a metric for {task}; choose from {', '.join(METRICS[task])}"
 
 
-def load_metrics(names: Sequence[str], task: Task, num_labels: int) -> CombinedEvaluations:
+def load_metrics(
+    names: Sequence[str], task: Task, num_labels: int, label_names: Sequence[str] = ()
+) -> CombinedEvaluations:
     """Return one ``evaluate`` object that computes all named metrics.
 
     ``result.compute(predictions=..., references=...)`` takes predictions in the form that
     :func:`predict` returns, and gives a value for each name. Our own metrics touch neither the
     network nor the disk; they hold their rows in memory, one process each.
 
+    For tokens, predictions and references are lists of tags, and ``label_names`` are looked at
+    (where they are given) for whether they mark entities at all.
+
     Raises:
         RecipeError: A name is ours but for another task, or not ours and not to be had from the
             Hub.
+        DataError: Entities are asked for, and the tags mark none.
+        MissingExtraError: Tokens are scored without seqeval.
     """
     import evaluate
 
     _check_task(task)
+    if task == "token_classification":
+        check_seqeval()
+        if set(names) & set(ENTITY_METRICS):
+            check_tags(label_names)
     if not names:
         raise RecipeError(f"no metric is named; choose from {', '.join(METRICS[task])}")
     modules: dict[str, EvaluationModule] = {}
     for name in names:
         if name in METRICS[task]:
             modules[name] = _offline_module(name, task, num_labels)
-        elif name in _SCORERS:
+        elif any(name in known for known in METRICS.values()):
             raise RecipeError(_not_for(name, task))
         else:
             try:
@@ -265,6 +319,8 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
         value = datasets.Value("float64")
     elif task == "multi_label_classification":
         value = datasets.Sequence(datasets.Value("int64"), length=num_labels)
+    elif task == "token_classification":
+        value = datasets.Sequence(datasets.Value("string"))
     else:
         value = datasets.Value("int64")
 
@@ -277,6 +333,10 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
         )
 
     def compute_one(self: Any, predictions: Any, references: Any) -> dict[str, float]:
+        if task == "token_classification":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return {name: score_tags(name, predictions, references)}
         return {name: _quietly(_SCORERS[name], np.asarray(predictions), np.asarray(references))}
 
     # evaluate names a module after its class: F1Macro becomes f1_macro.
@@ -289,30 +349,46 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
 
 
 def compute(
-    logits: Array, labels: Array, names: Sequence[str], task: Task, num_labels: int
+    logits: Array,
+    labels: Array,
+    names: Sequence[str],
+    task: Task,
+    num_labels: int,
+    label_names: Sequence[str] = (),
 ) -> dict[str, float]:
     """Compute metrics from a model's output.
 
     Args:
-        logits: Floats, ``(rows, num_labels)``; for regression also ``(rows,)``.
-        labels: Class numbers ``(rows,)``, 0/1 flags ``(rows, num_labels)`` or floats ``(rows,)``.
+        logits: Floats, ``(rows, num_labels)``; for regression also ``(rows,)``, for tokens
+            ``(rows, length, num_labels)``.
+        labels: Class numbers ``(rows,)``, 0/1 flags ``(rows, num_labels)``, floats ``(rows,)``, or
+            class numbers ``(rows, length)`` with -100 for tokens that do not count.
         names: Metrics, as in a recipe's ``evaluation.metrics``.
-        task: The recipe's task.
+        task: The recipe's task; images are of ``single_label_classification``.
         num_labels: The size of the model's output.
+        label_names: The names of the labels; only tokens need them.
 
     Raises:
         DataError: A shape does not fit, or there are no rows.
         RecipeError: As :func:`load_metrics`.
         TrainingError: The logits hold NaN.
     """
-    return _computed(load_metrics(names, task, num_labels), logits, labels, task, num_labels)
+    metrics = load_metrics(names, task, num_labels, label_names)
+    return _computed(metrics, logits, labels, task, num_labels, label_names)
 
 
 def _computed(
-    metrics: CombinedEvaluations, logits: Array, labels: Array, task: Task, num_labels: int
+    metrics: CombinedEvaluations,
+    logits: Array,
+    labels: Array,
+    task: Task,
+    num_labels: int,
+    label_names: Sequence[str],
 ) -> dict[str, float]:
-    predictions = predict(logits, task, num_labels)
-    references = _check_labels(predictions, labels)
+    predictions: Any = predict(logits, task, num_labels)
+    references: Any = _check_labels(predictions, labels)
+    if task == "token_classification":
+        predictions, references = as_tags(predictions, references, label_names)
     values = metrics.compute(predictions=predictions, references=references)
     results = {}
     for key, value in values.items():
@@ -323,13 +399,15 @@ def _computed(
 
 
 def make_compute_metrics(
-    names: Sequence[str], task: Task, num_labels: int
+    names: Sequence[str], task: Task, num_labels: int, label_names: Sequence[str] = ()
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the function that ``Trainer(compute_metrics=...)`` wants; errors as :func:`compute`.
 
-    Where the model also returns hidden states, the logits are the first of its outputs.
+    Where the model also returns hidden states, the logits are the first of its outputs. Where the
+    Trainer gives two columns of labels, the second holds the number of each row's text: rows are
+    then windows, and their logits are averaged text by text.
     """
-    metrics = load_metrics(names, task, num_labels)
+    metrics = load_metrics(names, task, num_labels, label_names)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions
@@ -337,8 +415,15 @@ def make_compute_metrics(
         if isinstance(logits, tuple | list):
             logits = logits[0]
         if isinstance(labels, tuple | list):
+            texts = np.asarray(labels[1]) if len(labels) > 1 else None
             labels = labels[0]
-        return _computed(metrics, np.asarray(logits), np.asarray(labels), task, num_labels)
+            if texts is not None:
+                _, first = np.unique(texts, return_index=True)
+                logits = mean_by_text(np.asarray(logits), texts)
+                labels = np.asarray(labels)[first]
+        return _computed(
+            metrics, np.asarray(logits), np.asarray(labels), task, num_labels, label_names
+        )
 
     return compute_metrics
 

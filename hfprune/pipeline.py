@@ -27,9 +27,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from transformers import EarlyStoppingCallback, set_seed
 
 from hfprune.benchmark import (
+    batches_for,
     count_macs,
     count_parameters,
     environment,
@@ -37,14 +39,21 @@ from hfprune.benchmark import (
     latency_facts,
     measure_latency,
     onnx_runner,
-    random_batches,
     ratios,
     torch_runner,
 )
 from hfprune.checkpoint import from_pretrained
 from hfprune.compress import Reconstruction, divergence
 from hfprune.cost import LatencyTable, parameter_costs
-from hfprune.data import TaskData, data_collator, load_task_data, retokenize
+from hfprune.data import (
+    SPLITS,
+    TEXT_ROW,
+    TaskData,
+    data_collator,
+    load_task_data,
+    retokenize,
+)
+from hfprune.entities import score_counts
 from hfprune.errors import (
     CheckpointError,
     HFPruneError,
@@ -55,7 +64,6 @@ from hfprune.errors import (
 )
 from hfprune.export import (
     MODEL_FILE,
-    MODEL_INPUTS,
     QUANTIZED_FILE,
     OnnxClassifier,
     check_backend,
@@ -72,8 +80,11 @@ from hfprune.files import (
     remove_leftovers,
 )
 from hfprune.hub import find_token, member_repo_id, push, sources, write_card
+from hfprune.images import IMAGE_COLUMN
+from hfprune.imbalance import balanced_weights, weighted_loss
 from hfprune.latency import Landing, calibrated, land, latency_table
-from hfprune.loading import check_fits, load_classifier, load_tokenizer
+from hfprune.loading import check_fits, load_classifier, load_processor
+from hfprune.lora import check_adapter
 from hfprune.metrics import (
     bootstrap_interval,
     compute,
@@ -83,6 +94,7 @@ from hfprune.metrics import (
     paired_bootstrap,
     paired_difference,
     score,
+    token_counts,
     wilson_interval,
 )
 from hfprune.plan import BlockKey, PruningPlan
@@ -97,8 +109,10 @@ from hfprune.recipe import (
 )
 from hfprune.report import Console, lost_processes, processes
 from hfprune.search import plan_sparsity
+from hfprune.sentences import read_layout, save_encoder
 from hfprune.structure import adapter_for, block_views, model_sizes
 from hfprune.surgery import shrink_
+from hfprune.tasks import TEXT_INPUTS, image_shape, model_folder, problem_of
 from hfprune.trainer import HFPruneTrainer, checkpoint_files, last_checkpoint, training_arguments
 from hfprune.vocabulary import compare_tokens, reduce_vocabulary_
 
@@ -113,6 +127,8 @@ PLAN_FILE = "plan.json"
 # The teacher with a reduced vocabulary, which is then what is pruned.
 START = "teacher-vocabulary"
 DENSE, PRUNED = "dense", "pruned"
+# A sentence encoder that was pruned by a classifier's recipe comes back as one, here.
+SENTENCE_FOLDER = "sentence-encoder"
 TRAINING_STAGES = ("teacher", "prune", "recover", "trial")
 # Shapes of benchmark.full_table, as far as the model's positions go.
 TABLE_BATCHES, TABLE_LENGTHS = (1, 8, 32), (16, 32, 64, 128, 256)
@@ -145,10 +161,16 @@ def train_teacher(recipe: Recipe, console: Console | None = None) -> Path:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How a model reads the texts: its tokenizer, and the rows as that one splits them."""
+    """How a model reads: its tokenizer or image processor, and the rows as that one splits them."""
 
-    tokenizer: Any
+    processor: Any
     data: TaskData
+    task: str
+
+    @property
+    def collator(self) -> Any:
+        """Rows to a batch."""
+        return data_collator(self.processor, self.task)
 
 
 class _Run:
@@ -214,23 +236,44 @@ class _Run:
         with self.console.stage("data"):
             model = recipe.model
             own = model.tokenizer is None
-            tokenizer = load_tokenizer(
+            processor = load_processor(
                 model.tokenizer or model.name_or_path,
+                recipe.task,
                 revision=model.revision if own else model.tokenizer_revision,
                 trust_remote_code=model.trust_remote_code,
                 key="model.name_or_path" if own else "model.tokenizer",
             )
-            self.data = load_task_data(recipe.data, tokenizer, recipe.task)
-            self.dense = self.small = _Reading(tokenizer, self.data)
+            self.data = load_task_data(recipe.data, processor, recipe.task)
+            self.dense = self.small = _Reading(processor, self.data, recipe.task)
             self.console.note(_describe_data(self.data))
+            self.loss = self._weighted_loss()
+            load_metrics(
+                recipe.evaluation.metrics,
+                self.data.task,
+                self.data.num_labels,
+                self.data.label_names,
+            )
+
+    def _weighted_loss(self) -> Callable[..., Any] | None:
+        """The loss where classes have weights, ``None`` where they count alike."""
+        weights, data = self.recipe.training.class_weights, self.data
+        if weights == "balanced":
+            weights = balanced_weights(data.label_array("train"), data.num_labels, data.task)
+        if weights is None:
+            return None
+        self.done["class_weights"] = weights
+        return weighted_loss(weights, data.task, data.num_labels)
 
     def _start(self, teacher: str) -> str:
         """What is pruned and distilled from: the teacher, where need be with fewer tokens."""
         if self.recipe.pruning.vocabulary is None:
             return teacher
         start: str = self._stage("vocabulary", lambda: self._reduce(teacher), by_main=True)
-        tokenizer = load_tokenizer(start, revision=None, trust_remote_code=False, key="output_dir")
-        self.small = _Reading(tokenizer, retokenize(self.data, tokenizer))
+        task = self.recipe.task
+        tokenizer = load_processor(
+            start, task, revision=None, trust_remote_code=False, key="output_dir"
+        )
+        self.small = _Reading(tokenizer, retokenize(self.data, tokenizer), task)
         if "tokens" not in self.done:
             self.done["tokens"] = self._compare_tokens()
             self._save_state()
@@ -248,7 +291,7 @@ class _Run:
         model = self._load_teacher(teacher)
         plan, tokenizer = reduce_vocabulary_(
             model,
-            self.dense.tokenizer,
+            self.dense.processor,
             self.data.train["input_ids"],
             min_count=1 if settings is None else settings.min_count,
         )
@@ -257,8 +300,8 @@ class _Run:
     def _compare_tokens(self) -> dict[str, float]:
         """What the reduced vocabulary does to the validation texts, which it was not made from."""
         return compare_tokens(
-            self.dense.tokenizer,
-            self.small.tokenizer,
+            self.dense.processor,
+            self.small.processor,
             self._kept_tokens() or (),
             self.dense.data.validation["input_ids"],
             self.small.data.validation["input_ids"],
@@ -367,13 +410,20 @@ class _Run:
             )
             trainer.train()
             model = trainer.model
+        rows = self.small.data.validation
         logits = [
             predict_logits(
-                one.eval(), self.small.data.validation, data_collator(self.small.tokenizer),
+                one.eval(),
+                rows,
+                self.small.collator,
                 batch_size=recipe.training.per_device_eval_batch_size,
             )
             for one in (model, dense)
-        ]  # fmt: skip
+        ]
+        if logits[0].ndim == 3:  # of tokens, those that are no padding
+            lengths = np.asarray([len(ids) for ids in rows["input_ids"]])
+            real = np.arange(logits[0].shape[1]) < lengths[:, None]
+            logits = [values[real] for values in logits]
         found = divergence(torch.tensor(logits[0]), torch.tensor(logits[1]), recipe.task)
         self.console.note(f"{name}: divergence from the teacher {found:.4f}")
         return found
@@ -430,11 +480,11 @@ class _Run:
         file = self._exported(model, self.work / "validation" / label, label)
         data, metric = reading.data, self.recipe.training.metric_for_best_model
         name = self.recipe.evaluation.metrics[0] if metric in (None, "loss") else metric
-        logits = predict_logits(
-            OnnxClassifier(file), data.validation, data_collator(reading.tokenizer)
+        logits = data.by_text(
+            "validation", predict_logits(OnnxClassifier(file), data.validation, reading.collator)
         )
-        labels = np.asarray(data.validation["labels"])
-        return score(name, logits, labels, data.task, data.num_labels)
+        labels = data.label_array("validation")
+        return score(name, logits, labels, data.task, data.num_labels, data.label_names)
 
     def _exported(self, model: Any, folder: Path, label: str) -> Path:
         """Export, and quantize where the recipe wants it; the file that will be deployed.
@@ -442,30 +492,51 @@ class _Run:
         The dense model is what others are compared with, so nothing is searched for it.
         """
         reading = self._reading(label)
-        file = export_onnx(model, reading.tokenizer, folder, opset=self.recipe.export.opset)
+        file = export_onnx(model, reading.processor, folder, opset=self.recipe.export.opset)
         quantization = self.recipe.export.quantization
         if quantization is None:
             return file
         if quantization == "auto":
-            return quantize_onnx(folder, PLAIN) if label == DENSE else self._search(folder, label)
-        return quantize_onnx(folder, quantization, calibration=reading.data.train)
+            if label == DENSE:
+                return quantize_onnx(folder, PLAIN)
+            return self._search(folder, label, self._lengths(model.config))
+        return quantize_onnx(
+            folder, quantization, calibration=self._calibration(reading, quantization)
+        )
 
-    def _search(self, folder: Path, label: str) -> Path:
+    def _calibration(self, reading: _Reading, quantization: QuantizationConfig) -> Any:
+        """What static quantization sees: training rows, or images as the model gets them.
+
+        Images are drawn with the seed of the run.
+        """
+        train = reading.data.train
+        if not reading.data.of_images or not quantization.is_static:
+            return train
+        rng = np.random.default_rng(self.recipe.training.seed)
+        chosen = sorted(rng.permutation(len(train))[: quantization.calibration_samples].tolist())
+        pixels = [reading.collator([train[row]])["pixel_values"][0].numpy() for row in chosen]
+        return Dataset.from_dict({"pixel_values": pixels})
+
+    def _search(self, folder: Path, label: str, lengths: Sequence[int]) -> Path:
         """The fastest int8 model that keeps the metric; ``quantization`` holds the candidates."""
         recipe, reading = self.recipe, self._reading(label)
         data = reading.data
         name = recipe.evaluation.metrics[0]
-        labels = np.asarray(data.validation["labels"])
-        batches, lengths = recipe.benchmark.batch_sizes, recipe.benchmark.sequence_lengths
+        batches = recipe.benchmark.batch_sizes
+
+        def metric(logits: Any, rows: Sequence[int]) -> float:
+            found, labels = data.judged("validation", logits, rows)
+            return score(name, found, labels, data.task, data.num_labels, data.label_names)
+
         with self.console.progress("quantization") as progress:
             found = quantize_auto(
                 folder,
-                calibration=data.train,
-                validation=data.validation,
-                collator=data_collator(reading.tokenizer),
-                metric=lambda logits, rows: score(
-                    name, logits, labels[list(rows)], data.task, data.num_labels
+                calibration=self._calibration(
+                    reading, PLAIN.model_copy(update={"is_static": True})
                 ),
+                validation=data.validation,
+                collator=reading.collator,
+                metric=metric,
                 greater_is_better=name not in LOWER_IS_BETTER,
                 # The first is the deployment; the last is the largest that is to be fast as well.
                 shapes=[(batches[0], lengths[0]), (batches[-1], lengths[-1])],
@@ -490,12 +561,15 @@ class _Run:
         recipe = self.recipe
         check_output_dir(self.output, recipe.overwrite or (recipe.resume and self.work.is_dir()))
         check_backend()
-        load_metrics(recipe.evaluation.metrics, recipe.task, 2)
+        load_metrics(recipe.evaluation.metrics, problem_of(recipe.task), 2)
         if recipe.hub.push_to_hub:
             find_token()
         for name in (recipe.model.name_or_path, recipe.teacher.name_or_path):
-            file = None if name is None else Path(name) / "config.json"
-            if file is not None and file.is_file():
+            if name is None:
+                continue
+            check_adapter(name)
+            file = Path(model_folder(name)) / "config.json"
+            if file.is_file():
                 try:
                     config = json.loads(file.read_text(encoding="utf-8"))
                 except ValueError as error:
@@ -648,33 +722,38 @@ class _Run:
         else:
             model = self._load(recipe.model.name_or_path, recipe.model.revision)
         lengths = recipe.benchmark.sequence_lengths
-        check_fits(model, self.data, self.dense.tokenizer, lengths)
+        check_fits(model, self.data, self.dense.processor, lengths)
         if recipe.teacher.name_or_path is None:
             own = recipe.teacher.model_dump(include={"num_train_epochs", "learning_rate"})
             changes = {name: value for name, value in own.items() if value is not None}
             trainer = self._trainer(model, "teacher", self.dense, changes)
             trainer.train(resume_from_checkpoint=self._checkpoint("teacher"))
             model = trainer.model
-        return self._keep(model, "teacher", self.dense.tokenizer)
+        return self._keep(model, "teacher", self.dense.processor)
 
     def _latency(self, speedup: Any, target: PruningConfig) -> dict[str, Any]:
-        recipe, tokenizer = self.recipe, self.dense.tokenizer
+        recipe, processor = self.recipe, self.dense.processor
         with self.console.progress("latency table") as progress:
             model = self._load_teacher(self.done["teacher"])
             quantization = self._dynamic(model)
             table = latency_table(
                 model,
-                tokenizer,
+                processor,
                 quantization,
                 batch_size=recipe.benchmark.batch_sizes[0],
-                sequence_length=recipe.benchmark.sequence_lengths[0],
+                sequence_length=self._lengths(model.config)[0],
                 threads=recipe.benchmark.threads,
                 progress=lambda step, done, total: progress(done, total),
             )
         table.budget_ms(speedup)  # refuses the impossible
         if target.method == "gates":  # reconstruction measures its own plans
-            table = calibrated(table, model, tokenizer, quantization, speedup)
+            table = calibrated(table, model, processor, quantization, speedup)
         return table.to_dict()
+
+    def _lengths(self, config: Any) -> list[int]:
+        """The lengths to time, in tokens; of images their one size, in pixels."""
+        lengths = self.recipe.benchmark.sequence_lengths
+        return [max(image_shape(config)[1:])] if self.data.of_images else lengths
 
     def _dynamic(self, model: Any) -> QuantizationConfig | None:
         """Quantization for probes: as the recipe's, without what needs data or names of nodes.
@@ -686,7 +765,7 @@ class _Run:
             return None
         if quantization == "auto":
             with tempfile.TemporaryDirectory() as name:
-                export_onnx(model, self.dense.tokenizer, name, opset=self.recipe.export.opset)
+                export_onnx(model, self.dense.processor, name, opset=self.recipe.export.opset)
                 return usual_settings(name)
         return quantization.model_copy(update={"is_static": False, "nodes_to_exclude": []})
 
@@ -720,7 +799,7 @@ class _Run:
             history, model = trainer.state.log_history, trainer.model
         self.console.note(_sizes_text(model_sizes(model)))
         plan = _after(current, plan)
-        return self._keep(model, f"{label}-pruned", self.small.tokenizer, plan, history)
+        return self._keep(model, f"{label}-pruned", self.small.processor, plan, history)
 
     def _reconstruct(
         self,
@@ -778,7 +857,7 @@ class _Run:
             pruned = copy.deepcopy(model)
             found.prune_(pruned, plan)
             folder = self._keep(
-                pruned, f"{label}-{_slug(name)}", self.small.tokenizer, _after(current, plan)
+                pruned, f"{label}-{_slug(name)}", self.small.processor, _after(current, plan)
             )
             entry |= {"folder": folder, "sizes": [list(s) for s in model_sizes(pruned)]}
             candidates[name] = entry
@@ -798,7 +877,7 @@ class _Run:
         folder = self.work / "onnx-dense"
         if not (folder / MODEL_FILE).is_file():
             dense = self._load_teacher(self.done["teacher"])
-            export_onnx(dense, self.dense.tokenizer, folder)
+            export_onnx(dense, self.dense.processor, folder)
         return land(
             lambda scaled: found.plan(
                 scaled.budget_ms(speedup), scaled.price(model_sizes(model)), layers
@@ -807,7 +886,7 @@ class _Run:
             speedup,
             model,
             folder / MODEL_FILE,
-            self.small.tokenizer,
+            self.small.processor,
             quantization,
         )
 
@@ -816,9 +895,11 @@ class _Run:
         train = self.small.data.train
         rng = np.random.default_rng(self.recipe.training.seed)
         chosen = rng.permutation(len(train))[:samples].tolist()
-        chosen.sort(key=lambda row: len(train[row]["input_ids"]))
-        collate = data_collator(self.small.tokenizer)
-        names = [name for name in MODEL_INPUTS if name in train.column_names]
+        names = [IMAGE_COLUMN]
+        if not self.small.data.of_images:
+            chosen.sort(key=lambda row: len(train[row]["input_ids"]))
+            names = [name for name in TEXT_INPUTS if name in train.column_names]
+        collate = self.small.collator
         size = self.recipe.training.per_device_eval_batch_size
         batches = [
             dict(collate([{n: train[row][n] for n in names} for row in chosen[i : i + size]]))
@@ -836,8 +917,8 @@ class _Run:
         )
         trainer.train(resume_from_checkpoint=self._checkpoint(f"recover-{label}"))
         plan = PruningPlan.from_dict(_read_json(Path(pruned) / PLAN_FILE))
-        history, tokenizer = trainer.state.log_history, self.small.tokenizer
-        return self._keep(trainer.model, f"{label}-recovered", tokenizer, plan, history)
+        history, processor = trainer.state.log_history, self.small.processor
+        return self._keep(trainer.model, f"{label}-recovered", processor, plan, history)
 
     def _recovery_trainer(
         self, model: Any, teacher: Any, stage: str, **changes: Any
@@ -868,8 +949,8 @@ class _Run:
             key=key,
             trained=trained,
         )
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.dense.tokenizer.pad_token_id
+        if not self.data.of_images and model.config.pad_token_id is None:
+            model.config.pad_token_id = self.dense.processor.pad_token_id
         return model
 
     def _load_teacher(self, folder: str) -> Any:
@@ -890,12 +971,17 @@ class _Run:
         patience = settings.early_stopping_patience
         return HFPruneTrainer(
             model=model,
-            args=training_arguments(settings, self.work / "checkpoints" / stage),
+            args=training_arguments(
+                settings,
+                self.work / "checkpoints" / stage,
+                label_names=["labels", *({TEXT_ROW} & set(data.train.column_names))],
+            ),
             train_dataset=data.train,
             eval_dataset=data.validation,
-            data_collator=data_collator(reading.tokenizer),
+            data_collator=reading.collator,
+            compute_loss_func=self.loss,
             compute_metrics=make_compute_metrics(
-                recipe.evaluation.metrics, data.task, data.num_labels
+                recipe.evaluation.metrics, data.task, data.num_labels, data.label_names
             ),
             callbacks=[EarlyStoppingCallback(patience)] if patience else None,
             **pruning,
@@ -912,16 +998,16 @@ class _Run:
         self,
         model: Any,
         name: str,
-        tokenizer: Any,
+        processor: Any,
         plan: PruningPlan | None = None,
         history: Sequence[Mapping[str, Any]] = (),
     ) -> str:
-        """Save a model with its tokenizer and, if it was pruned, its plan from the dense one."""
+        """Save a model with its processor and, if it was pruned, its plan from the dense one."""
         folder = self.work / name
         if self.state.is_main_process:
             with atomic_directory(folder, overwrite=True) as temporary:
                 model.save_pretrained(temporary)
-                tokenizer.save_pretrained(temporary)
+                processor.save_pretrained(temporary)
                 if plan is not None:
                     atomic_write_json(temporary / PLAN_FILE, plan.to_dict())
             if history:
@@ -961,11 +1047,15 @@ class _Run:
     def _evaluate(self, teacher: str, members: dict[str, str]) -> dict[str, Any]:
         recipe, data = self.recipe, self.data
         names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
-        labels = np.asarray(data.test["labels"])
+        labels = data.label_array("test")
         threads = max(1, environment()["cpu_usable"] or 1)
         primary = names[0]
 
+        of_tokens = data.task == "token_classification"
+
         def primary_score(logits: Any, truth: Any) -> float:
+            if of_tokens:  # what is resampled are the counts of each row
+                return score_counts(primary, logits)
             return score(primary, logits, truth, data.task, data.num_labels)
 
         predicted: dict[str, Any] = {}
@@ -976,13 +1066,18 @@ class _Run:
             logits = predict_logits(
                 model,
                 reading.data.test,
-                data_collator(reading.tokenizer),
+                reading.collator,
                 batch_size=recipe.training.per_device_eval_batch_size,
             )
-            predicted[name] = logits
+            logits = reading.data.by_text("test", logits)
             entry: dict[str, Any] = {
-                "metrics": compute(logits, labels, names, data.task, data.num_labels)
+                "metrics": compute(
+                    logits, labels, names, data.task, data.num_labels, data.label_names
+                )
             }
+            predicted[name] = (
+                token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
+            )
             base = predicted["dense PyTorch"]
             if primary == "accuracy":
                 right = is_correct(logits, labels, data.task, data.num_labels)
@@ -990,9 +1085,10 @@ class _Run:
                 against = is_correct(base, labels, data.task, data.num_labels)
                 entry["difference"] = list(paired_difference(right, against, level))
             else:
-                entry["interval"] = list(bootstrap_interval(primary_score, logits, labels, level))
+                mine = predicted[name]
+                entry["interval"] = list(bootstrap_interval(primary_score, mine, labels, level))
                 entry["difference"] = list(
-                    paired_bootstrap(primary_score, logits, base, labels, level)
+                    paired_bootstrap(primary_score, mine, base, labels, level)
                 )
             report[name] = entry
             self.console.note(f"{name}: {primary} {entry['metrics'][primary]:.4f}")
@@ -1007,22 +1103,23 @@ class _Run:
             else torch_runner(candidate, settings.threads)
             for name, candidate in candidates.items()
         }
-        shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
         # Ids that all models know: the pruned ones may have a smaller vocabulary.
-        tokens = min(
-            candidates[f"{label} PyTorch"].config.vocab_size for label in (DENSE, *members)
+        config = min(
+            (candidates[f"{label} PyTorch"].config for label in (DENSE, *members)),
+            key=lambda config: getattr(config, "vocab_size", None) or 0,
         )
+        lengths = self._lengths(config)
+        shapes = [(b, length) for b in settings.batch_sizes for length in lengths]
         with self.console.progress("benchmark") as progress:
             rows = measure_latency(
                 runners,
                 shapes,
                 repeats=settings.repeats,
                 warmup=settings.warmup,
-                make_batch=random_batches(tokens, first_id=min(10, tokens - 1)),
+                make_batch=batches_for(config),
                 progress=progress,
             )
         ratio = ratios(rows, "dense ONNX")
-        lengths = settings.sequence_lengths
         sizes = {}
         for name, candidate in candidates.items():
             place = {DENSE: teacher, **members}[name.rsplit(" ", 1)[0]]
@@ -1032,6 +1129,7 @@ class _Run:
             "threads": settings.threads,
             "repeats": settings.repeats,
             "baseline": "dense ONNX",
+            "length_unit": "pixels" if self.data.of_images else "tokens",
             "rows": [
                 {
                     "name": row.name,
@@ -1055,7 +1153,9 @@ class _Run:
             },
             "macs": {
                 name: {
-                    str(length): count_macs(candidates[f"{name} PyTorch"], length)
+                    str(length): count_macs(
+                        candidates[f"{name} PyTorch"], None if self.data.of_images else length
+                    )
                     for length in lengths
                 }
                 for name in (DENSE, *members)
@@ -1067,18 +1167,19 @@ class _Run:
         config = candidates["dense PyTorch"].config
         files = {name: file for name, file in candidates.items() if isinstance(file, Path)}
         longest = getattr(config, "max_position_embeddings", None) or max(TABLE_LENGTHS)
+        lengths = [length for length in TABLE_LENGTHS if length <= longest]
+        if self.data.of_images:
+            lengths = self._lengths(config)
         usable = environment()["cpu_usable"] or 1
         rows = []
         for threads in dict.fromkeys([1, usable]):
             with self.console.progress(f"table, {threads} thread(s)") as progress:
                 rows += latency_facts(
                     files,
-                    [(b, n) for b in TABLE_BATCHES for n in TABLE_LENGTHS if n <= longest],
+                    [(b, n) for b in TABLE_BATCHES for n in lengths],
                     threads=threads,
                     baseline="dense ONNX",
-                    make_batch=random_batches(
-                        config.vocab_size, first_id=min(10, config.vocab_size - 1)
-                    ),
+                    make_batch=batches_for(config),
                     progress=progress,
                 )
         return rows
@@ -1092,17 +1193,18 @@ class _Run:
         common = {
             "format_version": RESULTS_VERSION,
             "recipe_sha256": _fingerprint(self.recipe),
-            "task": data.task,
+            "task": self.recipe.task,
             "labels": data.label_names,
             "data": {
-                "samples": {
-                    "train": len(data.train),
-                    "validation": len(data.validation),
-                    "test": len(data.test),
-                },
+                "samples": {name: data.size(name) for name in SPLITS},
+                "windows": {name: len(data.split(name)) for name in SPLITS}
+                if TEXT_ROW in data.train.column_names
+                else None,
                 "truncated": data.truncated,
                 "seen_in_train": data.seen_in_train,
-                "max_length": data.max_length,
+                "max_length": None if data.of_images else data.max_length,
+                "stride": self.recipe.data.stride,
+                "class_weights": self.done.get("class_weights"),
             },
             "sources": sources(self.recipe),
             "seed": self.recipe.training.seed,
@@ -1157,11 +1259,15 @@ class _Run:
 
     def _write(self, members: dict[str, str], results: dict[str, Any]) -> None:
         recipe = self.recipe
+        layout = read_layout(recipe.model.name_or_path)
         with atomic_directory(self.output, overwrite=recipe.overwrite or recipe.resume) as folder:
             for label, place in members.items():
                 target = folder if label == PRUNED else folder / label
                 shutil.copytree(place, target, dirs_exist_ok=True)
                 shutil.copytree(self.done["export"][label], target / "onnx")
+                if layout is not None:
+                    model = from_pretrained(place)
+                    save_encoder(model, self.small.processor, layout, target / SENTENCE_FOLDER)
                 atomic_write_json(target / "metrics.json", member_results(results, label))
                 atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
                 write_card(target)
@@ -1305,7 +1411,10 @@ def _layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> Pru
 
 
 def _describe_data(data: TaskData) -> str:
-    parts = [f"{len(data.split(name))} {name}" for name in ("train", "validation", "test")]
+    parts = [f"{data.size(name)} {name}" for name in SPLITS]
     cut = sum(data.truncated.values())
     note = f"; {cut} texts cut at {data.max_length} tokens" if cut else ""
+    if TEXT_ROW in data.train.column_names:
+        rows = sum(len(data.split(name)) for name in SPLITS)
+        note = f"; {rows} windows of up to {data.max_length} tokens"
     return ", ".join(parts) + f" samples, {data.num_labels} labels{note}"

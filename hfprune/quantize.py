@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfprune.benchmark import file_size, measure_latency, onnx_runner, random_batches, ratios
+from hfprune.benchmark import batches_for, file_size, measure_latency, onnx_runner, ratios
 from hfprune.errors import ExportError, HFPruneError
 from hfprune.export import (
     MODEL_FILE,
@@ -68,8 +68,8 @@ class Outcome:
         speedup: over plain dynamic int8 of the same model, geometric mean over the shapes.
         metric: on the validation rows.
         drop: what the metric lost against the float32 graph; below 0 it gained.
-        agreement: fraction of rows on which the prediction is that of the float32 graph (for
-            regression: correlation of the two).
+        agreement: fraction of rows (or tokens) on which the prediction is that of the float32 graph
+            (for regression: correlation of the two).
         file_bytes: of the file.
         refused: why it was not chosen; ``None`` for the chosen one.
     """
@@ -163,11 +163,13 @@ def quantize_auto(
 
     Args:
         onnx_dir: what :func:`hfprune.export.export_onnx` wrote; gets ``model_quantized.onnx``.
-        calibration: tokenised training rows, for static candidates.
-        validation: tokenised rows that the model has not learned from; at most ``MOST_ROWS`` are
-            used.
+        calibration: tokenised training rows, or ``pixel_values`` of training images; for static
+            candidates.
+        validation: tokenised rows, or images, that the model has not learned from; at most
+            ``MOST_ROWS`` are used.
         collator: pads rows to a batch.
-        metric: of logits ``[rows, labels]`` and the positions of these rows in ``validation``.
+        metric: of logits as :func:`~hfprune.export.predict_logits` gives them, and the positions
+            of these rows in ``validation``.
         greater_is_better: whether more of the metric is better.
         shapes: pairs of batch size and length for which the model shall be fast; the geometric mean
             of the speed-ups counts.
@@ -248,8 +250,7 @@ class _Search:
         self.outcomes: list[Outcome] = []
         self.files: dict[int, Path] = {}
         self.not_tried = 0
-        vocab = _vocab_size(directory)
-        self.make_batch = random_batches(vocab, first_id=min(10, vocab - 1))
+        self.make_batch = batches_for(_config(directory))
         # With one thread the work is done in the calling thread: its own time does not see what
         # else the machine does. Some systems count it in steps too coarse for that.
         fine = time.get_clock_info("thread_time").resolution < 1e-6
@@ -351,7 +352,10 @@ class _Search:
                 logits = self._logits(file, count)
             except HFPruneError:
                 continue  # the only product of the graph: nothing would be left to quantize
-            error[node] = float(np.square(logits - self.float_logits[:count]).mean())
+            before = self.float_logits[:count]
+            if before.ndim == 3:  # of tokens, as far as the longest of these rows goes
+                before = before[:, : logits.shape[1]]
+            error[node] = float(np.square(logits - before).mean())
         return sorted(error, key=lambda node: error[node])
 
     def _final(self) -> Outcome:
@@ -493,9 +497,12 @@ class _Search:
 
 
 def _agreement(logits: NDArray[Any], reference: NDArray[Any]) -> float:
-    if logits.shape[1] == 1:
+    if logits.shape[-1] == 1:
         return float(np.corrcoef(logits[:, 0], reference[:, 0])[0, 1])
-    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    if logits.ndim == 3:  # where a row has no more tokens, logits are zero
+        real = reference.any(axis=-1)
+        logits, reference = logits[real], reference[real]
+    return float((logits.argmax(axis=-1) == reference.argmax(axis=-1)).mean())
 
 
 def _row_numbers(count: int) -> list[int]:
@@ -521,7 +528,7 @@ def _copy_of(onnx_dir: Path, target: Path) -> Path:
     return target
 
 
-def _vocab_size(onnx_dir: Path) -> int:
+def _config(onnx_dir: Path) -> Any:
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(onnx_dir).vocab_size)
+    return AutoConfig.from_pretrained(onnx_dir)

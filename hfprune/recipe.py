@@ -46,7 +46,13 @@ from pydantic.fields import FieldInfo
 
 from hfprune.errors import RecipeError
 
-Task: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
+Task: TypeAlias = Literal[
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+    "token_classification",
+    "image_classification",
+]
 
 _CLASSIFICATION_METRICS = (
     "accuracy",
@@ -58,10 +64,13 @@ _CLASSIFICATION_METRICS = (
     "recall_weighted",
     "mcc",
 )
+_TOKEN_METRICS = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
 METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "single_label_classification": _CLASSIFICATION_METRICS,
     "multi_label_classification": _CLASSIFICATION_METRICS,
     "regression": ("pearson", "spearman", "mse"),
+    "token_classification": _TOKEN_METRICS,
+    "image_classification": _CLASSIFICATION_METRICS,
 }
 """Metric names that a task allows."""
 
@@ -69,6 +78,8 @@ DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "single_label_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
     "multi_label_classification": ("f1_macro", "precision_macro", "recall_macro", "accuracy"),
     "regression": ("pearson", "spearman", "mse"),
+    "token_classification": _TOKEN_METRICS,
+    "image_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
 }
 """Metrics computed where a recipe names none; the first one chooses the best checkpoint."""
 
@@ -188,14 +199,23 @@ class DataConfig(_Section):
         default=None,
         description="Split of `name` that is only reported on; null: taken from the training rows.",
     )
-    text_column: Name = Field(default="text", description="Column of the text.")
+    text_column: Name = Field(
+        default="text",
+        description="Column of the text; for token_classification of the list of words.",
+    )
+    image_column: Name = Field(
+        default="image",
+        description="Column of the image (image_classification): an image, or the path of one, "
+        "relative to the file that names it.",
+    )
     text_pair_column: Name | None = Field(
         default=None, description="Column of a second text (premise and hypothesis); null: none."
     )
     label_column: Name | Annotated[list[Name], Field(min_length=1)] = Field(
         default="label",
         description="Column of the label. Multi-label: a column of lists of labels, or a list of "
-        "columns of 0/1, one for each label.",
+        "columns of 0/1, one for each label. Token classification: a column of lists of tags, one "
+        "for each word.",
     )
     label_names: Annotated[list[Name], Field(min_length=1)] | None = Field(
         default=None,
@@ -220,6 +240,14 @@ class DataConfig(_Section):
     )
     max_length: int = Field(
         default=128, ge=2, description="Longest input in tokens; what is longer is cut."
+    )
+    stride: int | None = Field(
+        default=None,
+        ge=0,
+        description="A longer text is not cut but becomes windows of max_length tokens, each "
+        "sharing so many with the one before. Each window is trained on with the text's label; the "
+        "prediction for a text is the mean of its windows' logits. null: long texts are cut.",
+        examples=[32],
     )
     max_train_samples: Positive | None = Field(
         default=None, description="Use at most this many training rows; null: all."
@@ -266,6 +294,18 @@ class DataConfig(_Section):
         for kind in ("split", "file"):
             keys = [f"{part}_{kind}" for part in ("train", "validation", "test")]
             yield from self._same(keys, "the rows reported on must not be those learned from")
+        if self.stride is not None and self.stride >= self.max_length - 1:
+            yield _Clash(
+                f"stride {self.stride} must be less than max_length {self.max_length} less the "
+                "special tokens, or no window gets any further",
+                ("stride", "max_length"),
+            )
+        if self.stride is not None and self.text_pair_column is not None:
+            yield _Clash(
+                "stride is for single texts: which text of a pair would be cut in windows? Remove "
+                "it",
+                ("stride", "text_pair_column"),
+            )
         columns = ["text_column", "text_pair_column"]
         if isinstance(self.label_column, str):
             columns.append("label_column")
@@ -423,6 +463,17 @@ class TrainingConfig(_Section):
     )
     group_by_length: bool = Field(
         default=False, description="Batch texts of like length together: less padding."
+    )
+    class_weights: (
+        Literal["balanced"]
+        | Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+        | None
+    ) = Field(
+        default=None,
+        description="Weights of the classes in the loss, for classes of unlike size: a list in "
+        "the order of the labels' ids, or balanced, by their numbers n in the N training rows. One "
+        "class each (texts, images, tokens): weight of the class, balanced is N / (classes * n). "
+        "Multi-label: weight of a label where it holds, balanced is (N - n) / n. null: all alike.",
     )
     report_to: list[Name] = Field(
         default=[], description="Trackers to log to, for example tensorboard; []: none."
@@ -718,8 +769,9 @@ class EvaluationConfig(_Section):
         default=[],
         description="Metrics to compute; []: the usual ones of the task. Classification: "
         + ", ".join(_CLASSIFICATION_METRICS)
-        + ". Regression: pearson, spearman, mse. With a slash (evaluate-metric/brier_score): a "
-        "metric on the Hub.",
+        + ". Regression: pearson, spearman, mse. Tokens: "
+        + ", ".join(_TOKEN_METRICS)
+        + ". With a slash (evaluate-metric/brier_score): a metric on the Hub.",
     )
     confidence: float = Field(
         default=0.95, gt=0, lt=1, description="Level of the confidence intervals."
@@ -831,10 +883,10 @@ class BenchmarkConfig(_Section):
     batch_sizes: Annotated[list[Positive], Field(min_length=1)] = Field(
         default=[1, 32], description="Batch sizes to time."
     )
-    sequence_lengths: Annotated[list[Positive], Field(min_length=1)] = Field(
+    sequence_lengths: list[Positive] = Field(
         default=[32, 128],
         description="Input lengths to time, in tokens; at most data.max_length (where not given: "
-        "32 and 128, as far as that allows).",
+        "32 and 128, as far as that allows). Images have one size and none of these.",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of one session.")
     repeats: int = Field(default=30, ge=1, description="Timed runs of each case.")
@@ -896,7 +948,9 @@ class Recipe(_Section):
     model: ModelConfig = Field(description="The pretrained encoder to prune.")
     task: Task = Field(
         default="single_label_classification",
-        description="Kind of labels, spelled as problem_type in the model's config.json.",
+        description="What is predicted: for texts the kind of labels, spelled as problem_type in "
+        "the model's config.json, or token_classification for a tag for each word (NER); "
+        "image_classification for one class for each image.",
     )
     data: DataConfig = Field(description="Where the labelled texts are.")
     teacher: TeacherConfig = Field(
@@ -942,8 +996,16 @@ class Recipe(_Section):
         yield from self._task_clashes()
         yield from self._metric_clashes()
         given = "sequence_lengths" in self.benchmark.model_fields_set
-        longest = max(self.benchmark.sequence_lengths)
-        if given and longest > self.data.max_length:
+        longest = max(self.benchmark.sequence_lengths, default=0)
+        if given and self.task == "image_classification" and longest:
+            yield _Clash(
+                "benchmark.sequence_lengths has no meaning for images, whose size the model's "
+                "config names: remove it",
+                ("benchmark.sequence_lengths", "task"),
+            )
+        elif given and self.task != "image_classification" and not longest:
+            yield _Clash("must not be empty", ("benchmark.sequence_lengths",))
+        elif given and longest > self.data.max_length:
             yield _Clash(
                 f"benchmark.sequence_lengths asks for {longest} tokens, but inputs are cut at "
                 f"data.max_length {self.data.max_length}: lower one or raise the other",
@@ -963,6 +1025,9 @@ class Recipe(_Section):
                 f"the task is {self.task}: name one column",
                 ("data.label_column", "task"),
             )
+        yield from self._input_clashes()
+        yield from self._whole_text_clashes()
+        yield from self._weight_clashes()
         names = self.data.label_names
         if self.task == "regression" and names is not None:
             yield _Clash(
@@ -970,10 +1035,73 @@ class Recipe(_Section):
                 "remove it",
                 ("data.label_names", "task"),
             )
-        if self.task == "single_label_classification" and names is not None and len(names) < 2:
+        several = self.task not in ("multi_label_classification", "regression")
+        if several and names is not None and len(names) < 2:
             yield _Clash(
-                "data.label_names needs at least two labels for task single_label_classification",
+                f"data.label_names needs at least two labels for task {self.task}",
                 ("data.label_names", "task"),
+            )
+
+    def _input_clashes(self) -> Iterator[_Clash]:
+        """Keys of one kind of input that were set for another."""
+        unused: dict[str, str] = {}
+        if self.task == "image_classification":
+            why = "has no meaning for images"
+            unused = {
+                "data.text_column": f"{why}: name their column in data.image_column",
+                "data.text_pair_column": f"{why}: remove it",
+                "data.max_length": f"{why}: remove it",
+                "data.stride": f"{why}: remove it",
+                "training.group_by_length": f"{why}, which are all of one size: remove it",
+            }
+        else:
+            unused["data.image_column"] = (
+                f"is only for task image_classification; the task is {self.task}: remove it, or "
+                "change the task"
+            )
+        if self.task == "token_classification":
+            why = "is for one label a text, not for tags of words: remove it"
+            unused |= {"data.text_pair_column": why, "data.stride": why}
+        for key, text in unused.items():
+            section, name = key.split(".")
+            values = getattr(self, section)
+            if getattr(values, name) != type(values).model_fields[name].default:
+                yield _Clash(f"{key} {text}", (key, "task"))
+
+    def _whole_text_clashes(self) -> Iterator[_Clash]:
+        """What is made for whole texts with a label each."""
+        if self.task in ("token_classification", "image_classification"):
+            other, key = f"task {self.task}", "task"
+        elif self.data.stride is not None:
+            other, key = "data.stride, which cuts texts to windows", "data.stride"
+        else:
+            return
+        if self.pruning.vocabulary is not None:
+            yield _Clash(
+                f"pruning.vocabulary splits whole texts anew, and cannot with {other}: remove it",
+                ("pruning.vocabulary", key),
+            )
+        copies = 0 if self.distillation is None else self.distillation.augmentation
+        if copies and key == "task":
+            yield _Clash(
+                "distillation.augmentation varies texts that have one label each, and cannot with "
+                f"{other}: remove it",
+                ("distillation.augmentation", key),
+            )
+
+    def _weight_clashes(self) -> Iterator[_Clash]:
+        weights, names = self.training.class_weights, self.data.label_names
+        if weights is not None and self.task == "regression":
+            yield _Clash(
+                "training.class_weights has no meaning for task regression, which has no classes: "
+                "remove it",
+                ("training.class_weights", "task"),
+            )
+        elif isinstance(weights, list) and names is not None and len(weights) != len(names):
+            yield _Clash(
+                f"training.class_weights lists {len(weights)} weights for the {len(names)} labels "
+                "of data.label_names: give one for each",
+                ("training.class_weights", "data.label_names"),
             )
 
     def _metric_clashes(self) -> Iterator[_Clash]:
@@ -1040,6 +1168,8 @@ class Recipe(_Section):
         if "sequence_lengths" not in self.benchmark.model_fields_set:
             longest = self.data.max_length
             lengths = [length for length in lengths if length <= longest] or [longest]
+        if self.task == "image_classification":
+            lengths = []
         resolved = {
             "evaluation": self.evaluation.model_copy(update={"metrics": metrics}),
             "training": self.training.model_copy(

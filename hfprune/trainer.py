@@ -27,7 +27,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
-    AutoModelForSequenceClassification,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -37,8 +36,9 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hfprune.augment import TEXT_COLUMNS, with_variations
+from hfprune.augment import with_variations
 from hfprune.cost import LatencyTable, parameter_costs
+from hfprune.data import TEXT_ROW
 from hfprune.distill import (
     MULTI_LABEL,
     REGRESSION,
@@ -52,6 +52,7 @@ from hfprune.errors import CheckpointError, OutputError, PlanError, TrainingErro
 from hfprune.faults import is_disk_full, is_out_of_memory
 from hfprune.files import atomic_write_json, cache_folder
 from hfprune.gates import Gates
+from hfprune.images import IMAGE_COLUMN, ImageCollator
 from hfprune.importance import GradientScores, Scores, magnitude_scores, random_scores
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import DistillationConfig, PruningConfig, TrainingConfig
@@ -59,6 +60,15 @@ from hfprune.schedule import fraction
 from hfprune.search import budget_plan, global_plan, plan_sparsity, uniform_plan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
+from hfprune.tasks import (
+    TEXT_INPUTS,
+    TOKENS,
+    auto_class,
+    image_tokens,
+    kind_of_model,
+    takes_images,
+)
+from hfprune.tokens import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +77,18 @@ SCORES_NAME = "hfprune_scores.safetensors"
 GRADIENT_SCORES = ("taylor", "fisher")
 # Column that the Trainer adds to the training rows, to look the teacher's outputs up.
 ROW_COLUMN = "teacher_row"
+# Columns that say which row it is, and are no input of a model.
+ROW_NUMBERS = (ROW_COLUMN, TEXT_ROW)
 
 
-def training_arguments(config: TrainingConfig, output_dir: str | Path) -> TrainingArguments:
-    """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed."""
-    values = config.model_dump(exclude={"early_stopping_patience"})
+def training_arguments(
+    config: TrainingConfig, output_dir: str | Path, **more: Any
+) -> TrainingArguments:
+    """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed.
+
+    ``more`` is given to it besides.
+    """
+    values = config.model_dump(exclude={"early_stopping_patience", "class_weights"}) | more
     known = inspect.signature(TrainingArguments).parameters
     if "warmup_ratio" not in known:  # transformers 5: below 1, warmup_steps is a fraction
         values["warmup_steps"] = values.pop("warmup_ratio")
@@ -317,7 +334,7 @@ class HFPruneTrainer(Trainer):
         loaded: Any = (
             teacher
             if isinstance(teacher, nn.Module)
-            else AutoModelForSequenceClassification.from_pretrained(
+            else auto_class(kind_of_model(self._bare_model())).from_pretrained(
                 str(teacher), trust_remote_code=False
             )
         )
@@ -333,7 +350,7 @@ class HFPruneTrainer(Trainer):
                 f"{student.config.num_labels}; they must be for the same task"
             )
         if isinstance(loaded, PreTrainedModel):
-            theirs, mine = config.vocab_size, student.config.vocab_size
+            theirs, mine = (getattr(c, "vocab_size", None) for c in (config, student.config))
             if theirs != mine:
                 raise TrainingError(
                     f"the teacher's vocabulary has {theirs} tokens, the student's {mine}; "
@@ -586,7 +603,9 @@ class HFPruneTrainer(Trainer):
     ) -> Any:
         """The task's loss; while training with a teacher, plus the distillation losses."""
         settings = self.distillation
-        rows = inputs.pop(ROW_COLUMN, None)
+        rows = inputs.get(ROW_COLUMN)
+        labels = inputs.get("labels")
+        inputs = {name: value for name, value in inputs.items() if name not in ROW_NUMBERS}
         if self.teacher is None or settings is None or not model.training:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -598,8 +617,14 @@ class HFPruneTrainer(Trainer):
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         logits, hidden, mask = self._taught(teacher_inputs, rows)
+        # Of tokens those count that carry a label: what the teacher says of others was not taught.
+        counted = inputs.get("attention_mask") if labels is None else labels != IGNORED
         extra = settings.logits_weight * logits_loss(
-            outputs.logits, logits, settings.temperature, self._problem_type()
+            outputs.logits,
+            logits,
+            settings.temperature,
+            self._problem_type(),
+            None if outputs.logits.dim() < 3 or counted is None else counted.bool(),
         )
         if wants_hidden:
             plan = self.plan if self._gates is not None else None
@@ -626,12 +651,16 @@ class HFPruneTrainer(Trainer):
         if self._cache is not None and rows is not None:
             device, rows = rows.device, rows.cpu()
             hidden: Sequence[torch.Tensor] = ()
+            length = (
+                inputs["input_ids"].shape[1]
+                if "input_ids" in inputs
+                else image_tokens(cast(Any, self.teacher).config)
+            )
             if inputs["output_hidden_states"]:
-                ids = inputs["input_ids"]
-                hidden = [h.to(device) for h in self._cache.hidden_states(rows, ids.shape[1])]
+                hidden = [h.to(device) for h in self._cache.hidden_states(rows, length)]
                 kept = self._cache.has_hidden(rows).to(device)[:, None]
-                mask = kept.expand_as(ids) if mask is None else mask * kept
-            return self._cache.logits(rows).to(device), hidden, mask
+                mask = kept.expand(-1, length) if mask is None else mask * kept
+            return self._cache.logits(rows, length).to(device), hidden, mask
         with torch.no_grad():
             target = cast(Any, self.teacher)(**inputs)
         return target.logits, (target.hidden_states or ())[1:], mask
@@ -643,12 +672,13 @@ class HFPruneTrainer(Trainer):
         if teacher is None or settings is None:
             return
         dataset = self.train_dataset
-        if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
-            if settings.augmentation:
-                raise TrainingError(
-                    "distillation.augmentation varies rows of token ids (a datasets.Dataset with "
-                    "input_ids); for other training data set it to 0"
-                )
+        columns = dataset.column_names if isinstance(dataset, Dataset) else []
+        of_texts = "input_ids" in columns
+        # Another collator may change images at random, so that no two epochs are alike.
+        of_images = IMAGE_COLUMN in columns and isinstance(self.data_collator, ImageCollator)
+        if settings.augmentation:
+            self._check_augmentable(of_texts)
+        if not isinstance(dataset, Dataset) or not (of_texts or of_images):
             return
         if self._rows is None:
             self._rows = dataset
@@ -656,12 +686,17 @@ class HFPruneTrainer(Trainer):
         if copies:
             dataset = with_variations(rows, self._special_ids(), copies, self.args.seed)
         hidden = len(rows) if settings.hidden_weight > 0 else 0
-        size = TeacherCache.size(teacher, sum(map(len, rows["input_ids"]))) if hidden else 0
+        tokens = 0
+        if hidden and of_texts:
+            tokens = sum(len(ids) for ids in rows["input_ids"])
+        elif hidden:
+            tokens = len(rows) * image_tokens(cast(Any, teacher).config)
+        size = TeacherCache.size(teacher, tokens)
         pays = self.args.num_train_epochs >= 2 and settings.cache_limit_gb > 0
         fits = size <= settings.cache_limit_gb * 1e9
         if not copies and not (pays and fits):
             return
-        columns = [c for c in TEXT_COLUMNS if c in dataset.features]
+        columns = [c for c in (*TEXT_INPUTS, IMAGE_COLUMN) if c in columns]
         with self.compute_loss_context_manager():
             cache = TeacherCache(
                 teacher,
@@ -677,6 +712,18 @@ class HFPruneTrainer(Trainer):
             self._cache = cache
             dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
         self.train_dataset = dataset
+
+    def _check_augmentable(self, of_texts: bool) -> None:
+        if not of_texts:
+            raise TrainingError(
+                "distillation.augmentation varies rows of token ids (a datasets.Dataset with "
+                "input_ids); for other training data set it to 0"
+            )
+        if kind_of_model(self._bare_model()) is TOKENS:
+            raise TrainingError(
+                "distillation.augmentation labels whole rows, and a token classifier has a label "
+                "for each token; set it to 0"
+            )
 
     def _special_ids(self) -> list[int]:
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
@@ -712,8 +759,8 @@ class HFPruneTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = cast(list[str], self._signature_columns)
-        if ROW_COLUMN not in columns:
-            columns.append(ROW_COLUMN)
+        kept = (*ROW_NUMBERS, IMAGE_COLUMN) if takes_images(self._bare_model()) else ROW_NUMBERS
+        columns += [name for name in kept if name not in columns]
 
     # -- best model, checkpoints ----------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from tests.tiny import (
     VOCAB,
     random_plan,
     tiny_batch,
+    tiny_image_processor,
     tiny_model,
 )
 
@@ -164,35 +165,63 @@ def test_an_uneven_model_agrees_with_pytorch_on_other_shapes(family: str, tmp_pa
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.skipif(not OPTIMUM, reason="image models are pruned with transformers 4.57 only")
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
-def test_image_classifiers_are_refused(family: str, tmp_path: Path) -> None:
-    model = tiny_model(family)
-    with pytest.raises(ExportError, match=f"exporting the '{family}' model failed"):
-        export_onnx(model, tiny_tokenizer(), tmp_path / "onnx")
-    assert not (tmp_path / "onnx").exists()
-
-
-@pytest.mark.skipif(not OPTIMUM, reason="needs Optimum")
-@pytest.mark.parametrize("family", IMAGE_FAMILIES)
-def test_optimum_exports_shrunk_image_classifiers(family: str, tmp_path: Path) -> None:
-    import onnxruntime
-    from optimum.exporters.onnx import onnx_export_from_model
+def test_shrunk_image_classifiers_are_exported_and_quantized(family: str, tmp_path: Path) -> None:
+    from optimum.onnxruntime import ORTModelForImageClassification
 
     model = tiny_model(family)
     gone = (BlockKey(1, "attention"), BlockKey(2, "ffn"))
     shrink_(model, random_plan(model, removed=gone))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        onnx_export_from_model(
-            model, tmp_path, task="image-classification", device="cpu", do_validation=False
-        )
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    path = export_onnx(model, tiny_image_processor(), tmp_path)
+    assert (tmp_path / "preprocessor_config.json").is_file()
+    quantized = quantize_onnx(tmp_path, QuantizationConfig())
+    assert "ConvInteger" not in ops(quantized), "no CPU runs it with signed weights"
     for seed, size in ((1, 1), (2, 5)):
         batch = tiny_batch(size, family=family, seed=seed)
         with torch.no_grad():
             expected = model(**batch).logits.numpy()
-        (found,) = session.run(["logits"], {"pixel_values": batch["pixel_values"].numpy()})
+        found = OnnxClassifier(path).logits({"pixel_values": batch["pixel_values"].numpy()})
         np.testing.assert_allclose(found, expected, atol=1e-5)
+        int8 = ORTModelForImageClassification.from_pretrained(tmp_path, file_name=quantized.name)
+        np.testing.assert_allclose(int8(**batch).logits.numpy(), expected, atol=0.1)
+
+
+@pytest.mark.skipif(not OPTIMUM, reason="image models are pruned with transformers 4.57 only")
+def test_images_calibrate_static_quantization(tmp_path: Path) -> None:
+    model = tiny_model("vit")
+    export_onnx(model, tiny_image_processor(), tmp_path)
+    pixels = tiny_batch(6, family="vit")["pixel_values"]
+    config = QuantizationConfig(is_static=True, calibration_samples=4)
+    calibration = Dataset.from_dict({"pixel_values": pixels.numpy()})
+    path = quantize_onnx(tmp_path, config, calibration=calibration)
+    found = OnnxClassifier(path).logits({"pixel_values": pixels.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(pixels).logits.numpy(), atol=0.1)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v3", "modernbert"])
+def test_shrunk_token_classifiers_are_exported_and_quantized(family: str, tmp_path: Path) -> None:
+    model = uneven_model(family, tokens=True, labels=5)
+    path = export_onnx(model, tiny_tokenizer(), tmp_path)
+    ids = torch.arange(5, 5 + 3 * 23).reshape(3, 23)
+    mask = torch.ones_like(ids)
+    mask[1, 9:], ids[1, 9:] = 0, 0
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits.numpy()
+    found = OnnxClassifier(path).logits({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    assert found.shape == (3, 23, 5)
+    real = mask.numpy().astype(bool)
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-5)
+    assert quantize_onnx(tmp_path, QuantizationConfig()).is_file()
+    # Row for row, whatever the lengths of their neighbours in a batch.
+    rows = [
+        {"input_ids": row[keep].tolist(), "attention_mask": [1] * int(keep.sum())}
+        for row, keep in zip(ids, mask.bool(), strict=True)
+    ]
+    predicted = predict_logits(OnnxClassifier(path), rows, tiny_tokenizer(), batch_size=2)
+    np.testing.assert_allclose(predicted[real], expected[real], atol=1e-5)
+    assert (predicted[~real] == 0).all()
 
 
 def test_another_opset_is_the_one_that_is_written(tmp_path: Path) -> None:

@@ -230,7 +230,54 @@ REFUSED = {
     "choice": (
         MINIMAL + "task: regresion\n",
         "line 8: task: expected one of single_label_classification, multi_label_classification, "
-        "regression, got 'regresion' (text). Did you mean 'regression'?",
+        "regression, token_classification, image_classification, got 'regresion' (text). Did you "
+        "mean 'regression'?",
+    ),
+    "lengths of images": (
+        MINIMAL + "task: image_classification\nbenchmark:\n  sequence_lengths: [16]\n",
+        "lines 8 and 10: benchmark.sequence_lengths has no meaning for images, whose size the "
+        "model's config names: remove it",
+    ),
+    "no length": (
+        with_lines("benchmark:", "  sequence_lengths: []"),
+        "line 9: benchmark.sequence_lengths: must not be empty",
+    ),
+    "a text column for images": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  text_column: t")
+        + "task: image_classification\n",
+        "lines 5 and 9: data.text_column has no meaning for images: name their column in "
+        "data.image_column",
+    ),
+    "an image column for texts": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  image_column: picture"),
+        "line 5: data.image_column is only for task image_classification; the task is "
+        "single_label_classification: remove it, or change the task",
+    ),
+    "windows of tagged words": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  stride: 8")
+        + "task: token_classification\n",
+        "lines 5 and 9: data.stride is for one label a text, not for tags of words: remove it",
+    ),
+    "windows that stand still": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  stride: 127"),
+        "line 5: data: stride 127 must be less than max_length 128 less the special tokens, or no "
+        "window gets any further",
+    ),
+    "windows of pairs": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  stride: 8\n  text_pair_column: b"),
+        "lines 5 and 6: data: stride is for single texts: which text of a pair would be cut in "
+        "windows? Remove it",
+    ),
+    "weights of classes in a regression": (
+        MINIMAL + "task: regression\ntraining:\n  class_weights: balanced\n",
+        "lines 8 and 10: training.class_weights has no meaning for task regression, which has no "
+        "classes: remove it",
+    ),
+    "weights for other classes": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  label_names: [a, b]")
+        + "training:\n  class_weights: [1.0, 2.0, 3.0]\n",
+        "lines 5 and 10: training.class_weights lists 3 weights for the 2 labels of "
+        "data.label_names: give one for each",
     ),
     "empty section": (
         with_lines("export:"),

@@ -54,9 +54,15 @@ FAMILIES = (*TEXT_FAMILIES, *IMAGE_FAMILIES)
 
 
 def tiny_model(
-    family: str, *, labels: int = 3, layers: int = 3, seed: int = 0, **extra: Any
+    family: str,
+    *,
+    labels: int = 3,
+    layers: int = 3,
+    seed: int = 0,
+    tokens: bool = False,
+    **extra: Any,
 ) -> Any:
-    """A classifier of texts or images with 32 hidden units and 4 heads a layer, in eval mode."""
+    """A classifier of texts, tokens or images: 32 hidden units, 4 heads a layer, in eval mode."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {"num_labels": labels}
     if family == "distilbert":
@@ -67,6 +73,8 @@ def tiny_model(
     if family in TEXT_CONFIGS:
         settings |= {"vocab_size": VOCAB, "max_position_embeddings": 66, **TEXT_CONFIGS[family]}
         maker: Any = transformers.AutoModelForSequenceClassification
+        if tokens:
+            maker = transformers.AutoModelForTokenClassification
     else:
         settings |= IMAGE_CONFIGS[family]
         maker = transformers.AutoModelForImageClassification
@@ -149,10 +157,53 @@ def tiny_tokenizer() -> Any:
     )
 
 
+def tiny_image_processor() -> Any:
+    """Scales to the 12 x 12 pixels of the tiny image models."""
+    return transformers.ViTImageProcessor(
+        size={"height": 12, "width": 12}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+
+
 def save_tiny_classifier(family: str, folder: Any, *, labels: int = 2, layers: int = 3) -> None:
-    """A tiny model and its tokenizer as ``save_pretrained`` leaves them."""
+    """A tiny model and its tokenizer or image processor as ``save_pretrained`` leaves them."""
     tiny_model(family, labels=labels, layers=layers).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    processor = tiny_image_processor() if family in IMAGE_FAMILIES else tiny_tokenizer()
+    processor.save_pretrained(folder)
+
+
+def write_images(folder: Any, rows: int) -> None:
+    """An image folder: noise that is bright on the left, or on the right."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split, count in (("train", rows), ("test", rows // 4)):
+        for index in range(count):
+            name = ("left", "right")[index % 2]
+            pixels = draw.integers(0, 120, (12, 12), dtype=np.uint8)
+            pixels[:, slice(0, 6) if name == "left" else slice(6, 12)] += 130
+            place = folder / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{index:03d}.png")
+
+
+def write_tagged(path: Any, rows: int) -> None:
+    """JSON Lines of made-up sentences: runs of adjectives are entities, of two types."""
+    import json
+
+    draw = random.Random(0)
+    lines = []
+    for _ in range(rows):
+        words: list[str] = []
+        tags: list[str] = []
+        for _ in range(draw.randint(1, 3)):
+            plain = draw.choices(NEUTRAL, k=draw.randint(1, 3))
+            kind, pool = draw.choice((("POS", POSITIVE), ("NEG", NEGATIVE)))
+            entity = draw.choices(pool, k=draw.randint(1, 2))
+            words += [*plain, *entity]
+            tags += ["O"] * len(plain) + [f"B-{kind}"] + [f"I-{kind}"] * (len(entity) - 1)
+        lines.append(json.dumps({"words": words, "tags": tags}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_reviews(path: Any, rows: int) -> None:

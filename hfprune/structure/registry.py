@@ -59,14 +59,19 @@ def adapter_of(model: nn.Module) -> Adapter:
     """The adapter of a transformers model's family.
 
     Raises:
-        UnsupportedModelError: for a module without a ``config.model_type``, and for a family
-            without an adapter.
+        UnsupportedModelError: for a module without a ``config.model_type``, for a family without
+            an adapter, and for a model with PEFT adapters that are not merged.
     """
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if not isinstance(model_type, str):
         raise UnsupportedModelError(
             f"expected a transformers model with a config, got {type(model).__name__}"
+        )
+    if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
+        raise UnsupportedModelError(
+            f"the {type(model).__name__} holds PEFT adapters (LoRA or the like), which add to "
+            "projections that pruning slices; merge them first: model = model.merge_and_unload()"
         )
     return adapter_for(model_type)
 
