@@ -258,6 +258,24 @@ REFUSED = {
         + "task: token_classification\n",
         "lines 5 and 9: data.stride is for one label a text, not for tags of words: remove it",
     ),
+    "a smaller vocabulary for tagged words": (
+        MINIMAL.replace("sparsity: 0.5", "sparsity: 0.5\n  vocabulary: {min_count: 2}")
+        + "task: token_classification\n",
+        "lines 7 and 9: pruning.vocabulary splits whole texts anew, and cannot with task "
+        "token_classification: remove it",
+    ),
+    "a smaller vocabulary for windows": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  stride: 8").replace(
+            "sparsity: 0.5", "sparsity: 0.5\n  vocabulary: {min_count: 2}"
+        ),
+        "lines 5 and 8: pruning.vocabulary splits whole texts anew, and cannot with data.stride, "
+        "which cuts texts to windows: remove it",
+    ),
+    "variations of images": (
+        MINIMAL + "task: image_classification\ndistillation:\n  augmentation: 2\n",
+        "lines 8 and 10: distillation.augmentation varies texts that have one label each, and "
+        "cannot with task image_classification: remove it",
+    ),
     "windows that stand still": (
         MINIMAL.replace("name: org/data", "name: org/data\n  stride: 127"),
         "line 5: data: stride 127 must be less than max_length 128 less the special tokens, or no "
@@ -1104,7 +1122,7 @@ def test_shipped_recipes_are_commented_and_point_to_the_schema(file: Path) -> No
 def test_local_files_of_shipped_recipes_are_those_of_the_demo() -> None:
     names = {"demo-assets/all-MiniLM-L6-v2", "demo-assets/movie-reviews/train.csv",
              "demo-assets/movie-reviews/test.csv", "demo-assets/bbc-news/train.csv",
-             "demo-assets/bbc-news/test.csv"}  # fmt: skip
+             "demo-assets/bbc-news/test.csv", "demo-assets/digits-vit"}  # fmt: skip
     used = set()
     for recipe in map(load_recipe, SHIPPED):
         used |= {recipe.model.name_or_path, recipe.data.train_file, recipe.data.test_file}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
@@ -48,8 +49,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ..
 
     for owner, name in (
         (loading.AutoConfig, "from_pretrained"),
-        (loading.AutoModelForSequenceClassification, "from_pretrained"),
-        (loading.AutoTokenizer, "from_pretrained"),
+        (transformers.AutoModelForSequenceClassification, "from_pretrained"),
+        (transformers.AutoTokenizer, "from_pretrained"),
         (loading, "get_tokenizer_config"),
     ):
         what = owner.__name__ if name == "from_pretrained" else name
