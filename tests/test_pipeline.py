@@ -199,22 +199,42 @@ def test_a_shrunk_model_is_pruned_again(
 
 
 def test_a_reduced_vocabulary(
-    finished: tuple[Path, dict[str, Any]], inputs: Path, tmp_path: Path
+    finished: tuple[Path, dict[str, Any]],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The pruned models read fewer tokens, the dense ones all; a resumed run ends the same."""
+    """The pruned models read fewer tokens, the dense ones all."""
     from transformers import AutoTokenizer
+
+    import hfprune.pipeline as pipeline
 
     vocabulary = {"vocabulary": {"min_count": 15}}
     path = recipe_file(
         tmp_path,
         inputs,
-        pruning={"sparsity": 0.5, "method": "reconstruction", "search_rounds": 2, **vocabulary},
+        pruning={
+            "sparsity": 0.5,
+            "method": "reconstruction",
+            "selection": "kprune",
+            "search_rounds": 2,
+            **vocabulary,
+        },
         training={"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8},
     )
     recipe = load_recipe(path)
     assert any("the training rows hold 15 times or more" in line for line in describe(recipe))
+    assert any("by reconstruction (kprune) on 1024 rows" in line for line in describe(recipe))
+    chosen: list[str] = []
+    real = pipeline.prune_without_training
+    monkeypatch.setattr(
+        pipeline,
+        "prune_without_training",
+        lambda *args, **options: chosen.append(options["selection"]) or real(*args, **options),
+    )
     results = run(recipe, Console(quiet=True))
     assert results is not None
+    assert chosen == ["kprune"]
     report, output = results["vocabulary"], tmp_path / "out"
     assert report["tokens_before"] == 100
     assert 5 < report["tokens_after"] < 28
