@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hfprune import __version__
 from hfprune.errors import HFPruneError, RecipeError
 
 EXAMPLES = """Examples:
@@ -63,13 +63,13 @@ def _explained(interrupted: str) -> Iterator[None]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        typer.echo(version("hfprune"))
         raise typer.Exit
 
 
 @app.callback()
 def _main(
-    version: Annotated[
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:

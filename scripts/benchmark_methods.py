@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compare ways of compressing one model, on the same data, epochs and seeds.
 
-    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm.yaml
-    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm.yaml --short
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml --short
 
 For each seed one dense teacher is trained; every method starts from it, learns from it and has the
 same number of epochs. Each run is an ordinary recipe run in a directory of its own: what is
