@@ -38,14 +38,12 @@ def test_short_mode_writes_a_table_and_resumes(
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = ["--recipe", str(tmp_path / "recipe.yaml"), "--short"]
-    command += ["--output", str(tmp_path / "out"), "--only", "hfprune", "layers 4", "magnitude 80%"]
+    command += ["--output", str(tmp_path / "out"), "--only", "layers 4", "magnitude 80%"]
     assert script.main(command) == 0
     saved = json.loads((tmp_path / "out" / "methods.json").read_text())
     assert [row["name"] for row in saved["summary"]] == [
         "dense",
         "dense int8",
-        "hfprune 1.5x",
-        "hfprune 2x",
         "layers 4",
         "magnitude 80%",
     ]
