@@ -377,9 +377,11 @@ class _Run:
         for name, entry in candidates.items():
             if len(candidates) > 1 or "divergence" in entry:
                 folder = entry["folder"]
-                entry["divergence"] = self._stage(
+                found = self._stage(
                     f"trial{suffix} {name}", partial(self._trial, label, name, folder, teacher)
                 )
+                # All processes must choose by the same numbers, to the last digit.
+                entry["divergence"] = self._of_main(found)
         best = min(candidates, key=lambda name: candidates[name].get("divergence", 0.0))
         if len(candidates) > 1:
             self.console.note(f"chosen: {best} ({_sizes_text(candidates[best]['sizes'])})")
@@ -658,8 +660,8 @@ class _Run:
         set_seed(self.recipe.training.seed)
         with self.console.stage(name), self._explained(f"stage {name!r}"):
             result = do() if self.state.is_main_process or not by_main else None
-        if by_main and self.state.num_processes > 1:
-            result = broadcast_object_list([result])[0]
+        if by_main:
+            result = self._of_main(result)
         elif name.split()[0] in TRAINING_STAGES:
             self.state.wait_for_everyone()  # the main process has written what all will read
         self.seconds[name] = round(time.monotonic() - start, 1)
@@ -707,6 +709,10 @@ class _Run:
                     f"{doing}: {error.filename}: {error.strerror}; {go_on}"
                 ) from error
             raise
+
+    def _of_main(self, value: Any) -> Any:
+        """What the main process has for this value."""
+        return broadcast_object_list([value])[0] if self.state.num_processes > 1 else value
 
     # -- training stages ------------------------------------------------------------------------
 

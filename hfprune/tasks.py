@@ -70,6 +70,19 @@ def kind_of_model(model: Any) -> Kind:
     return IMAGE if takes_images(model) else TEXT
 
 
+def kind_of_config(config: Any) -> Kind:
+    """The kind of a saved model, by the class that its config names; texts if it names none."""
+    name = str((getattr(config, "architectures", None) or [""])[0])
+    return next((kind for kind in (TOKENS, IMAGE) if name.endswith(kind.ending)), TEXT)
+
+
+def task_of_kind(kind: Kind) -> Task:
+    """A task of a kind, for what depends on the kind alone."""
+    if kind is TOKENS:
+        return "token_classification"
+    return "image_classification" if kind is IMAGE else "single_label_classification"
+
+
 def takes_images(model: Any) -> bool:
     """Whether a model's input is ``pixel_values``."""
     return getattr(model, "main_input_name", None) == "pixel_values"

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compare ways of compressing one model, on the same data, epochs and seeds.
 
-    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm.yaml
-    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm.yaml --short
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml --short
 
 For each seed one dense teacher is trained; every method starts from it, learns from it and has the
 same number of epochs. Each run is an ordinary recipe run in a directory of its own: what is
@@ -139,7 +139,8 @@ def compare(options: argparse.Namespace) -> int:
                 print(f"### seed {seed}: {name}", file=sys.stderr)
                 run(Recipe(**values))
             results = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
-            rows.extend(_rows(name, seed, results, place, files))
+            known = any(row["seed"] == seed for row in rows)
+            rows.extend(_rows(name, seed, results, place, files, dense_too=not known))
         if teacher is not None:
             _dense_files(teacher, base, seed, files)
     if options.untimed:
@@ -167,17 +168,22 @@ def _teacher(values: dict[str, Any], place: Path) -> Path:
 
 
 def _rows(
-    name: str, seed: int, results: dict[str, Any], place: Path, files: dict[tuple[str, int], Path]
+    name: str,
+    seed: int,
+    results: dict[str, Any],
+    place: Path,
+    files: dict[tuple[str, int], Path],
+    *,
+    dense_too: bool,
 ) -> Iterator[dict[str, Any]]:
     """One row a compressed model; the dense models of a run are rows of the first method only."""
     evaluation, timing = results["evaluation"], results["benchmark"]
     primary = evaluation["primary"]
     dense = evaluation["models"]["dense ONNX"]["metrics"][primary]
-    first = name == next(iter(methods([2.0], 1)))
     for model, entry in evaluation["models"].items():
         label, _, kind = model.rpartition(" ")
         if label == "dense":
-            shown = {"ONNX": DENSE, "int8": DENSE_INT8}.get(kind, "") if first else ""
+            shown = {"ONNX": DENSE, "int8": DENSE_INT8}.get(kind, "") if dense_too else ""
         else:
             shown = {"pruned": name}.get(label, f"{name} {label}") if kind == "int8" else ""
             folder = place if label == "pruned" else place / label
@@ -207,6 +213,11 @@ def _dense_files(teacher: Path, recipe: Any, seed: int, files: dict[tuple[str, i
     files[(DENSE_INT8, seed)] = folder / QUANTIZED_FILE
 
 
+def _vocabulary(file: Path) -> int:
+    config = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))
+    return int(config["vocab_size"])
+
+
 def _time(
     rows: list[dict[str, Any]], files: dict[tuple[str, int], Path], recipe: Any, kept: Path
 ) -> None:
@@ -230,8 +241,7 @@ def _time(
             shapes,
             repeats=settings.repeats,
             warmup=settings.warmup,
-            # Ids that any vocabulary has: reduced ones keep more than a thousand tokens.
-            make_batch=random_batches(1000, first_id=10),
+            make_batch=random_batches(min(map(_vocabulary, wanted.values())), first_id=10),
         )
         factors = ratios(measured, baseline)
         times = {

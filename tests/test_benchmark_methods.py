@@ -42,7 +42,7 @@ def test_short_mode_writes_a_table_and_resumes(
     assert script.main(command) == 0
     saved = json.loads((tmp_path / "out" / "methods.json").read_text())
     assert [row["name"] for row in saved["summary"]] == [
-        "dense ONNX",
+        "dense",
         "dense int8",
         "layers 4",
         "magnitude 80%",

@@ -97,6 +97,7 @@ class Finished:
             "data": {"train_file": str(folder / "reviews.csv"), "max_length": 32},
             "training": {"max_steps": 4, "per_device_train_batch_size": 8},
             "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 1},
+            "export": {"quantization": {}},  # no search: the files that Optimum writes
             "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 2},
             "hub": {"push_to_hub": True, "hub_model_id": NAME, "hub_private_repo": True},
             "output_dir": str(folder / "out"),

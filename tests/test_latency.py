@@ -137,7 +137,6 @@ def test_lean_graphs_are_measured_with_and_without_layers_before(tmp_path: Path)
     assert table.last_ffn is not None
     assert [n for n, _ in table.last_attention] == [n for n, _ in table.attention]
     assert [n for n, _ in table.last_ffn] == [n for n, _ in table.ffn]
-    assert table.last_ffn[-1][1] < table.ffn[-1][1], "one token of 32"
     assert all(done <= total for done, total in steps)
 
 

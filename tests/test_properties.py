@@ -48,7 +48,7 @@ def plans(draw: st.DrawFn, model: Any) -> PruningPlan:
     return plan
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data())
 @torch.no_grad()
 def test_shrunk_equals_gated_and_comes_back_bit_for_bit(data: st.DataObject) -> None:

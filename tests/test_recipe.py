@@ -1127,3 +1127,9 @@ def test_local_files_of_shipped_recipes_are_those_of_the_demo() -> None:
     for recipe in map(load_recipe, SHIPPED):
         used |= {recipe.model.name_or_path, recipe.data.train_file, recipe.data.test_file}
     assert {name for name in used if name and name.startswith("demo-assets")} == names
+
+
+def test_a_selection_needs_pruning_without_training() -> None:
+    with pytest.raises(RecipeError, match="selection is only used with method: reconstruction"):
+        PruningConfig(sparsity=0.5, selection="fisher")
+    assert PruningConfig(sparsity=0.5, method="reconstruction", selection="fisher").selection

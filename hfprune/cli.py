@@ -1,0 +1,322 @@
+"""The ``hfprune`` command. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hfprune.errors import HFPruneError, RecipeError
+
+EXAMPLES = """Examples:
+
+  hfprune recipe new reviews.yaml --model microsoft/MiniLM-L12-H384-uncased --train train.csv
+
+  hfprune recipe check reviews.yaml pruning.speedup=8
+
+  hfprune prune reviews.yaml
+
+  hfprune benchmark runs/reviews --batch-size 1 --length 32
+
+  hfprune push runs/reviews --repo-id user/reviews
+
+On several GPUs: accelerate launch --multi_gpu scripts/prune.py --recipe reviews.yaml"""
+
+app = typer.Typer(
+    help="Make fine-tuned classifiers really smaller and faster.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes = typer.Typer(help="Write and check recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipes, name="recipe")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of it.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What a run or save_model wrote.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only errors and results.")]
+
+
+@contextmanager
+def _explained(interrupted: str) -> Iterator[None]:
+    """Our errors as one line and exit code 1; Ctrl-C as a line that says how to go on."""
+    try:
+        yield
+    except HFPruneError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo(f"interrupted; {interrupted}", err=True)
+        raise typer.Exit(130) from error
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("hfprune"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def prune(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan of work.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry a recipe out: teacher, pruning, recovery, export, evaluation, timing."""
+    with _explained("run the same command with resume=true to go on"):
+        from hfprune.recipe import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])
+        if dry_run:
+            _describe(loaded, as_json)
+            return
+        from hfprune.pipeline import run
+        from hfprune.report import Console, leave_processes
+
+        try:
+            results = run(loaded, Console(quiet=quiet or as_json))
+        finally:
+            leave_processes()
+        if as_json and results is not None:
+            _print_json(results)
+
+
+@recipes.command()
+def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Read a recipe as a run would; print it whole, and what the run will do."""
+    with _explained("nothing was changed"):
+        from hfprune.recipe import load_recipe
+
+        _describe(load_recipe(recipe, overrides or []), as_json)
+
+
+@recipes.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from hfprune.recipe import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+@recipes.command()
+def new(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
+    model: Annotated[str, typer.Option(help="Pretrained or fine-tuned model: folder or Hub name.")],
+    train: Annotated[Path, typer.Option(help="CSV, JSON lines or Parquet file to learn from.")],
+    test: Annotated[
+        Path | None, typer.Option(help="File to report on; without: a part of the training file.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    speedup: Annotated[float, typer.Option(help="How many times faster it shall get.")] = 6.0,
+) -> None:
+    """Write a recipe that prunes to a speed on this machine."""
+    with _explained("nothing was written"):
+        import yaml
+
+        from hfprune.files import atomic_write_text
+        from hfprune.recipe import load_recipe
+
+        if file.exists():
+            raise RecipeError(f"{file} exists; name a file that does not, or remove it")
+        data = {"train_file": str(train), "text_column": text_column, "label_column": label_column}
+        values: dict[str, Any] = {
+            "model": {"name_or_path": model},
+            "data": data | ({} if test is None else {"test_file": str(test)}),
+            "teacher": {"num_train_epochs": 3, "learning_rate": 5e-5},
+            "training": {"group_by_length": True},
+            "pruning": {"speedup": speedup, "method": "reconstruction"},
+            "distillation": {"augmentation": 1},
+            "recovery": {
+                "num_train_epochs": 4, "learning_rate": 2e-4, "freeze_embeddings": True,
+            },
+            "output_dir": f"runs/{file.stem}",
+        }  # fmt: skip
+        atomic_write_text(file, yaml.safe_dump(values, sort_keys=False))
+        try:
+            load_recipe(file)
+        except RecipeError:
+            file.unlink()
+            raise
+        typer.echo(f"written: {file}; next: hfprune recipe check {file}")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    output: Annotated[Path | None, typer.Option(help="Where to write; without: DIR/onnx.")] = None,
+    quantize: Annotated[bool, typer.Option(help="Also write model_quantized.onnx.")] = True,
+) -> None:
+    """Write ONNX models of a classifier, pruned by hfprune or dense; checked against PyTorch."""
+    with _explained("earlier files are untouched"):
+        from transformers import AutoConfig
+
+        from hfprune.checkpoint import from_pretrained
+        from hfprune.errors import CheckpointError
+        from hfprune.export import export_onnx, quantize_onnx
+        from hfprune.loading import load_processor
+        from hfprune.quantize import usual_settings
+        from hfprune.surgery import RECORD_KEY
+        from hfprune.tasks import auto_class, kind_of_config, task_of_kind
+
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            kind = kind_of_config(config)
+            model = (
+                from_pretrained(folder)
+                if hasattr(config, RECORD_KEY)
+                else auto_class(kind).from_pretrained(folder)
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} holds no classifier: {error}") from error
+        processor = load_processor(
+            str(folder),
+            task_of_kind(kind),
+            revision=None,
+            trust_remote_code=False,
+            key="the folder",
+        )
+        target = output or folder / "onnx"
+        file = export_onnx(model, processor, target)
+        typer.echo(str(file))
+        if quantize:
+            typer.echo(str(quantize_onnx(target, usual_settings(target))))
+
+
+@app.command()
+def benchmark(
+    folder: Folder,
+    batch_size: Annotated[list[int] | None, typer.Option(help="May be given again.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Tokens; may be given again.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds, all models in turn.")] = 30,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An ONNX file to compare with; without: onnx/model.onnx.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the ONNX models of a directory on this machine, interleaved."""
+    with _explained("nothing was changed"):
+        from hfprune.benchmark import measure_latency, onnx_runner, random_batches, ratios
+        from hfprune.export import MODEL_FILE, QUANTIZED_FILE
+
+        place = folder / "onnx" if (folder / "onnx").is_dir() else folder
+        files = {"float32": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
+        found = {name: file for name, file in files.items() if file.is_file()}
+        if baseline is not None:
+            found = {"baseline": baseline, **found}
+        missing = [str(file) for file in found.values() if not file.is_file()]
+        if len(found) == (baseline is not None) or missing:
+            what = missing[0] if missing else f"{MODEL_FILE} or {QUANTIZED_FILE} in {place}"
+            raise HFPruneError(f"there is no {what}; run `hfprune export {folder}` first")
+        first = next(iter(found))
+        shapes = [(b, n) for b in batch_size or [1, 32] for n in length or [32, 128]]
+        rows = measure_latency(
+            {name: onnx_runner(file, threads) for name, file in found.items()},
+            shapes,
+            repeats=repeats,
+            warmup=3,
+            # Ids that any vocabulary has.
+            make_batch=random_batches(_vocabulary(place), first_id=1),
+        )
+        factors = ratios(rows, first)
+        results: list[dict[str, Any]] = [
+            {
+                "model": row.name,
+                "batch_size": row.batch_size,
+                "sequence_length": row.sequence_length,
+                "ms": row.median_ms,
+                "speedup": factors[(row.name, (row.batch_size, row.sequence_length))].value,
+                "bytes": found[row.name].stat().st_size,
+            }
+            for row in rows
+        ]
+        if as_json:
+            _print_json(results)
+            return
+        for entry in results:
+            shape = f"{entry['batch_size']}x{entry['sequence_length']}"
+            typer.echo(
+                f"{entry['model']:>9} {shape:>7} {entry['ms']:9.2f} ms  {entry['speedup']:5.1f}x  "
+                f"{entry['bytes'] / 1e6:6.1f} MB"
+            )
+
+
+@app.command()
+def push(
+    folder: Folder,
+    repo_id: Annotated[str, typer.Option(metavar="USER/NAME", help="Made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="To a private repository only.")] = (
+        False
+    ),
+    revision: Annotated[str | None, typer.Option(help="Branch, made if it is not there.")] = None,
+) -> None:
+    """Upload a finished run to the Hub, with a model card made from its measurements."""
+    with _explained("nothing here was changed, run the same command again"):
+        from hfprune.hub import push as upload
+
+        typer.echo(
+            upload(
+                folder, repo_id, private=private, revision=revision,
+                note=lambda text: typer.echo(text, err=True),
+            )
+        )  # fmt: skip
+
+
+def _describe(recipe: Any, as_json: bool) -> None:
+    from hfprune.recipe import dump_recipe
+    from hfprune.workplan import describe
+
+    if as_json:
+        _print_json({"recipe": recipe.model_dump(mode="json"), "plan": describe(recipe)})
+        return
+    typer.echo(dump_recipe(recipe))
+    for number, line in enumerate(describe(recipe), 1):
+        typer.echo(f"{number}. {line}")
+
+
+def _vocabulary(place: Path) -> int:
+    """Number of token ids that the model beside this folder knows."""
+    for file in (place / "config.json", place.parent / "config.json"):
+        try:
+            return int(json.loads(file.read_text(encoding="utf-8"))["vocab_size"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    raise HFPruneError(f"{place} has no config.json that tells the size of the vocabulary")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """What the console command calls."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
