@@ -25,7 +25,7 @@ def describe(recipe: Recipe) -> list[str]:
             f"{rate:g}"
         )
     lines = [
-        f"data: {source}, {recipe.task}, at most {recipe.data.max_length} tokens",
+        f"data: {source}, {recipe.task}{_length(recipe)}",
         first,
         *(
             [f"vocabulary: tokens that the training rows hold {vocabulary.min_count} times or more"]
@@ -59,8 +59,9 @@ def describe(recipe: Recipe) -> list[str]:
     lines.append(f"evaluate: {', '.join(recipe.evaluation.metrics)} on the test split")
     benchmark = recipe.benchmark
     lines.append(
-        f"benchmark: batch {benchmark.batch_sizes}, length {benchmark.sequence_lengths}, "
-        f"{benchmark.threads} thread(s), {benchmark.repeats} rounds"
+        f"benchmark: batch {benchmark.batch_sizes}, "
+        + (f"length {benchmark.sequence_lengths}, " if benchmark.sequence_lengths else "")
+        + f"{benchmark.threads} thread(s), {benchmark.repeats} rounds"
         + (", and the full table of shapes" if benchmark.full_table else "")
     )
     lines.append(f"write: {recipe.output_dir}")
@@ -71,6 +72,15 @@ def describe(recipe: Recipe) -> list[str]:
         shown = ", ".join(names) or recipe.hub.hub_model_id
         lines.append(f"push: to {shown} on the Hub, branch {branch}")
     return lines
+
+
+def _length(recipe: Recipe) -> str:
+    data = recipe.data
+    if recipe.task == "image_classification":
+        return ""
+    if data.stride is not None:
+        return f", long texts in windows of {data.max_length} tokens that share {data.stride}"
+    return f", at most {data.max_length} tokens"
 
 
 def _target(pruning: PruningConfig) -> str:

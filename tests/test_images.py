@@ -221,7 +221,9 @@ def recipe_file(folder: Path, inputs: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", ["gates", "reconstruction"])
+@pytest.mark.parametrize(
+    "method", ["gates", pytest.param("reconstruction", marks=pytest.mark.slow)]
+)
 def test_images_end_to_end(method: str, inputs: Path, tmp_path: Path) -> None:
     from optimum.onnxruntime import ORTModelForImageClassification
     from PIL import Image

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
 
 from hfprune.cost import LatencyTable
 from hfprune.errors import PlanError
@@ -91,6 +91,21 @@ def test_budget_plan_is_the_best_of_all(seed: int) -> None:
     for key in scores:  # the best units of each block stay
         kept = sorted(scores[key][list(plan.kept(key))].tolist())
         assert kept == sorted(scores[key].tolist())[len(scores[key]) - len(kept) :]
+
+
+@pytest.mark.slow
+def test_images_are_measured_too(tmp_path: Path) -> None:
+    table = latency_table(
+        tiny_model("vit", layers=2),
+        tiny_image_processor(),
+        QuantizationConfig(),
+        batch_size=2,
+        sequence_length=12,  # pixels, which say nothing here
+        threads=1,
+        cache=tmp_path,
+    )
+    assert [n for n, _ in table.attention] == [0, 1, 2, 3, 4]
+    assert 0 < table.fixed_ms < table.baseline_ms
 
 
 def test_measured_and_cached(tmp_path: Path) -> None:

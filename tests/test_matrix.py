@@ -12,7 +12,6 @@ pytest.importorskip("optimum.onnxruntime")
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs/matrix.md"
 # One family a task, of unlike build; the others run with the slow tests.
 ALWAYS = (
-    ("distilbert", "multi_label_classification"),
     ("roberta", "token_classification"),
     ("deit", "image_classification"),
 )

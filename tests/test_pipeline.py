@@ -298,6 +298,13 @@ def test_every_shipped_recipe_can_be_described(path: Path) -> None:
     lines = describe(load_recipe(path))
     assert lines[0].startswith("data: ")
     assert any(line.startswith("prune: ") for line in lines)
+    recipe = load_recipe(path)
+    assert ("tokens" in lines[0]) == (recipe.task != "image_classification")
+
+
+def test_windows_are_described() -> None:
+    recipe = load_recipe(ROOT / "recipes/bbc-news-minilm.yaml", ["data.stride=32"])
+    assert "long texts in windows of 256 tokens that share 32" in describe(recipe)[0]
 
 
 def test_real_minilm_end_to_end(tmp_path: Path) -> None:
