@@ -341,7 +341,7 @@ def test_tagging_end_to_end(tmp_path: Path) -> None:
             "max_length": 24,
         },
         "training": {
-            "num_train_epochs": 4,
+            "num_train_epochs": 8,
             "learning_rate": 1e-2,
             "per_device_train_batch_size": 8,
             "group_by_length": True,
