@@ -4,7 +4,7 @@
 #   make PYTHON=/path/to/python   another interpreter for .venv (3.11 or later)
 #   make test PYTEST_ARGS="-x"    more arguments for pytest
 #   make demo RECIPE=my.yaml      another recipe
-#   make test-v5 PYTEST_V5=""     the whole suite on transformers 5, not the part that CI runs
+#   make test-v5 PYTEST_V5=""     the whole suite on transformers 5, not a part
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
