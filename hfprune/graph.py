@@ -19,7 +19,6 @@ INT4_BLOCK = 32
 # Tried on each block; the scale with the least squared error is kept. Cutting the largest weights
 # a little rounds all others better.
 INT4_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-CONTRIB = "com.microsoft"
 
 # Token by token, whatever is in the other positions: rows of the output depend on the same rows.
 _ARITHMETIC = ("Add", "Sum", "Sub", "Mul", "Div", "Pow", "Sqrt", "Cast")
@@ -233,25 +232,42 @@ def store_embeddings(model: Any, form: str) -> list[str]:
             helper.make_node("Mul", [f"{output}_raw", f"{output}_scale"], [output]),
         ]
     elif form == "int4":
+        # Plain operators: GatherBlockQuantized of ONNX Runtime does the same, and takes four times
+        # as long on the CPU (measured with 1.32).
         packed, scale = int4_blocks(weights)
-        tensor = TensorProto(name=f"{name}_int4", data_type=TensorProto.INT4)
-        tensor.dims.extend(weights.shape)
-        tensor.raw_data = packed.tobytes()
-        stored = [tensor, numpy_helper.from_array(scale, f"{name}_scale")]
+        blocks = scale.shape[1]
+        constants: dict[str, NDArray[Any]] = {
+            "int4": packed,
+            "scale": scale[:, :, None],
+            "half_byte": np.array(4, dtype=np.uint8),
+            "one": np.array(1, dtype=np.float32),
+            "zero_point": np.array(8, dtype=np.uint8),
+            "in_blocks": np.array([0, 0, blocks, INT4_BLOCK], dtype=np.int64),
+            "in_rows": np.array([0, 0, weights.shape[1]], dtype=np.int64),
+        }
+        stored = [numpy_helper.from_array(v, f"{name}_{key}") for key, v in constants.items()]
+        steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
+            ("Gather", [f"{name}_int4", ids], "pairs", {}),
+            ("BitShift", ["pairs", f"{name}_half_byte"], "high", {"direction": "RIGHT"}),
+            ("BitShift", ["pairs", f"{name}_half_byte"], "shifted", {"direction": "LEFT"}),
+            ("BitShift", ["shifted", f"{name}_half_byte"], "low", {"direction": "RIGHT"}),
+            ("Concat", ["low", "high"], "numbers", {"axis": 2}),
+            ("DequantizeLinear", ["numbers", f"{name}_one", f"{name}_zero_point"], "raw", {}),
+            ("Reshape", ["raw", f"{name}_in_blocks"], "blocks", {}),
+            ("Gather", [f"{name}_scale", ids], "scales", {}),
+            ("Mul", ["blocks", "scales"], "scaled", {}),
+            ("Reshape", ["scaled", f"{name}_in_rows"], "", {}),
+        ]
+        made_here = {result for _, _, result, _ in steps}
         new = [
             helper.make_node(
-                "GatherBlockQuantized",
-                [f"{name}_int4", ids, f"{name}_scale"],
-                [output],
-                domain=CONTRIB,
-                gather_axis=0,
-                quantize_axis=1,
-                block_size=INT4_BLOCK,
+                kind,
+                [f"{output}_{i}" if i in made_here else i for i in inputs],
+                [f"{output}_{result}" if result else output],
+                **attributes,
             )
+            for kind, inputs, result, attributes in steps
         ]
-        model.ir_version = max(model.ir_version, 10)  # the first that knows int4
-        if not any(entry.domain == CONTRIB for entry in model.opset_import):
-            model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
     else:
         raise ExportError(f"unknown form of embeddings {form!r}")
     for index, made in enumerate(new):
@@ -265,14 +281,15 @@ def store_embeddings(model: Any, form: str) -> list[str]:
 
 
 def int4_blocks(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Quantize rows to signed 4-bit numbers, one scale a block of ``INT4_BLOCK`` columns.
+    """Quantize rows to 4-bit numbers, one scale a block of ``INT4_BLOCK`` columns.
 
     Args:
         weights: shape ``[rows, columns]``; the columns fill whole blocks.
 
     Returns:
-        Two numbers a byte, the first in the low half, shape ``[rows, columns / 2]``, and scales of
-        shape ``[rows, columns / INT4_BLOCK]``: a weight is about its number times its scale.
+        Two numbers a byte: that of a column of the first half in the low bits, that of the same
+        column of the second half in the high bits; shape ``[rows, columns / 2]``. And scales of
+        shape ``[rows, columns / INT4_BLOCK]``. A weight is about (its number - 8) times its scale.
 
     Raises:
         ExportError: if the columns do not fill whole blocks.
@@ -296,9 +313,9 @@ def int4_blocks(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArra
         best = np.where(better, error, best)
         scale = np.where(better, trial, scale)
         numbers = np.where(better, rounded, numbers).astype(np.int8)
-    flat = numbers.reshape(rows, columns)
-    packed = (flat[:, 0::2] & 15) | ((flat[:, 1::2] & 15) << 4)
-    return packed.astype(np.uint8), scale[:, :, 0].astype(np.float32)
+    flat = (numbers.reshape(rows, columns) + 8).astype(np.uint8)
+    half = columns // 2
+    return flat[:, :half] | (flat[:, half:] << 4), scale[:, :, 0].astype(np.float32)
 
 
 def weighted_products(model: Any) -> list[str]:

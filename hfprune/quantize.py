@@ -205,18 +205,21 @@ def quantize_auto(
 
 
 def usual_settings(onnx_dir: str | Path) -> QuantizationConfig:
-    """The settings that the search usually chooses, if this graph can be had so; else plain ones.
+    """The settings that the search usually chooses, if this graph can be had so; else plainer ones.
 
     For models that are only timed: all of one table must be quantized alike.
     """
     with tempfile.TemporaryDirectory(prefix="hfprune-quantize-") as name:
         copy = _copy_of(Path(onnx_dir), Path(name) / "probe")
-        try:
-            quantize_onnx(copy, USUAL)
-        except HFPruneError as error:
-            logger.info("%s; plain dynamic quantization instead", error)
-            return PLAIN
-    return USUAL
+        # Attention is fused by patterns, which not every exporter's graphs match.
+        for config in (USUAL, USUAL.model_copy(update={"graph": "lean"})):
+            try:
+                quantize_onnx(copy, config)
+            except HFPruneError as error:
+                logger.info("%s; plainer quantization instead", error)
+            else:
+                return config
+    return PLAIN
 
 
 class _Search:

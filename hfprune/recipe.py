@@ -819,8 +819,7 @@ class QuantizationConfig(_Section):
     embeddings: Literal["usual", "float32", "float16", "int8", "int4"] = Field(
         default="usual",
         description="How word embeddings are stored. usual: as the quantizer does it (int8, one "
-        "scale in all); int8: one scale a row; int4: one scale a block of 32, needs ONNX Runtime "
-        "1.20 or later.",
+        "scale in all); int8: one scale a row; int4: one scale a block of 32 columns.",
     )
     static_format: Literal["qdq", "qoperator"] = Field(
         default="qdq", description="Form of the static graph (is_static only)."

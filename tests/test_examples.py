@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hfprune.export import OnnxClassifier, export_onnx, quantize_onnx
-from hfprune.quantize import USUAL
+from hfprune.quantize import usual_settings
 from hfprune.surgery import shrink_
 from tests.tiny import random_plan, tiny_model, tiny_tokenizer
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     export_onnx(model, tokenizer, output / "onnx")
-    quantize_onnx(output / "onnx", USUAL)
+    quantize_onnx(output / "onnx", usual_settings(output / "onnx"))
     return output
 
 
