@@ -315,7 +315,8 @@ def int4_blocks(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArra
         numbers = np.where(better, rounded, numbers).astype(np.int8)
     flat = (numbers.reshape(rows, columns) + 8).astype(np.uint8)
     half = columns // 2
-    return flat[:, :half] | (flat[:, half:] << 4), scale[:, :, 0].astype(np.float32)
+    packed = np.bitwise_or(flat[:, :half], np.left_shift(flat[:, half:], 4)).astype(np.uint8)
+    return packed, scale[:, :, 0].astype(np.float32)
 
 
 def weighted_products(model: Any) -> list[str]:
