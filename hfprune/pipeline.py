@@ -15,12 +15,11 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +41,6 @@ from hfprune.benchmark import (
     ratios,
     torch_runner,
 )
-from hfprune.checkpoint import from_pretrained
 from hfprune.compress import Reconstruction, divergence
 from hfprune.cost import LatencyTable, parameter_costs
 from hfprune.data import (
@@ -266,16 +264,19 @@ class _Run:
 
     def _start(self, teacher: str) -> str:
         """What is pruned and distilled from: the teacher, where need be with fewer tokens."""
-        if self.recipe.pruning.vocabulary is None:
+        settings = self.recipe.pruning.vocabulary
+        if settings is None:
             return teacher
-        start: str = self._stage("vocabulary", lambda: self._reduce(teacher), by_main=True)
+        start: str = self._stage(
+            "vocabulary", lambda: self._reduce(teacher, settings.min_count), by_main=True
+        )
         task = self.recipe.task
         tokenizer = load_processor(
             start, task, revision=None, trust_remote_code=False, key="output_dir"
         )
         self.small = _Reading(tokenizer, retokenize(self.data, tokenizer), task)
         if "tokens" not in self.done:
-            self.done["tokens"] = self._compare_tokens()
+            self.done["tokens"] = self._compare_tokens(start)
             self._save_state()
         found = self.done["tokens"]
         self.console.note(
@@ -286,31 +287,23 @@ class _Run:
         )
         return start
 
-    def _reduce(self, teacher: str) -> str:
-        settings = self.recipe.pruning.vocabulary
-        model = self._load_teacher(teacher)
+    def _reduce(self, teacher: str, min_count: int) -> str:
+        model = self._saved(teacher)
         plan, tokenizer = reduce_vocabulary_(
-            model,
-            self.dense.processor,
-            self.data.train["input_ids"],
-            min_count=1 if settings is None else settings.min_count,
+            model, self.dense.processor, self.data.train["input_ids"], min_count=min_count
         )
         return self._keep(model, START, tokenizer, plan)
 
-    def _compare_tokens(self) -> dict[str, float]:
+    def _compare_tokens(self, start: str) -> dict[str, float]:
         """What the reduced vocabulary does to the validation texts, which it was not made from."""
+        plan = PruningPlan.from_dict(_read_json(Path(start) / PLAN_FILE))
         return compare_tokens(
             self.dense.processor,
             self.small.processor,
-            self._kept_tokens() or (),
+            plan.vocabulary or (),
             self.dense.data.validation["input_ids"],
             self.small.data.validation["input_ids"],
         ).to_dict()
-
-    def _kept_tokens(self) -> tuple[int, ...] | None:
-        if self.recipe.pruning.vocabulary is None:
-            return None
-        return PruningPlan.from_dict(_read_json(self.work / START / PLAN_FILE)).vocabulary
 
     def _reading(self, label: str) -> _Reading:
         return self.dense if label == DENSE else self.small
@@ -374,19 +367,22 @@ class _Run:
         self, label: str, suffix: str, candidates: dict[str, Any], teacher: str
     ) -> str:
         """The candidate that is nearest to the teacher on the validation rows, after a trial."""
-        for name, entry in candidates.items():
-            if len(candidates) > 1 or "divergence" in entry:
-                folder = entry["folder"]
+        trials: dict[str, float] = {}
+        if len(candidates) > 1:
+            for name, entry in candidates.items():
                 found = self._stage(
-                    f"trial{suffix} {name}", partial(self._trial, label, name, folder, teacher)
+                    f"trial{suffix} {name}",
+                    partial(self._trial, label, name, entry["folder"], teacher),
                 )
                 # All processes must choose by the same numbers, to the last digit.
-                entry["divergence"] = self._of_main(found)
-        best = min(candidates, key=lambda name: candidates[name].get("divergence", 0.0))
-        if len(candidates) > 1:
+                trials[name] = self._of_main(found)
+        best = min(candidates, key=lambda name: trials.get(name, 0.0))
+        if trials:
             self.console.note(f"chosen: {best} ({_sizes_text(candidates[best]['sizes'])})")
         self.done.setdefault("candidates", {})[label] = {
-            name: {k: v for k, v in entry.items() if k != "folder"} | {"chosen": name == best}
+            name: {key: value for key, value in entry.items() if key != "folder"}
+            | ({"divergence": trials[name]} if trials else {})
+            | {"chosen": name == best}
             for name, entry in candidates.items()
         }
         self._save_state()
@@ -394,8 +390,8 @@ class _Run:
 
     def _trial(self, label: str, name: str, folder: str, teacher: str) -> float:
         """Mean KL divergence from the teacher on the validation rows; in nats a row."""
-        recipe, model = self.recipe, from_pretrained(folder)
-        dense = self._load_teacher(teacher)
+        recipe, model = self.recipe, self._saved(folder)
+        dense = self._saved(teacher)
         epochs = recipe.pruning.trial_epochs
         if epochs is None:
             epochs = 1.0 if recipe.recovery.num_train_epochs > 0 else 0.0
@@ -477,7 +473,7 @@ class _Run:
 
     def _validation(self, folder: str, label: str) -> float:
         """The metric that chooses checkpoints, of the exported (and quantized) model."""
-        model = self._load_teacher(folder) if label == DENSE else from_pretrained(folder)
+        model = self._saved(folder)
         reading = self._reading(label)
         file = self._exported(model, self.work / "validation" / label, label)
         data, metric = reading.data, self.recipe.training.metric_for_best_model
@@ -502,20 +498,20 @@ class _Run:
             if label == DENSE:
                 return quantize_onnx(folder, PLAIN)
             return self._search(folder, label, self._lengths(model.config))
-        return quantize_onnx(
-            folder, quantization, calibration=self._calibration(reading, quantization)
-        )
+        samples = quantization.calibration_samples
+        calibration = self._calibration(reading, samples) if quantization.is_static else None
+        return quantize_onnx(folder, quantization, calibration=calibration)
 
-    def _calibration(self, reading: _Reading, quantization: QuantizationConfig) -> Any:
+    def _calibration(self, reading: _Reading, samples: int) -> Any:
         """What static quantization sees: training rows, or images as the model gets them.
 
         Images are drawn with the seed of the run.
         """
         train = reading.data.train
-        if not reading.data.of_images or not quantization.is_static:
+        if not reading.data.of_images:
             return train
         rng = np.random.default_rng(self.recipe.training.seed)
-        chosen = sorted(rng.permutation(len(train))[: quantization.calibration_samples].tolist())
+        chosen = sorted(rng.permutation(len(train))[:samples].tolist())
         pixels = [reading.collator([train[row]])["pixel_values"][0].numpy() for row in chosen]
         return Dataset.from_dict({"pixel_values": pixels})
 
@@ -533,9 +529,7 @@ class _Run:
         with self.console.progress("quantization") as progress:
             found = quantize_auto(
                 folder,
-                calibration=self._calibration(
-                    reading, PLAIN.model_copy(update={"is_static": True})
-                ),
+                calibration=self._calibration(reading, PLAIN.calibration_samples),
                 validation=data.validation,
                 collator=reading.collator,
                 metric=metric,
@@ -573,7 +567,7 @@ class _Run:
             file = Path(model_folder(name)) / "config.json"
             if file.is_file():
                 try:
-                    config = json.loads(file.read_text(encoding="utf-8"))
+                    config = _read_json(file)
                 except ValueError as error:
                     raise CheckpointError(f"{file} is no JSON: {error}") from error
                 if not isinstance(config, dict):
@@ -585,7 +579,7 @@ class _Run:
         if not self.recipe.resume or self.work.exists():
             return None
         try:
-            found = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
+            found = _read_json(self.output / "metrics.json")
         except (OSError, ValueError):
             return None
         if not isinstance(found, dict) or found.get("recipe_sha256") != _fingerprint(self.recipe):
@@ -620,7 +614,7 @@ class _Run:
         self.state.wait_for_everyone()
         if recipe.resume and record.is_file():
             try:
-                saved = json.loads(record.read_text(encoding="utf-8"))
+                saved = _read_json(record)
                 begun, done, seconds = saved["recipe"], dict(saved["done"]), dict(saved["seconds"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(
@@ -740,8 +734,8 @@ class _Run:
     def _latency(self, speedup: Any, target: PruningConfig) -> dict[str, Any]:
         recipe, processor = self.recipe, self.dense.processor
         with self.console.progress("latency table") as progress:
-            model = self._load_teacher(self.done["teacher"])
-            quantization = self._dynamic(model)
+            model = self._saved(self.done["teacher"])
+            quantization = self._dynamic
             table = latency_table(
                 model,
                 processor,
@@ -761,7 +755,17 @@ class _Run:
         lengths = self.recipe.benchmark.sequence_lengths
         return [max(image_shape(config)[1:])] if self.data.of_images else lengths
 
-    def _dynamic(self, model: Any) -> QuantizationConfig | None:
+    @cached_property
+    def _dense_onnx(self) -> Path:
+        """The dense float32 ONNX model that speeds are relative to before the end; a folder."""
+        folder = self.work / "onnx-dense"
+        if not (folder / MODEL_FILE).is_file():
+            model = self._saved(self.done["teacher"])
+            export_onnx(model, self.dense.processor, folder, opset=self.recipe.export.opset)
+        return folder
+
+    @cached_property
+    def _dynamic(self) -> QuantizationConfig | None:
         """Quantization for probes: as the recipe's, without what needs data or names of nodes.
 
         Where the recipe leaves it to a search, what the search usually ends with.
@@ -770,9 +774,7 @@ class _Run:
         if quantization is None:
             return None
         if quantization == "auto":
-            with tempfile.TemporaryDirectory() as name:
-                export_onnx(model, self.dense.processor, name, opset=self.recipe.export.opset)
-                return usual_settings(name)
+            return usual_settings(self._dense_onnx)
         return quantization.model_copy(update={"is_static": False, "nodes_to_exclude": []})
 
     def _prune(
@@ -783,7 +785,7 @@ class _Run:
         teacher: str,
         table: LatencyTable | None,
     ) -> str:
-        model = self._load_teacher(current) if current == teacher else from_pretrained(current)
+        model = self._saved(current)
         sizes = model_sizes(model)
         history: list[dict[str, float]] = []
         if target.keep_layers is not None:
@@ -797,7 +799,7 @@ class _Run:
                 pruning=target,
                 latency=table,
                 distillation=self.recipe.distillation,
-                teacher=self._load_teacher(teacher) if self.recipe.distillation else None,
+                teacher=self._saved(teacher) if self.recipe.distillation else None,
             )
             found = self._checkpoint(f"prune-{label}", checkpoint_files(target))
             trainer.train(resume_from_checkpoint=found)
@@ -816,11 +818,10 @@ class _Run:
         table: LatencyTable | None,
     ) -> dict[str, Any]:
         """Candidates, pruned and saved: name to ``folder``, ``sizes`` and, by time, speeds."""
-        dense = self._load_teacher(teacher)
-        model = dense if current == teacher else from_pretrained(current)
+        dense = self._saved(teacher)
+        model = dense if current == teacher else self._saved(current)
         rounds, seed = target.search_rounds, self.recipe.training.seed
         batches = self._scoring_batches(target.scoring_samples)
-        quantization = None if table is None else self._dynamic(dense)
         sizes = model_sizes(model)
         with self.console.progress("reconstruction") as progress:
 
@@ -828,33 +829,26 @@ class _Run:
                 progress(done, total)
 
             found = Reconstruction(model, dense, batches, tell, selection=target.selection)
+            speed = 0.0 if table is None else float(cast(float, target.speedup))
             if table is None:
                 budget, cost = _parameter_budget(dense, target.sparsity or 0.0)
-                found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
             else:
-                speed = float(cast(float, target.speedup))
-                found.search(
-                    table.budget_ms(speed),
-                    table.price(sizes),
-                    rounds=rounds,
-                    seed=seed,
-                    progress=tell,
-                )
+                budget, cost = table.budget_ms(speed), table.price(sizes)
+            found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
         choices: dict[str, list[int] | None] = {"searched": None}
         for some in found.fewer_layers():
-            choices[f"layers {', '.join(map(str, some))}"] = some
+            whole = [size if n in some else (0, 0) for n, size in enumerate(sizes)]
+            # Those that leave time unused even whole are less than others can have.
+            if table is None or table.speedup(whole) <= ROOMY * speed:
+                choices[f"layers {', '.join(map(str, some))}"] = some
         candidates: dict[str, Any] = {}
         plans: list[PruningPlan] = []
         for name, layers in choices.items():
             entry: dict[str, Any] = {}
-            if table is not None and layers is not None:
-                whole = [size if n in layers else (0, 0) for n, size in enumerate(sizes)]
-                if table.speedup(whole) > ROOMY * speed:
-                    continue  # even whole they leave time unused: less than others can have
             if table is None:
                 plan = found.plan(budget, cost, layers)
             else:
-                landing = self._landed(found, table, speed, layers, model, quantization)
+                landing = self._landed(found, table, speed, layers, model)
                 plan = landing.plan
                 entry = {"predicted": landing.predicted, "measured": landing.measured}
             if plan in plans:
@@ -878,12 +872,7 @@ class _Run:
         speedup: float,
         layers: list[int] | None,
         model: Any,
-        quantization: QuantizationConfig | None,
     ) -> Landing:
-        folder = self.work / "onnx-dense"
-        if not (folder / MODEL_FILE).is_file():
-            dense = self._load_teacher(self.done["teacher"])
-            export_onnx(dense, self.dense.processor, folder)
         return land(
             lambda scaled: found.plan(
                 scaled.budget_ms(speedup), scaled.price(model_sizes(model)), layers
@@ -891,9 +880,9 @@ class _Run:
             table,
             speedup,
             model,
-            folder / MODEL_FILE,
+            self._dense_onnx / MODEL_FILE,
             self.small.processor,
-            quantization,
+            self._dynamic,
         )
 
     def _scoring_batches(self, samples: int) -> list[Any]:
@@ -916,8 +905,8 @@ class _Run:
     def _recover(self, label: str, pruned: str, teacher: str) -> str:
         recipe = self.recipe
         trainer = self._recovery_trainer(
-            from_pretrained(pruned),
-            self._load_teacher(teacher) if recipe.distillation else None,
+            self._saved(pruned),
+            self._saved(teacher) if recipe.distillation else None,
             f"recover-{label}",
             num_train_epochs=recipe.recovery.num_train_epochs,
         )
@@ -959,9 +948,9 @@ class _Run:
             model.config.pad_token_id = self.dense.processor.pad_token_id
         return model
 
-    def _load_teacher(self, folder: str) -> Any:
-        """The dense model that the teacher stage left."""
-        return self._load(folder, None, key="the teacher of this run")
+    def _saved(self, folder: str) -> Any:
+        """A model that a stage of this run left, dense or shrunk."""
+        return self._load(folder, None, key="a model of this run")
 
     def _trainer(
         self,
@@ -1033,7 +1022,7 @@ class _Run:
                     records = self.done["quantization"]
                     self.done["quantization"] = {label: records[self._label(label)]}
             else:
-                model = self._load_teacher(place) if label == DENSE else from_pretrained(place)
+                model = self._saved(place)
                 self._exported(model, folder, label)
             folders[label] = str(folder)
         return folders
@@ -1043,7 +1032,7 @@ class _Run:
         onnx = self.done["export"]
         found: dict[str, Any] = {}
         for label, place in {DENSE: teacher, **members}.items():
-            model = self._load_teacher(place) if label == DENSE else from_pretrained(place)
+            model = self._saved(place)
             found[f"{label} PyTorch"] = model.eval()
             found[f"{label} ONNX"] = Path(onnx[label]) / MODEL_FILE
             if self.recipe.export.quantization is not None:
@@ -1238,8 +1227,8 @@ class _Run:
 
     def _pruning(self, label: str, place: str) -> dict[str, Any]:
         """What a model kept, and what of the dense model's encoder weights is gone."""
-        dense = self._load_teacher(self.done["teacher"])
-        model = from_pretrained(place)
+        dense = self._saved(self.done["teacher"])
+        model = self._saved(place)
         costs = parameter_costs(dense)
         totals, kept = model_sizes(dense), model_sizes(model)
         plan = PruningPlan.first_units(totals, kept)
@@ -1272,7 +1261,7 @@ class _Run:
                 shutil.copytree(place, target, dirs_exist_ok=True)
                 shutil.copytree(self.done["export"][label], target / "onnx")
                 if layout is not None:
-                    model = from_pretrained(place)
+                    model = self._saved(place)
                     save_encoder(model, self.small.processor, layout, target / SENTENCE_FOLDER)
                 atomic_write_json(target / "metrics.json", member_results(results, label))
                 atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
