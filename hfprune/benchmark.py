@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hfprune.errors import HFPruneError, MissingExtraError
-from hfprune.machine import CPUINFO, instruction_set, open_session, read_cpu
+from hfprune.machine import CPUINFO, instruction_set, open_session, read_cpu, usable_cpus
 from hfprune.structure import block_views
 from hfprune.tasks import image_shape, takes_images
 
@@ -349,15 +349,33 @@ def random_batches(vocab_size: int, *, first_id: int = 0, seed: int = 0) -> Call
     return make
 
 
-def batches_for(config: Any, *, seed: int = 0) -> Callable[..., Batch]:
-    """A ``make_batch`` for a model of this config: tokens by :func:`random_batches`, or images.
+def config_beside(file: Path) -> Any:
+    """The config of an exported model, which lies beside it.
 
-    Images have the one size that the config names, whatever length is asked for; float32 arrays
+    Raises:
+        HFPruneError: if there is none.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise HFPruneError(
+            f"{file} has no config.json beside it that can be read: {error}"
+        ) from error
+
+
+def batches_for(*configs: Any, seed: int = 0) -> Callable[..., Batch]:
+    """A ``make_batch`` for models of these configs: tokens by :func:`random_batches`, or images.
+
+    Token ids are such as all of the models know: one may have a smaller vocabulary. Images have the
+    one size that the first config names, whatever length is asked for; float32 arrays
     ``pixel_values`` of shape ``[batch, channels, height, width]``.
     """
-    if getattr(config, "vocab_size", None) is not None:
-        return random_batches(config.vocab_size, first_id=min(10, config.vocab_size - 1), seed=seed)
-    shape = image_shape(config)
+    sizes = [c.vocab_size for c in configs if getattr(c, "vocab_size", None) is not None]
+    if sizes:
+        return random_batches(min(sizes), first_id=min(10, min(sizes) - 1), seed=seed)
+    shape = image_shape(configs[0])
 
     def make(batch_size: int, length: int) -> Batch:
         rng = np.random.default_rng((seed, batch_size))
@@ -580,9 +598,7 @@ def environment() -> dict[str, Any]:
         "machine": machine,
         "cpu": cpu,
         "cpu_count": os.cpu_count(),
-        "cpu_usable": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpu_usable": usable_cpus(),
         "instruction_set": instruction_set(machine, flags),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }

@@ -221,7 +221,13 @@ def benchmark(
 ) -> None:
     """Time the ONNX models of a directory on this machine, interleaved."""
     with _explained("nothing was changed"):
-        from hfprune.benchmark import measure_latency, onnx_runner, random_batches, ratios
+        from hfprune.benchmark import (
+            batches_for,
+            config_beside,
+            measure_latency,
+            onnx_runner,
+            ratios,
+        )
         from hfprune.export import MODEL_FILE, QUANTIZED_FILE
 
         place = folder / "onnx" if (folder / "onnx").is_dir() else folder
@@ -240,8 +246,7 @@ def benchmark(
             shapes,
             repeats=repeats,
             warmup=3,
-            # Ids that any vocabulary has.
-            make_batch=random_batches(_vocabulary(place), first_id=1),
+            make_batch=batches_for(config_beside(place / MODEL_FILE)),
         )
         factors = ratios(rows, first)
         results: list[dict[str, Any]] = [
@@ -297,16 +302,6 @@ def _describe(recipe: Any, as_json: bool) -> None:
     typer.echo(dump_recipe(recipe))
     for number, line in enumerate(describe(recipe), 1):
         typer.echo(f"{number}. {line}")
-
-
-def _vocabulary(place: Path) -> int:
-    """Number of token ids that the model beside this folder knows."""
-    for file in (place / "config.json", place.parent / "config.json"):
-        try:
-            return int(json.loads(file.read_text(encoding="utf-8"))["vocab_size"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    raise HFPruneError(f"{place} has no config.json that tells the size of the vocabulary")
 
 
 def _print_json(value: Any) -> None:

@@ -16,17 +16,14 @@ from rich.table import Table
 from torch import nn
 
 from hfprune.benchmark import count_macs, count_parameters
-from hfprune.checkpoint import from_pretrained
 from hfprune.cost import parameter_costs
-from hfprune.errors import CheckpointError, UnsupportedModelError
-from hfprune.lora import check_adapter
+from hfprune.errors import UnsupportedModelError
+from hfprune.loading import load_saved
 from hfprune.plan import PruningPlan
 from hfprune.search import plan_sparsity
-from hfprune.structure import BlockView, adapter_for, adapter_of, layer_views, model_sizes
+from hfprune.structure import BlockView, adapter_of, layer_views, model_sizes
 from hfprune.surgery import RECORD_KEY
 from hfprune.tasks import (
-    KINDS,
-    auto_class,
     image_tokens,
     kind_of_model,
     model_folder,
@@ -127,7 +124,7 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
         loaded: Any = model
     else:
         files = _files(Path(model))
-        loaded = _load(model_folder(str(model)))
+        loaded = load_saved(model_folder(str(model)))
     adapter_of(loaded)
     config: Any = loaded.config
     images = takes_images(loaded)
@@ -192,28 +189,6 @@ def tables(found: Inspection) -> list[Table]:
 
 def _of(kept: int, total: int) -> str:
     return f"{kept:,}" if kept == total else f"{kept:,} of {total:,}"
-
-
-def _load(folder: str) -> Any:
-    import transformers
-
-    check_adapter(folder)
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no model: {error}") from error
-    adapter_for(str(config.model_type))
-    if getattr(config, RECORD_KEY, None) is not None:
-        return from_pretrained(folder)
-    name = (getattr(config, "architectures", None) or [""])[0]
-    loader = transformers.AutoModel
-    for kind in KINDS:
-        if name.endswith(kind.ending):
-            loader = auto_class(kind)
-    try:
-        return loader.from_pretrained(folder).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 from transformers.models.auto.image_processing_auto import get_image_processor_config
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -30,11 +30,11 @@ from hfprune.errors import (
     UnsupportedModelError,
 )
 from hfprune.faults import is_out_of_memory
-from hfprune.lora import base_of_adapter, is_adapter, load_merged
+from hfprune.lora import base_of_adapter, check_adapter, is_adapter, load_merged
 from hfprune.recipe import Task
 from hfprune.structure import adapter_for, adapter_of, position_limit
 from hfprune.surgery import RECORD_KEY
-from hfprune.tasks import IMAGE, auto_class, image_shape, kind_of_task, model_folder
+from hfprune.tasks import IMAGE, KINDS, auto_class, image_shape, kind_of_task, model_folder
 
 if TYPE_CHECKING:
     from hfprune.data import TaskData
@@ -150,6 +150,35 @@ def load_classifier(
             f"{key} to null to fine-tune one first"
         )
     return model
+
+
+def load_saved(folder: str) -> Any:
+    """A saved model as it is, dense or shrunk, with the head that its config names.
+
+    For those who look at a model and have no task for it.
+
+    Raises:
+        CheckpointError: for a directory (or Hub name) that holds no model that can be loaded.
+        MissingExtraError: for an adapter, without peft.
+        UnsupportedModelError: for a family without an adapter file.
+    """
+    check_adapter(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no model: {error}") from error
+    adapter_for(str(config.model_type))
+    if getattr(config, RECORD_KEY, None) is not None:
+        return from_pretrained(folder)
+    name = (getattr(config, "architectures", None) or [""])[0]
+    loader: Any = AutoModel
+    for kind in KINDS:
+        if name.endswith(kind.ending):
+            loader = auto_class(kind)
+    try:
+        return loader.from_pretrained(folder).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
 def check_fits(

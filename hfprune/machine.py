@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def read_cpu(cpuinfo: Path) -> tuple[str | None, frozenset[str]]:
         name, _, value = line.partition(":")
         first.setdefault(name.strip(), value.strip())
     return first.get("model name"), frozenset(first.get("flags", "").split())
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may run on; all of the machine where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def open_session(onnxruntime: Any, path: Path, threads: int) -> Any:

@@ -83,6 +83,7 @@ from hfprune.imbalance import balanced_weights, weighted_loss
 from hfprune.latency import Landing, calibrated, land, latency_table
 from hfprune.loading import check_fits, load_classifier, load_processor
 from hfprune.lora import check_adapter
+from hfprune.machine import usable_cpus
 from hfprune.metrics import (
     bootstrap_interval,
     compute,
@@ -1043,7 +1044,7 @@ class _Run:
         recipe, data = self.recipe, self.data
         names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
         labels = data.label_array("test")
-        threads = max(1, environment()["cpu_usable"] or 1)
+        threads = usable_cpus()
         primary = names[0]
 
         of_tokens = data.task == "token_classification"
@@ -1098,12 +1099,8 @@ class _Run:
             else torch_runner(candidate, settings.threads)
             for name, candidate in candidates.items()
         }
-        # Ids that all models know: the pruned ones may have a smaller vocabulary.
-        config = min(
-            (candidates[f"{label} PyTorch"].config for label in (DENSE, *members)),
-            key=lambda config: getattr(config, "vocab_size", None) or 0,
-        )
-        lengths = self._lengths(config)
+        configs = [candidates[f"{label} PyTorch"].config for label in (DENSE, *members)]
+        lengths, make_batch = self._lengths(configs[0]), batches_for(*configs)
         shapes = [(b, length) for b in settings.batch_sizes for length in lengths]
         with self.console.progress("benchmark") as progress:
             rows = measure_latency(
@@ -1111,7 +1108,7 @@ class _Run:
                 shapes,
                 repeats=settings.repeats,
                 warmup=settings.warmup,
-                make_batch=batches_for(config),
+                make_batch=make_batch,
                 progress=progress,
             )
         ratio = ratios(rows, "dense ONNX")
@@ -1141,7 +1138,7 @@ class _Run:
                 }
                 for row in rows
             ],
-            "full_table": self._full_table(candidates) if settings.full_table else None,
+            "full_table": self._full_table(candidates, make_batch) if settings.full_table else None,
             "file_bytes": sizes,
             "parameters": {
                 name: count_parameters(candidates[f"{name} PyTorch"]) for name in (DENSE, *members)
@@ -1157,7 +1154,9 @@ class _Run:
             },
         }
 
-    def _full_table(self, candidates: dict[str, Any]) -> list[dict[str, Any]]:
+    def _full_table(
+        self, candidates: dict[str, Any], make_batch: Callable[..., Any]
+    ) -> list[dict[str, Any]]:
         """Facts for other deployments: many shapes, one thread and all, the ONNX models."""
         config = candidates["dense PyTorch"].config
         files = {name: file for name, file in candidates.items() if isinstance(file, Path)}
@@ -1165,16 +1164,15 @@ class _Run:
         lengths = [length for length in TABLE_LENGTHS if length <= longest]
         if self.data.of_images:
             lengths = self._lengths(config)
-        usable = environment()["cpu_usable"] or 1
         rows = []
-        for threads in dict.fromkeys([1, usable]):
+        for threads in dict.fromkeys([1, usable_cpus()]):
             with self.console.progress(f"table, {threads} thread(s)") as progress:
                 rows += latency_facts(
                     files,
                     [(b, n) for b in TABLE_BATCHES for n in lengths],
                     threads=threads,
                     baseline="dense ONNX",
-                    make_batch=batches_for(config),
+                    make_batch=make_batch,
                     progress=progress,
                 )
         return rows

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfprune.benchmark import batches_for, file_size, measure_latency, onnx_runner, ratios
+from hfprune.benchmark import (
+    batches_for,
+    config_beside,
+    file_size,
+    measure_latency,
+    onnx_runner,
+    ratios,
+)
 from hfprune.errors import ExportError, HFPruneError
 from hfprune.export import (
     MODEL_FILE,
@@ -34,7 +41,7 @@ from hfprune.export import (
     quantize_onnx,
 )
 from hfprune.graph import weighted_products
-from hfprune.machine import detect_instruction_set
+from hfprune.machine import detect_instruction_set, usable_cpus
 from hfprune.recipe import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -253,7 +260,7 @@ class _Search:
         self.outcomes: list[Outcome] = []
         self.files: dict[int, Path] = {}
         self.not_tried = 0
-        self.make_batch = batches_for(_config(directory))
+        self.make_batch = batches_for(config_beside(directory / MODEL_FILE))
         # With one thread the work is done in the calling thread: its own time does not see what
         # else the machine does. Some systems count it in steps too coarse for that.
         fine = time.get_clock_info("thread_time").resolution < 1e-6
@@ -296,10 +303,7 @@ class _Search:
             # 8-bit weights can overflow there; whether they do, the metric tells.
             best = self._group(best, [{"reduce_range": False}])
         chosen = self._final()
-        if chosen.config == PLAIN:
-            quantize_onnx(self.directory, PLAIN)
-        else:
-            quantize_onnx(self.directory, chosen.config, calibration=self.calibration)
+        quantize_onnx(self.directory, chosen.config, calibration=self.calibration)
         return SearchRecord(
             path=self.directory / QUANTIZED_FILE,
             chosen=chosen.config,
@@ -467,8 +471,7 @@ class _Search:
     def _logits(self, file: Path, count: int | None = None) -> NDArray[np.float32]:
         """On the validation rows, or the first of them."""
         rows = self.validation if count is None else self.validation.select(range(count))
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        return predict_logits(OnnxClassifier(file, threads), rows, self.collator)
+        return predict_logits(OnnxClassifier(file, usable_cpus()), rows, self.collator)
 
     # -- judging ----------------------------------------------------------------------------------
 
@@ -529,9 +532,3 @@ def _copy_of(onnx_dir: Path, target: Path) -> Path:
             except OSError:  # another file system
                 shutil.copy2(onnx_dir / name, target / name)
     return target
-
-
-def _config(onnx_dir: Path) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(onnx_dir)

@@ -213,16 +213,17 @@ def _dense_files(teacher: Path, recipe: Any, seed: int, files: dict[tuple[str, i
     files[(DENSE_INT8, seed)] = folder / QUANTIZED_FILE
 
 
-def _vocabulary(file: Path) -> int:
-    config = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))
-    return int(config["vocab_size"])
-
-
 def _time(
     rows: list[dict[str, Any]], files: dict[tuple[str, int], Path], recipe: Any, kept: Path
 ) -> None:
     """Add to each row its ``speedup`` over the dense model; times of the same files are kept."""
-    from hfprune.benchmark import measure_latency, onnx_runner, random_batches, ratios
+    from hfprune.benchmark import (
+        batches_for,
+        config_beside,
+        measure_latency,
+        onnx_runner,
+        ratios,
+    )
     from hfprune.files import atomic_write_json, sha256_file
 
     wanted = {f"{row['name']} {row['seed']}": files[(row["name"], row["seed"])] for row in rows}
@@ -241,7 +242,7 @@ def _time(
             shapes,
             repeats=settings.repeats,
             warmup=settings.warmup,
-            make_batch=random_batches(min(map(_vocabulary, wanted.values())), first_id=10),
+            make_batch=batches_for(*map(config_beside, wanted.values())),
         )
         factors = ratios(measured, baseline)
         times = {

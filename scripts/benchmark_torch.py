@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from hfprune.benchmark import measure_latency, random_batches, ratios, torch_runner  # noqa: E402
-from hfprune.checkpoint import from_pretrained  # noqa: E402
+from hfprune.benchmark import batches_for, measure_latency, ratios, torch_runner  # noqa: E402
+from hfprune.loading import load_saved  # noqa: E402
 
 
 def measure(
@@ -43,12 +43,11 @@ def measure(
     for label, place in places.items():
         for dtype in (torch.float32, torch.bfloat16):
             kind = str(dtype).removeprefix("torch.")
-            model = from_pretrained(place).eval().to(device, dtype)
+            model = load_saved(str(place)).to(device, dtype)
             models[f"{label}{kind}"] = model
             if compile_model:
                 models[f"{label}{kind} compiled"] = torch.compile(model)
-    config = next(iter(models.values())).config
-    make_batch = random_batches(config.vocab_size, first_id=min(10, config.vocab_size - 1))
+    make_batch = batches_for(*(model.config for model in models.values()))
     runners = {name: torch_runner(model, threads) for name, model in models.items()}
     rows = measure_latency(runners, shapes, repeats=repeats, warmup=3, make_batch=make_batch)
     first = next(iter(models))

@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hfprune import benchmark
 from hfprune.benchmark import (
     LatencyRow,
+    batches_for,
+    config_beside,
     count_macs,
     count_parameters,
     environment,
@@ -489,3 +491,16 @@ def test_the_instruction_set_is_read_off_the_first_cpu(
 
 def test_a_machine_without_cpuinfo(tmp_path: Path) -> None:
     assert read_cpu(tmp_path / "none") == (None, frozenset())
+
+
+def test_ids_are_such_as_all_models_know(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    with pytest.raises(HFPruneError, match=r"model\.onnx has no config\.json beside it"):
+        config_beside(file)
+    large, small = (tiny_model("bert", vocab_size=size).config for size in (100, 30))
+    large.save_pretrained(tmp_path)
+    assert config_beside(file).vocab_size == 100
+    ids = batches_for(large, small)(8, 50)["input_ids"]
+    assert ids.min() >= 10
+    assert ids.max() < 30
+    assert batches_for(large)(8, 50)["input_ids"].max() >= 30

@@ -165,10 +165,17 @@ def test_on_cuda(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.float().cpu(), want, atol=atol, rtol=0)
 
 
-def test_benchmark_of_pytorch(folder: Path) -> None:
+def test_benchmark_of_pytorch(folder: Path, tmp_path: Path) -> None:
     from scripts.benchmark_torch import measure
 
     found = measure(folder, shapes=[(2, 8)], repeats=3, compile_model=False)
     assert {row["name"] for row in found} == {"float32", "bfloat16"}
     assert all(row["median_ms"] > 0 for row in found)
     assert next(row["speedup"] for row in found if row["name"] == "float32") == 1.0
+    tiny_model("bert", labels=2).save_pretrained(tmp_path / "dense")
+    found = measure(
+        folder, dense=tmp_path / "dense", shapes=[(2, 8)], repeats=1, compile_model=False
+    )
+    names = ["dense float32", "dense bfloat16", "float32", "bfloat16"]
+    assert [row["name"] for row in found] == names
+    assert found[0]["speedup"] == 1.0

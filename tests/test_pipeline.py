@@ -221,7 +221,10 @@ def test_a_reduced_vocabulary(
             **vocabulary,
         },
         training={"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8},
-    )
+        benchmark={
+            "batch_sizes": [1], "sequence_lengths": [16], "repeats": 3, "full_table": True,
+        },
+    )  # fmt: skip
     recipe = load_recipe(path)
     assert any("the training rows hold 15 times or more" in line for line in describe(recipe))
     assert any("by reconstruction (kprune) on 1024 rows" in line for line in describe(recipe))
@@ -235,6 +238,8 @@ def test_a_reduced_vocabulary(
     results = run(recipe, Console(quiet=True))
     assert results is not None
     assert chosen == ["kprune"]
+    timed = {row["name"] for row in results["benchmark"]["full_table"]}
+    assert "pruned int8" in timed, "on ids that the small vocabulary has as well"
     report, output = results["vocabulary"], tmp_path / "out"
     assert report["tokens_before"] == 100
     assert 5 < report["tokens_after"] < 28
