@@ -15,10 +15,10 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hfprune.errors import DataError
+from hfprune.tasks import TEXT_INPUTS
 
 # Share of the tokens that a variation replaces, or leaves out.
 REPLACED, OMITTED = 0.2, 0.15
-TEXT_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def with_variations(rows: Dataset, special_ids: Sequence[int], copies: int, seed: int) -> Dataset:
@@ -54,7 +54,7 @@ def with_variations(rows: Dataset, special_ids: Sequence[int], copies: int, seed
     for copy in range(copies):
         varied = list(_variations(rows, set(special_ids), np.random.default_rng([seed, copy])))
         columns: dict[str, Any] = {
-            name: [row[name] for row in varied] if name in TEXT_COLUMNS else rows[name]
+            name: [row[name] for row in varied] if name in TEXT_INPUTS else rows[name]
             for name in rows.column_names
         }
         made.append(Dataset.from_dict(columns, features=rows.features))

@@ -149,10 +149,11 @@ class Reconstruction:
             raise PlanError("the model has no block left to prune")
         self.model, self.teacher, self.batches = model, teacher, batches
         tell = progress or _silent
-        self._selection: Selection = selection
         with torch.no_grad(), _evaluating(model, teacher):
-            self._statistics = _statistics(model, batches, selection, tell)
-            self.levels = _levels(model, self._statistics, selection, tell)
+            statistics = _statistics(model, batches, selection, tell)
+            self.levels = _levels(model, statistics, selection, tell)
+        # Matrices of every block: kept only where units are still to be rearranged.
+        self._statistics = statistics if selection == "fisher" else {}
         self.weights = dict.fromkeys(self.levels, 1.0)
 
     def search(
@@ -178,7 +179,7 @@ class Reconstruction:
         return self._rearranged(_plan_of(self.model, self.levels, result.levels))
 
     def _rearranged(self, plan: PruningPlan) -> PruningPlan:
-        if self._selection == "fisher":
+        if self._statistics:
             with torch.no_grad():
                 plan, self.levels = _rearranged(self.model, plan, self.levels, self._statistics)
         return plan

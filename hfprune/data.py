@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from hfprune.errors import DataError
 from hfprune.images import IMAGE_COLUMN, ImageCollator, fingerprints, image_column
 from hfprune.recipe import Task
-from hfprune.tasks import problem_of
+from hfprune.tasks import TEXT_INPUTS, problem_of
 from hfprune.tokens import encode_words, mean_by_text, padded, read_conll, windows
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ TASKS: tuple[Task, ...] = get_args(Task)
 SPLITS = ("train", "validation", "test")
 # Column of windows of long texts: the number of the text in its split.
 TEXT_ROW = "text_row"
-_TOKENIZER_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 _TOKENIZER_BATCH = 1000
 _ONE_LABEL = ("single_label_classification", "image_classification")
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -1212,7 +1211,7 @@ def _encode_batch(
             verbose=False,
             **options,
         )
-        return {name: encoding[name] for name in _TOKENIZER_COLUMNS if name in encoding}
+        return {name: encoding[name] for name in TEXT_INPUTS if name in encoding}
 
     columns = encode(range(len(texts)), truncation=False)
     long = [place for place, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]

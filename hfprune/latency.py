@@ -29,7 +29,7 @@ from hfprune.benchmark import (
 )
 from hfprune.cost import LatencyTable
 from hfprune.errors import HFPruneError, PlanError
-from hfprune.export import MODEL_FILE, export_onnx, quantize_onnx
+from hfprune.export import export_onnx, quantize_onnx
 from hfprune.files import atomic_write_json, cache_folder
 from hfprune.importance import random_scores
 from hfprune.plan import PruningPlan
@@ -126,33 +126,46 @@ def calibrated(
     question is planned by the table, exported and measured against the dense one, and all times
     are scaled by what the prediction was off. Done twice, for the second plan differs a little.
     """
-    dense = copy.deepcopy(model)
-    sizes = model_sizes(dense)
+    sizes = model_sizes(model)
     plan = PruningPlan.dense(sizes)
-    scores = random_scores(dense, seed=0)
-    shape = {
-        "batch_size": table.batch_size,
-        "sequence_length": table.sequence_length,
-        "threads": table.threads,
-    }
-    config: Any = dense.config
+    scores = random_scores(model, seed=0)
     with tempfile.TemporaryDirectory() as name:
-        export_onnx(dense, tokenizer, Path(name) / "dense")
-        for attempt in range(2):
-            wanted = budget_plan(
-                scores,
-                table.price(sizes),
-                plan,
-                table.budget_ms(speedup),
-            )
-            place = Path(name) / f"pruned-{attempt}"
-            export_onnx(shrink_(copy.deepcopy(dense), wanted), tokenizer, place)
-            file = (
-                place / MODEL_FILE if quantization is None else quantize_onnx(place, quantization)
-            )
-            found = measured_speedup(Path(name) / "dense" / MODEL_FILE, file, config, **shape)
+        baseline = export_onnx(model, tokenizer, Path(name))
+        for _ in range(2):
+            wanted = budget_plan(scores, table.price(sizes), plan, table.budget_ms(speedup))
+            pruned = shrink_(copy.deepcopy(model), wanted)
+            found = _deployed_speedup(pruned, baseline, table, tokenizer, quantization, 25)
             table = table.scaled(table.speedup(wanted.sizes()) / found)
     return table
+
+
+def _deployed_speedup(
+    model: Any,
+    baseline: Path,
+    table: LatencyTable,
+    tokenizer: Any,
+    quantization: QuantizationConfig | None,
+    repeats: int,
+) -> float:
+    """Of a model, exported and quantized, over the baseline at the table's shape."""
+    with tempfile.TemporaryDirectory() as name:
+        return measured_speedup(
+            baseline,
+            _deployed(model, tokenizer, quantization, Path(name)),
+            model.config,
+            batch_size=table.batch_size,
+            sequence_length=table.sequence_length,
+            threads=table.threads,
+            repeats=repeats,
+        )
+
+
+def _deployed(
+    model: nn.Module, tokenizer: Any, quantization: QuantizationConfig | None, folder: Path
+) -> Path:
+    """The file that would be deployed."""
+    file = export_onnx(model, tokenizer, folder)
+    return file if quantization is None else quantize_onnx(folder, quantization)
 
 
 @dataclass(frozen=True)
@@ -197,11 +210,6 @@ def land(
     Returns:
         The attempt that came nearest to ``speedup``.
     """
-    shape = {
-        "batch_size": table.batch_size,
-        "sequence_length": table.sequence_length,
-        "threads": table.threads,
-    }
     best: Landing | None = None
     for _ in range(attempts):
         try:
@@ -210,13 +218,9 @@ def land(
             if best is None:
                 raise
             break
-        pruned: Any = shrink_(copy.deepcopy(model), plan)
+        pruned = shrink_(copy.deepcopy(model), plan)
         predicted = table.speedup(model_sizes(pruned))
-        with tempfile.TemporaryDirectory() as folder:
-            file = export_onnx(pruned, tokenizer, Path(folder))
-            if quantization is not None:
-                file = quantize_onnx(Path(folder), quantization)
-            found = measured_speedup(baseline, file, pruned.config, **shape, repeats=60)
+        found = _deployed_speedup(pruned, baseline, table, tokenizer, quantization, 60)
         table = table.scaled(predicted / found)
         if best is None or abs(found - speedup) < abs(best.measured - speedup):
             best = Landing(plan, table, predicted, found)
@@ -286,26 +290,23 @@ def _measure(
         folder = Path(name)
         runners: dict[str, Any] = {}
 
-        def add(label: str, model: Any, quantized: bool) -> None:
-            place = folder / label
-            export_onnx(model, tokenizer, place)
-            file = place / MODEL_FILE
-            if quantized and quantization is not None:
-                dynamic = quantization.model_copy(update={"nodes_to_exclude": []})
-                file = quantize_onnx(place, dynamic)
+        dynamic = quantization and quantization.model_copy(update={"nodes_to_exclude": []})
+
+        def add(label: str, model: Any, settings: QuantizationConfig | None) -> None:
+            file = _deployed(model, tokenizer, settings, folder / label)
             runners[label] = onnx_runner(file, threads)
 
         total = len(wanted) * len(depths) + 3
-        add("baseline", dense, quantized=False)
+        add("baseline", dense, None)
         empty = PruningPlan.first_units(model_sizes(dense), [(0, 0)] * len(model_sizes(dense)))
-        add("fixed", shrink_(dense, empty), quantized=True)
+        add("fixed", shrink_(dense, empty), dynamic)
         tell("exports", 2, total)
         done = 2
         for depth in depths:
             for h, n in wanted:
                 probe = model_class(probe_config)
                 kept = [(0, 0)] * (layers - depth) + [(h, n)] * depth
-                add(f"{depth}: {h}-{n}", resize_(probe, kept), quantized=True)
+                add(f"{depth}: {h}-{n}", resize_(probe, kept), dynamic)
                 done += 1
                 tell("exports", done, total)
         make = batches_for(config)
