@@ -51,6 +51,12 @@ settings.register_profile("hfprune", derandomize=True, deadline=None, database=N
 settings.load_profile("hfprune")
 
 
+@pytest.fixture(autouse=True)
+def no_mixed_precision_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TrainingArguments with bf16 turn it on for all that come after, by this variable."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, with the reason."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]
