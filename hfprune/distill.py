@@ -155,7 +155,7 @@ class TeacherCache:
         folder: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        rows = len(dataset)
+        rows = self._rows = len(dataset)
         ids: list[list[int]] | None = None
         if "input_ids" in dataset.column_names:
             ids = [list(row) for row in dataset["input_ids"]]
@@ -231,6 +231,19 @@ class TeacherCache:
         """Bytes that the hidden states of so many tokens would take."""
         config: Any = teacher.config
         return tokens * int(config.num_hidden_layers) * int(config.hidden_size) * 2
+
+    def require(self, rows: int, hidden: int) -> None:
+        """Refuse to serve other rows than those that the outputs are of.
+
+        Raises:
+            TrainingError: unless there are outputs of so many rows, and hidden states of so many.
+        """
+        if (rows, hidden) != (self._rows, self._hidden_rows):
+            raise TrainingError(
+                f"the teacher's outputs are of {self._rows} rows, with hidden states of "
+                f"{self._hidden_rows}, but {rows} and {hidden} are trained on; pass teacher_cache "
+                "only on to a trainer of the same rows and distillation"
+            )
 
     def has_hidden(self, rows: Tensor) -> Tensor:
         """bool ``(batch,)``: of which rows hidden states are kept."""

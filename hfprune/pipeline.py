@@ -51,6 +51,7 @@ from hfprune.data import (
     load_task_data,
     retokenize,
 )
+from hfprune.distill import TeacherCache
 from hfprune.entities import score_counts
 from hfprune.errors import (
     CheckpointError,
@@ -182,6 +183,8 @@ class _Run:
         self.spent = self.output.with_name(self.output.name + SPENT_SUFFIX)
         self.done: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
+        # The teacher's outputs, for all trainings that distil: their rows are the same.
+        self.taught: TeacherCache | None = None
 
     # -- frame ----------------------------------------------------------------------------------
 
@@ -210,6 +213,7 @@ class _Run:
         self._prepare()
         teacher = self._stage("teacher", self._teacher)
         members = self._members(self._start(teacher))
+        self.taught = None
         if not self.state.is_main_process:
             return None
         self._stage("export", lambda: self._export(teacher, members))
@@ -400,14 +404,14 @@ class _Run:
             stage = f"trial-{label}-{_slug(name)}"
             trainer = self._recovery_trainer(
                 model,
-                dense if recipe.distillation else None,
+                dense,
                 stage,
                 num_train_epochs=epochs,
                 eval_strategy="no",
                 save_strategy="no",
                 load_best_model_at_end=False,
             )
-            trainer.train()
+            self._train(trainer)
             model = trainer.model
         rows = self.small.data.validation
         logits = [
@@ -799,11 +803,10 @@ class _Run:
                 self.small,
                 pruning=target,
                 latency=table,
-                distillation=self.recipe.distillation,
-                teacher=self._saved(teacher) if self.recipe.distillation else None,
+                **self._distilled(self._saved(teacher)),
             )
             found = self._checkpoint(f"prune-{label}", checkpoint_files(target))
-            trainer.train(resume_from_checkpoint=found)
+            self._train(trainer, found)
             plan = trainer.plan or PruningPlan.dense(sizes)
             history, model = trainer.state.log_history, trainer.model
         self.console.note(_sizes_text(model_sizes(model)))
@@ -907,11 +910,11 @@ class _Run:
         recipe = self.recipe
         trainer = self._recovery_trainer(
             self._saved(pruned),
-            self._saved(teacher) if recipe.distillation else None,
+            self._saved(teacher),
             f"recover-{label}",
             num_train_epochs=recipe.recovery.num_train_epochs,
         )
-        trainer.train(resume_from_checkpoint=self._checkpoint(f"recover-{label}"))
+        self._train(trainer, self._checkpoint(f"recover-{label}"))
         plan = PruningPlan.from_dict(_read_json(Path(pruned) / PLAN_FILE))
         history, processor = trainer.state.log_history, self.small.processor
         return self._keep(trainer.model, f"{label}-recovered", processor, plan, history)
@@ -924,9 +927,22 @@ class _Run:
         model.get_input_embeddings().requires_grad_(not recipe.recovery.freeze_embeddings)
         if recipe.recovery.learning_rate is not None:
             changes["learning_rate"] = recipe.recovery.learning_rate
-        return self._trainer(
-            model, stage, self.small, changes, distillation=recipe.distillation, teacher=teacher
-        )
+        return self._trainer(model, stage, self.small, changes, **self._distilled(teacher))
+
+    def _distilled(self, teacher: Any) -> dict[str, Any]:
+        """What a trainer gets to distil from the teacher of this run."""
+        if self.recipe.distillation is None:
+            return {}
+        return {
+            "distillation": self.recipe.distillation,
+            "teacher": teacher,
+            "teacher_cache": self.taught,
+        }
+
+    def _train(self, trainer: HFPruneTrainer, checkpoint: str | None = None) -> None:
+        """Train, and keep the teacher's outputs for the trainings to come."""
+        trainer.train(resume_from_checkpoint=checkpoint)
+        self.taught = trainer.teacher_cache
 
     def _load(
         self,

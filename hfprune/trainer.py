@@ -252,6 +252,8 @@ class HFPruneTrainer(Trainer):
         latency: measured times of blocks, needed for ``pruning.speedup``.
         teacher: the dense fine-tuned model (a module, or a path / Hub name); without
             ``distillation`` its default is used.
+        teacher_cache: what an earlier trainer of the same teacher, rows and distillation left as
+            its ``teacher_cache``; the outputs in it are not computed again.
 
     Raises:
         TrainingError: for settings that cannot work (DeepSpeed, FSDP, DataParallel, a teacher that
@@ -266,6 +268,7 @@ class HFPruneTrainer(Trainer):
         distillation: DistillationConfig | None = None,
         teacher: nn.Module | str | Path | None = None,
         latency: LatencyTable | None = None,
+        teacher_cache: TeacherCache | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -287,7 +290,8 @@ class HFPruneTrainer(Trainer):
         self._scores: GradientScores | None = None
         self._complete = pruning is None
         self._batch_shape = ""
-        self._cache: TeacherCache | None = None
+        self.teacher_cache = self._given_cache = teacher_cache
+        self._cache: TeacherCache | None = None  # what training looks up
         self._rows: Dataset | None = None  # the training rows as they were given
         # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
         # accumulated batches; encoders' heads average over samples, not over tokens.
@@ -697,15 +701,20 @@ class HFPruneTrainer(Trainer):
         if not copies and not (pays and fits):
             return
         columns = [c for c in (*TEXT_INPUTS, IMAGE_COLUMN) if c in columns]
-        with self.compute_loss_context_manager():
-            cache = TeacherCache(
-                teacher,
-                dataset.select_columns(columns),
-                self.data_collator,
-                hidden=hidden if fits else 0,
-                batch_size=self.args.per_device_eval_batch_size,
-                folder=cache_folder("teacher") if copies else None,
-            )
+        hidden = hidden if fits else 0
+        cache = self._given_cache
+        if cache is None:
+            with self.compute_loss_context_manager():
+                cache = TeacherCache(
+                    teacher,
+                    dataset.select_columns(columns),
+                    self.data_collator,
+                    hidden=hidden,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    folder=cache_folder("teacher") if copies else None,
+                )
+        cache.require(len(dataset), hidden)
+        self.teacher_cache = cache
         if copies:
             dataset = self._with_teacher_labels(dataset, len(rows), cache)
         if fits and settings.cache_limit_gb > 0:

@@ -89,6 +89,7 @@ def test_rows_without_ids_are_refused() -> None:
 
 def make(folder: Path, train: Any, *, labels: int = 2, seed: int = 3, **settings: Any) -> Any:
     extra = settings.pop("config", {})
+    cache = settings.pop("cache", None)
     return HFPruneTrainer(
         tiny_model("bert", labels=labels, **extra),
         TrainingArguments(
@@ -99,6 +100,7 @@ def make(folder: Path, train: Any, *, labels: int = 2, seed: int = 3, **settings
         processing_class=tiny_tokenizer(),
         teacher=tiny_model("bert", labels=labels, seed=seed, **extra),
         distillation=DistillationConfig(**settings),
+        teacher_cache=cache,
     )  # fmt: skip
 
 
@@ -189,3 +191,23 @@ def test_emptied_layers_follow_nobody() -> None:
     assert compared_layers([(2, 8), (0, 0), (0, 0), (1, 0), (0, 0)]) == [2, 4]
     assert compared_layers([(0, 0), (0, 0), (1, 4)]) == [2]
     assert compared_layers([(0, 0), (0, 0)]) == []
+
+
+def test_outputs_of_an_earlier_trainer_are_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = some_rows(20)
+    first = make(tmp_path, rows, augmentation=1)
+    first.train()
+    monkeypatch.setattr(
+        "hfprune.trainer.TeacherCache.__init__", lambda *args, **kwargs: pytest.fail("again")
+    )
+    second = make(tmp_path, rows, augmentation=1, cache=first.teacher_cache)
+    second.train()
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], value), "as if computed anew"
+    assert second.teacher_cache is first.teacher_cache
+    other = make(tmp_path, some_rows(10), augmentation=1, cache=first.teacher_cache)
+    with pytest.raises(TrainingError, match="outputs are of 40 rows, with hidden states of 20, but "
+                       "20 and 10 are trained on; pass teacher_cache only on"):  # fmt: skip
+        other.train()

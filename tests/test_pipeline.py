@@ -18,6 +18,7 @@ from tiny import save_tiny_classifier, write_reviews
 import hfprune
 from hfprune import load_recipe
 from hfprune.cost import LatencyTable
+from hfprune.distill import TeacherCache
 from hfprune.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.latency import Landing
 from hfprune.pipeline import run
@@ -379,8 +380,17 @@ def test_a_family_from_one_run(
             distillation={"augmentation": 1},
         )
     )
+    made: list[Any] = []
+    real = TeacherCache.__init__
+
+    def count(self: Any, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(TeacherCache, "__init__", count)
     results = run(recipe, Console(quiet=True))
     assert results is not None
+    assert len(made) == 1, "the teacher's outputs serve all trials and recoveries"
     family = results["family"]
     assert list(family) == ["2x", "5x"]
     for label, entry in family.items():
