@@ -5,7 +5,7 @@
         num_attention_heads=4 intermediate_size=48 vocab_size=100 pad_token_id=1
 
 The first form takes the tiny config of tests/tiny.py; the second makes one of the model type and
-the keys given, so that an adapter can be tried before it has a line there. Each check prints one
+the keys given (for texts), to try an adapter before it has a line there. Each check prints one
 line; the first failure says where to look. Exit status 1 if any fails.
 """
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-onnx", action="store_true", help="leave the export out, which is slow"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     checks = Checks(options.family, dict(key.split("=", 1) for key in options.keys))
@@ -119,9 +119,17 @@ class Checks:
             return model(**batch, output_hidden_states=hidden)
 
     def plan(self, model: Any, *removed: Any) -> Any:
-        import tiny
+        """Every block loses units, not the same ones in each layer; some lose all."""
+        from hfprune.plan import PruningPlan
+        from hfprune.structure import model_sizes
 
-        return tiny.random_plan(model, removed=tuple(removed))
+        plan = PruningPlan.dense(model_sizes(model))
+        for key in plan.keys():
+            step = 2 + key.layer % 2
+            units = range(len(plan.mask(key)))
+            kept = [key not in removed and (i + key.layer) % step > 0 for i in units]
+            plan = plan.with_block(key, kept)
+        return plan
 
     def registered(self) -> None:
         from hfprune.structure import adapter_of
@@ -269,11 +277,18 @@ class Checks:
             raise AssertionError("the loaded model gives other logits")
 
     def refused(self) -> None:
+        from hfprune.plan import PruningPlan
+        from hfprune.structure import model_sizes
         from hfprune.surgery import shrink_
 
-        for removed in ((), _blocks(1)):
+        # Uneven sizes, then each block gone and all else whole: the marker alone must stop it.
+        for removed in (None, *_blocks(1)):
             model = self.model()
-            plan = self.plan(model, *removed)
+            plan = PruningPlan.dense(model_sizes(model))
+            if removed is None:
+                plan = self.plan(model)
+            else:
+                plan = plan.with_block(removed, [False] * len(plan.mask(removed)))
             shrink_(model, plan)
             with tempfile.TemporaryDirectory() as name:
                 model.save_pretrained(name)
@@ -281,7 +296,10 @@ class Checks:
                     type(model).from_pretrained(name)
                 except RuntimeError:
                     continue
-            raise AssertionError("transformers loaded it and filled what is missing at random")
+            raise AssertionError(
+                f"without {removed or 'some units'} transformers loads it and fills what is "
+                "missing with random numbers"
+            )
 
     def reconstruction(self) -> None:
         import tiny

@@ -255,6 +255,7 @@ def test_a_sentence_encoder_goes_through_a_classifiers_recipe(tmp_path: Path) ->
         "data": {"train_file": str(tmp_path / "rows.csv"), "max_length": 16},
         "training": {"num_train_epochs": 1, "per_device_train_batch_size": 8},
         "pruning": {"sparsity": 0.4, "min_neurons": 4, "update_every_steps": 2},
+        "export": {"quantization": {}},
         "benchmark": {"batch_sizes": [1], "repeats": 2},
         "output_dir": str(tmp_path / "out"),
     }

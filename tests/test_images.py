@@ -212,6 +212,7 @@ def recipe_file(folder: Path, inputs: Path, **changes: Any) -> Path:
             "per_device_train_batch_size": 8,
         },
         "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 3},
+        "export": {"quantization": {}},
         "benchmark": {"batch_sizes": [1, 4], "repeats": 2},
         "output_dir": str(folder / "out"),
         **changes,

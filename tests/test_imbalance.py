@@ -119,6 +119,7 @@ def test_weights_and_windows_in_a_recipe(tmp_path: Path) -> None:
             "group_by_length": True,
         },
         "pruning": {"sparsity": 0.3, "min_neurons": 4, "update_every_steps": 2},
+        "export": {"quantization": {}},
         "benchmark": {"batch_sizes": [1], "repeats": 2},
         "output_dir": str(tmp_path / "out"),
     }

@@ -348,6 +348,7 @@ def test_tagging_end_to_end(tmp_path: Path) -> None:
             "class_weights": "balanced",
         },
         "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 3},
+        "export": {"quantization": {}},
         "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 2},
         "output_dir": str(tmp_path / "out"),
     }
