@@ -70,13 +70,14 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 schema: $(INSTALLED) ## Write what is generated from the recipe's definition
 	$(BIN)/python scripts/make_schema.py
 
-# In an environment of its own, and without resolving: what is looked up is what is pinned.
+# In an environment of its own, and without resolving: what is looked up is what is pinned. Strict: a
+# package that could not be looked up is no clean bill.
 .PHONY: audit
 audit: $(INSTALLED) ## Look the pinned versions up among known vulnerabilities (needs the network)
 	@test -x $(VENV)-audit/bin/pip-audit || { \
 		$(BIN)/python -m venv $(VENV)-audit && \
 		$(VENV)-audit/bin/python -m pip --disable-pip-version-check install "pip-audit>=2.7,<3"; }
-	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(VENV)-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 .PHONY: clean
 clean: ## Remove caches and build products; keep .venv and demo-assets
