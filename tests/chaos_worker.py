@@ -24,6 +24,7 @@ import optimum.onnxruntime  # noqa: F401
 import transformers
 
 import hfprune.pipeline
+import hfprune.quantize
 import hfprune.trainer
 from hfprune.importance import GradientScores
 
@@ -55,7 +56,8 @@ POINTS = (  # in the order in which a run comes to them
     Point(RUN, "_keep", "before", 1),
     Point(transformers.Trainer, "training_step", "after", 3),  # of the recovery
     Point(hfprune.pipeline, "export_onnx", "after", 1),
-    Point(hfprune.pipeline, "quantize_onnx", "before", 2),
+    Point(hfprune.pipeline, "quantize_onnx", "before", 1),
+    Point(hfprune.quantize, "quantize_onnx", "after", 2),  # within the search for settings
     Point(RUN, "_evaluate", "after", 1),
     Point(RUN, "_benchmark", "before", 1),
     Point(shutil, "copytree", "after", 1),  # the output half assembled
