@@ -102,7 +102,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		"$$found" -m venv $(VENV); \
 	fi
 	$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(PIP) install -c constraints.txt -e ".[onnx,ner,vision,bench,dev]"
+	$(PIP) install -c constraints.txt -e ".[onnx,ner,peft,vision,bench,dev]"
 	@touch $@
 
 # The interpreter of .venv makes it, so that both stacks run on the same Python.

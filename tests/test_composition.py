@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,10 @@ def adapter_folder(folder: Path, base: str) -> Path:
     return folder
 
 
-@pytest.mark.skipif(find_spec("peft") is not None, reason="peft would merge it")
-def test_an_adapter_without_peft_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_an_adapter_without_peft_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hfprune.lora.find_spec", lambda name: None)
     adapter = adapter_folder(tmp_path / "adapter", "org/base")
     with pytest.raises(MissingExtraError, match=r"holds a PEFT adapter.*merge_and_unload\(\)"):
         check_adapter(adapter)
