@@ -3,8 +3,8 @@
 python scripts/make_pictures.py
 python scripts/make_pictures.py --check   # exit 1 if one of them is stale
 
-Colours are CSS variables. Seen alone, as on a code host, a picture follows the light or dark setting
-of the system; the site puts it into its pages, where it follows the site's switch (docs_hooks.py).
+Colours are CSS variables. Seen alone, as on a code host, a picture follows the system's light or
+dark setting; the site puts it into its pages, where it follows the site's switch (docs_hooks.py).
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ def shrinking() -> str:
             parts.append(box(across, 122, 6.5, 80, "other" if is_open else "gone"))
     parts.append(text(360, 276, "first Linear (producer): one row a neuron", fill="soft"))
     parts.append(
-        text(360, 298, "second Linear (consumer): one column a neuron, its input gated", fill="soft")
+        text(
+            360, 298, "second Linear (consumer): one column a neuron, its input gated", fill="soft"
+        )
     )
     return svg(720, 310, "A feed-forward block: dense, gated while training, and shrunk", parts)
 
