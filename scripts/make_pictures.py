@@ -183,7 +183,7 @@ def schedule() -> str:
     """The fraction of the target that is due, by the three schedules."""
     from hfprune.schedule import ScheduleKind, fraction
 
-    left, right, top, bottom = 70, 690, 20, 250
+    left, right, top, bottom = 70, 690, 38, 262
 
     def at(progress: float, share: float) -> tuple[float, float]:
         return left + progress * (right - left), bottom - share * (bottom - top)
@@ -193,7 +193,7 @@ def schedule() -> str:
         parts.append(text(at(value, 0)[0], bottom + 22, f"{value:.0%}"))
         parts.append(text(left - 10, at(0, value)[1] + 5, f"{value:.0%}", anchor="end"))
     parts.append(text((left + right) / 2, bottom + 46, "of the training", fill="soft"))
-    parts.append(text(left + 14, top + 2, "of the target", fill="soft", anchor="start"))
+    parts.append(text(left, 18, "of the target", fill="soft"))
     kinds: dict[ScheduleKind, str] = {"one_shot": "line", "linear": "other", "cubic": "kept"}
     steps = [index / 400 for index in range(401)]
     for kind, stroke in kinds.items():
@@ -203,7 +203,7 @@ def schedule() -> str:
         y = 130 + 28 * number
         parts.append(line([(480, y - 5), (520, y - 5)], stroke, 3))
         parts.append(text(530, y, kind, size=15, anchor="start"))
-    return svg(720, 306, "Schedules with start 0.1 and end 0.5", parts)
+    return svg(720, 318, "Schedules with start 0.1 and end 0.5", parts)
 
 
 def layers() -> str:
