@@ -70,6 +70,13 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 schema: $(INSTALLED) ## Write what is generated from the recipe's definition
 	$(BIN)/python scripts/make_schema.py
 
+# What the site needs is installed here, once, and not for the tests. It is built without a network:
+# fonts, icons and search are local. The variable turns off a notice about a later MkDocs.
+.PHONY: docs
+docs: $(VENV)/.installed-docs ## Build the documentation into site/; any warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "built: site/index.html"
+
 # In an environment of its own, and without resolving: what is looked up is what is pinned. Strict: a
 # package that could not be looked up is no clean bill.
 .PHONY: audit
@@ -81,7 +88,7 @@ audit: $(INSTALLED) ## Look the pinned versions up among known vulnerabilities (
 
 .PHONY: clean
 clean: ## Remove caches and build products; keep .venv and demo-assets
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # An existing .venv is kept if it works. Torch comes first and alone: the pinned version can be
@@ -103,6 +110,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
 	$(PIP) install -c constraints.txt -e ".[onnx,ner,peft,vision,bench,dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(INSTALLED)
+	$(PIP) install -c constraints.txt -e ".[docs]"
 	@touch $@
 
 # The interpreter of .venv makes it, so that both stacks run on the same Python.
