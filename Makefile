@@ -15,10 +15,12 @@ PYTHON ?=
 PYTEST_ARGS ?=
 RECIPE ?= recipes/demo-minilm-movie-reviews.yaml
 
-# What differs between the stacks: the structure of models, saving, training, exporting.
+# What differs between the stacks: the structure of models, saving, training, exporting, one run.
 PYTEST_V5 ?= tests/test_structure.py tests/test_surgery.py tests/test_checkpoint.py \
 	tests/test_trainer.py tests/test_export.py tests/test_graph.py tests/test_quantize.py \
-	tests/test_pipeline.py tests/test_examples.py tests/test_stacks.py
+	tests/test_examples.py tests/test_stacks.py \
+	tests/test_pipeline.py::test_output_directory \
+	tests/test_pipeline.py::test_results_say_what_was_measured
 
 VENV := .venv
 VENV5 := .venv-v5

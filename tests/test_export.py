@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ else:
     OPTIMUM = True
 WRITER = "_write_with_optimum" if OPTIMUM else "_write_with_transformers"
 QUANTIZER = "_quantize_with_optimum" if OPTIMUM else "_quantize_with_onnxruntime"
+
+# The exporter of transformers 5 takes seconds a model: there, but a few of the families by default.
+FEW = ("bert", "distilbert", "modernbert", "gpt2")
+
+
+def exported_families(names: Sequence[str]) -> list[Any]:
+    slow = [pytest.mark.slow]
+    return [name if OPTIMUM or name in FEW else pytest.param(name, marks=slow) for name in names]
+
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 FAMILIES = tuple(name for name in TEXT_FAMILIES if name not in ("xlm-roberta", "camembert"))
@@ -147,7 +157,7 @@ def copy_of_export(exported: tuple[Any, Path], tmp_path: Path) -> Path:
 # -- export -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", exported_families(FAMILIES))
 def test_an_uneven_model_agrees_with_pytorch_on_other_shapes(family: str, tmp_path: Path) -> None:
     model = uneven_model(family)
     path = export_onnx(model, tiny_tokenizer(), tmp_path / "onnx")
@@ -200,7 +210,10 @@ def test_images_calibrate_static_quantization(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, model(pixels).logits.numpy(), atol=0.1)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v3", "modernbert"])
+@pytest.mark.parametrize(
+    "family",
+    exported_families(["bert", "roberta", "distilbert", "deberta-v3", "modernbert"]),
+)
 def test_shrunk_token_classifiers_are_exported_and_quantized(family: str, tmp_path: Path) -> None:
     model = uneven_model(family, tokens=True, labels=5)
     path = export_onnx(model, tiny_tokenizer(), tmp_path)

@@ -15,6 +15,7 @@ from hfprune.export import OnnxClassifier, export_onnx, quantize_onnx
 from hfprune.graph import (
     INT4_BLOCK,
     first_token_only,
+    fuse_attention,
     int4_blocks,
     residuals_as_sums,
     rewrite,
@@ -25,7 +26,7 @@ from hfprune.plan import PruningPlan
 from hfprune.recipe import QuantizationConfig
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
-from tests.test_export import OPTIMUM, tiny_tokenizer, uneven_model
+from tests.test_export import tiny_tokenizer, uneven_model
 from tests.tiny import VOCAB, tiny_batch, tiny_model
 
 pytest.importorskip("onnxruntime")
@@ -34,15 +35,6 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 LEAN = ("lean", "lean_multihead", "lean_attention", "fused")
-
-
-def rewritten(path: Path, graph: str) -> Any:
-    try:
-        return rewrite(path, graph)
-    except ExportError:
-        if OPTIMUM or graph not in ("lean_multihead", "lean_attention"):
-            raise
-        pytest.skip("ONNX Runtime finds no attention in graphs of transformers 5's exporter")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +68,7 @@ def test_rewritten_graphs_agree_with_pytorch(
     graph: str, side: str, exported: tuple[Any, Path], tmp_path: Path
 ) -> None:
     model, path = exported
-    onnx.save(rewritten(path, graph), str(tmp_path / "new.onnx"))
+    onnx.save(rewrite(path, graph), str(tmp_path / "new.onnx"))
     batch = padded(side)
     with torch.inference_mode():
         want = model(**{name: torch.as_tensor(value) for name, value in batch.items()}).logits
@@ -84,18 +76,23 @@ def test_rewritten_graphs_agree_with_pytorch(
     np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("graph", LEAN)
-@pytest.mark.parametrize("kept", [(0, 5), (2, 0), (0, 0)], ids=str)
-def test_graphs_without_a_kind_of_block_survive(
-    graph: str, kept: tuple[int, int], tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module", params=[(0, 5), (2, 0), (0, 0)], ids=str)
+def without_a_kind(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same numbers of heads and neurons in all layers, one or both of them 0."""
     model = tiny_model("bert")
-    shrink_(model, PruningPlan.first_units(model_sizes(model), [kept] * 3))
-    path = export_onnx(model, tiny_tokenizer(), tmp_path)
-    onnx.save(rewritten(path, graph), str(tmp_path / "new.onnx"))
+    shrink_(model, PruningPlan.first_units(model_sizes(model), [request.param] * 3))
+    return export_onnx(model, tiny_tokenizer(), tmp_path_factory.mktemp("without"))
+
+
+@pytest.mark.parametrize("graph", LEAN)
+def test_graphs_without_a_kind_of_block_survive(
+    graph: str, without_a_kind: Path, tmp_path: Path
+) -> None:
+    onnx.save(rewrite(without_a_kind, graph), str(tmp_path / "new.onnx"))
     batch = padded("right")
     got = OnnxClassifier(tmp_path / "new.onnx").logits(batch)
-    np.testing.assert_allclose(got, OnnxClassifier(path).logits(batch), atol=1e-4)
+    want = OnnxClassifier(without_a_kind).logits(batch)
+    np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 def test_uneven_heads_are_read_layer_by_layer(exported: tuple[Any, Path]) -> None:
@@ -104,7 +101,7 @@ def test_uneven_heads_are_read_layer_by_layer(exported: tuple[Any, Path]) -> Non
     for graph, kind in (("lean_attention", "Attention"), ("lean_multihead", "MultiHeadAttention")):
         found = [
             helper.get_attribute_value(attribute)
-            for node in rewritten(path, graph).graph.node
+            for node in rewrite(path, graph).graph.node
             if node.op_type == kind
             for attribute in node.attribute
             if attribute.name == "num_heads"
@@ -149,6 +146,113 @@ def result(model: Any, inputs: dict[str, Any]) -> Any:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     return session.run(None, inputs)[0]
+
+
+def written_by_pytorch(change: str = "") -> tuple[Any, dict[str, Any]]:
+    """One attention (2 heads of 4) as the exporter of transformers 5 writes it, or nearly so."""
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Any] = {"x": rng.normal(size=(3, 5, 6)).astype(np.float32)}
+    inputs["attention_mask"] = np.array(
+        [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 1, 1]], dtype=np.int64
+    )
+    scale = 4**-0.5 if change == "scale" else 4**-0.25
+    constants: dict[str, Any] = {"0": 0, "1": 1, "true": True, "axis2": [2]}
+    constants |= {"axis3": [3], "outer": [0, 1], "inner": [1, 2], "last": [-1], "size": [4]}
+    constants |= {"width": [8], "two": [2]}
+    weights = {name: np.array(value) for name, value in constants.items()}
+    weights |= {
+        "f0": np.zeros((), dtype=np.float32),
+        "f1": np.ones((), dtype=np.float32),
+        "lowest": np.array(np.finfo(np.float32).min),
+        "root": np.array(scale, dtype=np.float32),
+    }
+    # Positions of keys count along the last axis, of queries along the one before.
+    key_axis = "axis3" if change == "mask of queries" else "axis2"
+    steps: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("Shape", "x", "batch", {"start": 0, "end": 1}),
+        ("Shape", "x", "length", {"start": 1, "end": 2}),
+        ("Squeeze", "batch", "batch_number", {}),
+        ("Squeeze", "length", "length_number", {}),
+        ("Range", "0 batch_number 1", "rows", {}),
+        ("Range", "0 length_number 1", "columns", {}),
+        ("Unsqueeze", "rows inner", "rows3", {}),
+        ("Unsqueeze", "rows3 axis3", "rows4", {}),
+        ("Unsqueeze", "columns outer", "columns3", {}),
+        ("Unsqueeze", "columns3 axis3", "queries4", {}),
+        ("Unsqueeze", "columns3 axis2", "keys4", {}),
+        ("Unsqueeze", f"columns3 {key_axis}", "places4", {}),
+        ("GreaterOrEqual", "queries4 0", "always", {}),
+        ("GreaterOrEqual", "queries4 keys4", "earlier", {}),
+        ("Max", "rows4 places4", "both", {}),
+        ("Shape", "both", "both_shape", {}),
+        ("Expand", "rows4 both_shape", "rows_wide", {}),
+        ("Expand", "places4 both_shape", "places_wide", {}),
+        ("Unsqueeze", "rows_wide last", "rows5", {}),
+        ("Unsqueeze", "places_wide last", "places5", {}),
+        ("Concat", "rows5 places5", "places", {"axis": -1}),
+        ("Cast", "attention_mask", "mask", {"to": TensorProto.BOOL}),
+        ("GatherND", "mask places", "gathered", {}),
+        ("And", f"true {'earlier' if change == 'causal' else 'always'}", "allowed", {}),
+        ("And", "allowed gathered", "seen", {}),
+        ("Not", "seen", "unseen", {}),
+        ("Cast", "unseen", "unseen_float", {"to": TensorProto.FLOAT}),
+        ("Mul", "unseen_float lowest", "added", {}),
+        ("Cast", "seen", "seen_float", {"to": TensorProto.FLOAT}),
+        ("ReduceSum", "seen_float last", "count", {"keepdims": 1}),
+        ("Less", "count f1", "none", {}),
+        ("Concat", "batch length last size", "split", {"axis": 0}),
+        ("Concat", "batch length width", "merge", {"axis": 0}),
+        ("Concat", "batch_heads size length", "turned", {"axis": 0}),
+        ("Concat", "last length size", "flat", {"axis": 0}),
+    ]
+    for part in "qkv":
+        weights[f"w{part}"] = rng.normal(size=(6, 8)).astype(np.float32)
+        weights[f"b{part}"] = rng.normal(size=8).astype(np.float32)
+        steps += [
+            ("MatMul", f"x w{part}", f"{part}0", {}),
+            ("Add", f"{part}0 b{part}", f"{part}1", {}),
+            ("Reshape", f"{part}1 split", f"{part}2", {}),
+            ("Transpose", f"{part}2", f"{part}3", {"perm": [0, 2, 1, 3]}),
+        ]
+    steps += [
+        ("Concat", "batch two", "batch_heads", {"axis": 0}),
+        ("Reshape", "k3 flat", "k4", {}),
+        ("Transpose", "k4", "k5", {"perm": [0, 2, 1]}),
+        ("Reshape", "k5 turned", "k6", {}),
+        ("Mul", "q3 root", "q4", {}),
+        ("Mul", "k6 root", "k7", {}),
+        ("MatMul", "q4 k7", "scores", {}),
+        ("Add", "scores added", "masked", {}),
+        ("Softmax", "masked", "weights", {"axis": -1}),
+        ("MatMul", "weights v3", "mixed", {}),
+        ("Where", "none f0 mixed", "context", {}),
+        ("Transpose", "context", "back", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "back merge", "y", {}),
+    ]
+    # ONNX asks for an order in which what is read was written.
+    at = next(i for i, step in enumerate(steps) if step[2] == "turned")
+    steps.insert(at, steps.pop(next(i for i, s in enumerate(steps) if s[2] == "batch_heads")))
+    nodes = [helper.make_node(k, ins.split(), [out], **more) for k, ins, out, more in steps]
+    return small_graph(nodes, weights, inputs), inputs
+
+
+@pytest.mark.parametrize("kind", ["MultiHeadAttention", "Attention"])
+def test_attention_that_pytorch_wrote_is_fused(kind: str) -> None:
+    model, inputs = written_by_pytorch()
+    want = result(model, inputs)
+    assert fuse_attention(model, kind) == 1
+    left = ["Cast", "Attention"] if kind == "Attention" else ["Cast", *["MatMul"] * 3, kind]
+    assert ops(model) == left, "the mask is read as it is, and nothing else is left"
+    np.testing.assert_allclose(result(model, inputs), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["causal", "mask of queries", "scale"])
+def test_other_attention_is_not_fused(change: str) -> None:
+    model, inputs = written_by_pytorch(change)
+    before = model.SerializeToString()
+    assert np.isfinite(result(model, inputs)).all()
+    assert fuse_attention(model, "MultiHeadAttention") == 0
+    assert model.SerializeToString() == before
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, random_plan, tiny_batch, tiny_model
+from tiny import FAMILIES, TRANSFORMERS_5, random_plan, tiny_batch, tiny_model
 
 import hfprune
 from hfprune.errors import CheckpointError, UnsupportedModelError
@@ -214,9 +215,11 @@ def test_albert_variants_that_are_refused() -> None:
 
 
 def test_image_models_of_transformers_5_are_refused() -> None:
-    model = tiny_model("vit")
-    model.vit.layers = model.vit.encoder.layer
-    del model.vit.encoder
+    settings = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**settings))
+    if hasattr(model.vit, "encoder"):  # transformers 4, made to look like 5
+        model.vit.layers = model.vit.encoder.layer
+        del model.vit.encoder
     with pytest.raises(UnsupportedModelError, match="prunes image models with transformers 4.57"):
         model_sizes(model)
 
@@ -332,5 +335,9 @@ def test_local_and_global_layers_of_modernbert_stay_what_they_were() -> None:
         model,
         keeping(model, BlockKey(0, "attention"), []).with_block(BlockKey(0, "ffn"), [False] * 48),
     )
-    found = [getattr(layer.attn, "local_attention", None) for layer in model.model.layers]
-    assert found == [None, (4, 4), (4, 4), (-1, -1), (4, 4)]
+    attention = [getattr(layer, "attn", None) for layer in model.model.layers]
+    if TRANSFORMERS_5:  # half a window, and the token itself
+        assert [getattr(a, "sliding_window", None) for a in attention] == [None, 5, 5, None, 5]
+    else:
+        found = [getattr(a, "local_attention", None) for a in attention]
+        assert found == [None, (4, 4), (4, 4), (-1, -1), (4, 4)]

@@ -11,6 +11,7 @@ import transformers
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.structure import model_sizes
 
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 VOCAB = 100
 GROUPED = {"num_attention_heads": 8, "num_key_value_heads": 4}  # so 4 units, of 2 heads each
 RELATIVE = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]}
