@@ -24,15 +24,17 @@ class Line:
     points: tuple[tuple[float, float], ...]
     colour: int
     steps: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines over a common x; ``marks`` are named places on x, such as where a stage begins."""
+    """Lines over x from 0 to ``until``; ``marks`` are named places, where a stage begins, say."""
 
     title: str
     x_name: str
     lines: tuple[Line, ...]
+    until: float
     marks: tuple[tuple[float, str], ...] = ()
     percent: bool = False
 
@@ -110,7 +112,7 @@ class _Plane:
         else:
             self.x = (low, high) if high > low else (low - 0.5, high + 0.5)
         bottom, top = min(ys), max(ys)
-        room = 0.08 * (top - bottom) or abs(top) * 0.05 or 0.5
+        room = 0.1 * (top - bottom) or abs(top) * 0.05 or 0.5
         self.y = (bottom - room, top + room)
 
     def across(self, value: float) -> float:
@@ -151,8 +153,8 @@ def _svg(title: str, parts: Iterable[str]) -> Markup:
 def draw_lines(chart: LineChart) -> Markup:
     """The chart as SVG, without its title and legend, which the page sets."""
     points = [point for line in chart.lines for point in line.points]
-    marks = [x for x, _ in chart.marks]
-    plane = _Plane([x for x, _ in points] + marks, [y for _, y in points], log=False)
+    ends = [0.0, chart.until, *(x for x, _ in points)]
+    plane = _Plane(ends, [y for _, y in points], log=False)
     parts = plane.frame(chart.x_name, percent=chart.percent)
     for x, name in chart.marks:
         at = plane.across(x)
@@ -166,10 +168,11 @@ def draw_lines(chart: LineChart) -> Markup:
                 path = f"M{across} {down}"
             else:
                 path += f"H{across}V{down}" if line.steps else f"L{across} {down}"
-        parts.append(f'<path class="line c{line.colour}" d="{path}"/>')
+        look = f"c{line.colour}{' faint' if line.faint else ''}"
+        parts.append(f'<path class="line {look}" d="{path}"/>')
         if len(line.points) <= 30:
             parts += [
-                f'<circle class="fill c{line.colour}" r="2.5" cx="{plane.across(x)}" '
+                f'<circle class="fill {look}" r="2.5" cx="{plane.across(x)}" '
                 f'cy="{plane.down(y)}"><title>{escape(line.name)}: {y:.6g}</title></circle>'
                 for x, y in line.points
             ]

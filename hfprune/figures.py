@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfprune.charts import LineChart, ScatterChart
+from hfprune.charts import LineChart, ScatterChart, log_ticks
 from hfprune.errors import MissingExtraError
 
 INSTALL_HINT = 'pip install "hfprune[bench]"'
@@ -26,12 +26,21 @@ def check_matplotlib() -> None:
         ) from error
 
 
-def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+def _figure(
+    plots: int, width: float, height: float, columns: int | None = None
+) -> tuple[Any, list[Any]]:
+    """A figure, and its plots in rows of ``columns`` (all in one); sizes of one plot in inches."""
     from matplotlib.figure import Figure
 
+    across = min(columns or plots, plots)
+    down = -(-plots // across)
+
     # A figure of its own: no global state, no window, whatever the caller does with pyplot.
-    figure = Figure(figsize=(max(width * columns, 3.0), height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    figure = Figure(figsize=(max(width * across, 3.0), height * down), layout="constrained")
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for unused in grid[plots:]:
+        unused.set_axis_off()
+    return figure, grid[:plots]
 
 
 def _png(figure: Any) -> bytes:
@@ -43,7 +52,9 @@ def _png(figure: Any) -> bytes:
 
 def scatter_png(charts: Sequence[ScatterChart]) -> bytes:
     """Quality against time, a plot a chart side by side; models are named beside their marks."""
-    figure, plots = _figure(len(charts), 4.2, 3.6)
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    figure, plots = _figure(len(charts), 4.4, 3.4, columns=2)
     for chart, axes in zip(charts, plots, strict=True):
         for p in chart.points:
             colour = COLOURS[p.colour]
@@ -55,22 +66,30 @@ def scatter_png(charts: Sequence[ScatterChart]) -> bytes:
         xs, ys = [p.x for p in chart.front], [p.y for p in chart.front]
         axes.plot(xs, ys, color="#9ca3af", linewidth=0.8, linestyle="--", zorder=0)
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
         axes.set_title(_plain(chart.title), fontsize=9)
         axes.set_xlabel(chart.x_name)
         axes.set_ylabel(chart.y_name)
-        axes.grid(alpha=0.25, which="both")
-    plots[-1].legend(fontsize=7)
+        axes.grid(alpha=0.25)
+    handles, names = plots[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=7, loc="outside lower center", ncols=3)
     return _png(figure)
 
 
 def lines_png(charts: Sequence[LineChart]) -> bytes:
     """Each chart a plot, side by side."""
+    from matplotlib.ticker import PercentFormatter
+
     figure, plots = _figure(len(charts), 3.6, 3.0)
     for chart, axes in zip(charts, plots, strict=True):
         for line in chart.lines:
             axes.plot(
                 [x for x, _ in line.points], [y for _, y in line.points],
-                color=COLOURS[line.colour], label=_plain(line.name), linewidth=1.4,
+                color=COLOURS[line.colour], alpha=0.5 if line.faint else 1.0, linewidth=1.4,
+                label=_plain(line.name),
                 drawstyle="steps-post" if line.steps else "default",
                 marker="o" if len(line.points) <= 30 else None, markersize=3,
             )  # fmt: skip
@@ -79,6 +98,9 @@ def lines_png(charts: Sequence[LineChart]) -> bytes:
             axes.text(
                 x, 0.98, f" {name}", fontsize=7, va="top", transform=axes.get_xaxis_transform()
             )
+        if chart.percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+        axes.margins(y=0.12)  # room for the names of stages
         axes.set_title(_plain(chart.title), fontsize=9)
         axes.set_xlabel(chart.x_name)
         axes.grid(alpha=0.25)
@@ -103,7 +125,7 @@ def layers_png(members: Mapping[str, Mapping[str, Sequence[int]]]) -> bytes:
             )
         )  # fmt: skip
         shares = [[h / max(of_h, 1), n / max(of_n, 1)] for h, of_h, n, of_n in rows]
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.9, aspect="auto")
         for y, (heads, _, neurons, _) in enumerate(rows):
             axes.text(0, y, str(heads), ha="center", va="center", fontsize=8)
             axes.text(1, y, str(neurons), ha="center", va="center", fontsize=8)
@@ -120,7 +142,7 @@ def confusion_png(tables: Mapping[str, Sequence[Sequence[int]]], labels: Sequenc
     figure, plots = _figure(len(tables), side + 0.6, side)
     for (name, table), axes in zip(tables.items(), plots, strict=True):
         shares = [[cell / max(sum(row), 1) for cell in row] for row in table]
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.4)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.9)
         for y, row in enumerate(table):
             for x, count in enumerate(row):
                 axes.text(x, y, str(count), ha="center", va="center", fontsize=8)

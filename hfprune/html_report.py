@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from hfprune.figures import (
 )
 from hfprune.files import atomic_write_bytes, atomic_write_text
 from hfprune.hub import public_recipe
-from hfprune.recipe import LOWER_IS_BETTER, dump_recipe, load_recipe
+from hfprune.recipe import LOWER_IS_BETTER, Recipe, dump_recipe, load_recipe
 
 __all__ = ["REPORT_FILE", "render", "write_report"]
 
@@ -114,10 +115,14 @@ class _Report:
                 "output_dir of a finished run of this version of hfprune"
             )
         self.file = file
-        self.name = folder.resolve().name
         details = folder / "details.json"
         self.details = _read_json(details) if details.is_file() else {}
-        self.recipe = self._recipe(folder / "recipe.yaml")
+        recipe = self._recipe(folder / "recipe.yaml")
+        self.recipe = None if recipe is None else dump_recipe(recipe)
+        # By its recipe, as the folder may still be a temporary one.
+        run = folder.resolve().name if recipe is None else Path(recipe.output_dir).name
+        member = self.results.get("member")
+        self.name = run if member is None or recipe is None else f"{run}, {member}"
 
     def explained(self, do: Callable[[], Any]) -> Any:
         """The result of ``do``; results that lack what they must have are an OutputError."""
@@ -129,7 +134,7 @@ class _Report:
                 f"{error}); was it edited?"
             ) from error
 
-    def _recipe(self, file: Path) -> str | None:
+    def _recipe(self, file: Path) -> Recipe | None:
         """The recipe of the run without local paths."""
         if not file.is_file():
             return None
@@ -137,7 +142,7 @@ class _Report:
             recipe = load_recipe(file)
         except RecipeError as error:
             raise OutputError(f"the recipe of the run cannot be read: {error}") from error
-        return dump_recipe(public_recipe(recipe, self.results.get("sources") or {}))
+        return public_recipe(recipe, self.results.get("sources") or {})
 
     # -- names ----------------------------------------------------------------------------------
 
@@ -261,29 +266,32 @@ class _Report:
             spans.append((begin, log))
             begin += max((float(entry.get("epoch", 0.0)) for entry in log), default=0.0)
 
-        def line(name: str, key: str, shade: int, *, steps: bool = False) -> Line | None:
+        def line(name: str, key: str, *, faint: bool = False) -> Line | None:
             points = tuple(
                 (start + float(entry["epoch"]), float(entry[key]))
                 for start, log in spans
                 for entry in log
                 if isinstance(entry.get(key), int | float) and "epoch" in entry
             )
-            return Line(name, points, shade, steps) if points else None
+            return Line(name, points, colour, faint=faint) if points else None
 
         def chart(title: str, *lines: Line | None, percent: bool = False) -> LineChart | None:
             there = tuple(one for one in lines if one is not None)
             if not there:
                 return None
-            return LineChart(title, "epoch", there, tuple(marks), percent)
+            return LineChart(title, "epoch", there, begin, tuple(marks), percent)
 
-        sparsity = line("removed", "pruning/sparsity", colour, steps=True)
+        sparsity = line("removed", "pruning/sparsity")
+        if sparsity is not None:  # nothing before the first step of pruning, all after the last
+            points = ((0.0, 0.0), *sparsity.points, (begin, sparsity.points[-1][1]))
+            sparsity = replace(sparsity, points=points, steps=True)
         yield chart("encoder weights removed", sparsity, percent=True)
         yield chart(
             "loss",
-            line("training", "loss", 0 if colour else 1),
-            line("validation", "eval_loss", colour),
+            line("training", "loss", faint=True),
+            line("validation", "eval_loss"),
         )
-        metric = line(self.primary, f"eval_{self.primary}", colour)
+        metric = line(self.primary, f"eval_{self.primary}")
         yield chart(f"{self.primary}, validation", metric)
 
     def by_class(self) -> Iterator[dict[str, Any]]:
