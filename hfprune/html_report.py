@@ -126,9 +126,12 @@ class _Report:
 
     def explained(self, do: Callable[[], Any]) -> Any:
         """The result of ``do``; results that lack what they must have are an OutputError."""
+        from jinja2 import UndefinedError
+
+        wrong = (KeyError, IndexError, TypeError, AttributeError, ValueError, UndefinedError)
         try:
             return do()
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except wrong as error:
             raise OutputError(
                 f"{self.file} lacks something that a report needs ({type(error).__name__}: "
                 f"{error}); was it edited?"

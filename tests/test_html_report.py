@@ -266,9 +266,7 @@ def test_changed_rows_of_the_other_tasks(tmp_path: Path) -> None:
     text = " ".join(Page(render(folder_of(tmp_path / "run", results, details))).text.split())
     assert "one still wrong none → a, b; labelled a" in text
     assert "two 1.25 → 1.75; labelled 1.5" in text
-    assert "in Par<i>s Par<i>s : O → B-X; labelled B-X word 7 :" in text.replace(
-        "s:", "s :"
-    ).replace("7:", "7 :")
+    assert "in Par<i>s Par<i>s: O → B-X; labelled B-X word 7: O → B-X" in text
     assert "test row 4" in text
     entry["changes"] = {"rows": 9, "mean_change": 0.125}
     text = Page(render(folder_of(tmp_path / "run", results, details))).text
@@ -305,6 +303,7 @@ def test_files_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"format_version": 9}, "format_version must be 1, got 9"),
         ([], "format_version must be 1, got None"),
         ({**results_of(), "benchmark": {}}, "lacks something that a report needs .*KeyError"),
+        ({**results_of(), "data": {}}, "lacks something that a report needs .*UndefinedError"),
     ],
 )
 def test_what_is_no_run_is_refused(results: Any, message: str, tmp_path: Path) -> None:
