@@ -292,6 +292,28 @@ def push(
         )  # fmt: skip
 
 
+@app.command()
+def report(
+    folder: Folder,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write; without: DIR/report.html.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the HTML report of a finished run, and its figures as PNG, from metrics.json."""
+    with _explained("an earlier report may be left"):
+        from hfprune.html_report import write_report
+
+        files, note = write_report(folder, output)
+        if note is not None:
+            typer.echo(note, err=True)
+        if as_json:
+            _print_json({"report": str(files[0]), "figures": [str(file) for file in files[1:]]})
+            return
+        for file in files:
+            typer.echo(str(file))
+
+
 def _describe(recipe: Any, as_json: bool) -> None:
     from hfprune.recipe import dump_recipe
     from hfprune.workplan import describe

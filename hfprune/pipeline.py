@@ -41,6 +41,7 @@ from hfprune.benchmark import (
     ratios,
     torch_runner,
 )
+from hfprune.comparison import changes, class_scores
 from hfprune.compress import Reconstruction, divergence
 from hfprune.cost import LatencyTable, parameter_costs
 from hfprune.data import (
@@ -78,6 +79,7 @@ from hfprune.files import (
     check_output_dir,
     remove_leftovers,
 )
+from hfprune.html_report import write_report
 from hfprune.hub import find_token, member_repo_id, push, sources, write_card
 from hfprune.images import IMAGE_COLUMN
 from hfprune.imbalance import balanced_weights, weighted_loss
@@ -119,6 +121,8 @@ from hfprune.vocabulary import compare_tokens, reduce_vocabulary_
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1
+# Of details.json: what is too long or too private for metrics.json, which is published.
+DETAILS_VERSION = 1
 WORK_SUFFIX = ".work"
 # The work of a finished run, while it is being deleted.
 SPENT_SUFFIX = ".work.done"
@@ -134,6 +138,8 @@ TRAINING_STAGES = ("teacher", "prune", "recover", "trial")
 TABLE_BATCHES, TABLE_LENGTHS = (1, 8, 32), (16, 32, 64, 128, 256)
 # A choice of layers that is faster than wanted by this factor although whole is not tried.
 ROOMY = 1.2
+# Of a text whose prediction changed: characters, or words, that are kept.
+MOST_TEXT = 1000
 # Where the search for max_metric_drop begins, and by what it goes up.
 FIRST_SPEEDUP, SPEEDUP_STEP = 3.0, 1.3
 
@@ -221,7 +227,7 @@ class _Run:
         timing = self._stage("benchmark", lambda: self._benchmark(teacher, members))
         with self._explained("writing the output"):
             results = self._results(members, evaluation, timing)
-            self._write(members, results)
+            self._write(members, results, self._details(members))
         self._remove_work()
         self.console.summary(results)
         self.console.note(f"results: {self.output}")
@@ -716,7 +722,7 @@ class _Run:
     # -- training stages ------------------------------------------------------------------------
 
     def _teacher(self) -> str:
-        recipe = self.recipe
+        recipe, history = self.recipe, []
         if recipe.teacher.name_or_path is not None:
             model = self._load(
                 recipe.teacher.name_or_path,
@@ -733,8 +739,8 @@ class _Run:
             changes = {name: value for name, value in own.items() if value is not None}
             trainer = self._trainer(model, "teacher", self.dense, changes)
             trainer.train(resume_from_checkpoint=self._checkpoint("teacher"))
-            model = trainer.model
-        return self._keep(model, "teacher", self.dense.processor)
+            model, history = trainer.model, trainer.state.log_history
+        return self._keep(model, "teacher", self.dense.processor, history=history)
 
     def _latency(self, speedup: Any, target: PruningConfig) -> dict[str, Any]:
         recipe, processor = self.recipe, self.dense.processor
@@ -1072,6 +1078,8 @@ class _Run:
 
         predicted: dict[str, Any] = {}
         report: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
+        about = (data.task, data.num_labels, data.label_names)
         for name, candidate in self._candidates(teacher, members).items():
             model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
             reading = self._reading(name.rsplit(" ", 1)[0])
@@ -1083,10 +1091,15 @@ class _Run:
             )
             logits = reading.data.by_text("test", logits)
             entry: dict[str, Any] = {
-                "metrics": compute(
-                    logits, labels, names, data.task, data.num_labels, data.label_names
-                )
+                "metrics": compute(logits, labels, names, *about),
+                "by_class": class_scores(logits, labels, *about),
             }
+            if not predicted:
+                first = logits
+            elif not name.startswith(f"{DENSE} "):
+                entry["changes"], rows = changes(first, logits, labels, *about)
+                if name.endswith(" int8") or recipe.export.quantization is None:
+                    changed[name] = self._with_texts(rows)
             predicted[name] = (
                 token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
             )
@@ -1104,7 +1117,22 @@ class _Run:
                 )
             report[name] = entry
             self.console.note(f"{name}: {primary} {entry['metrics'][primary]:.4f}")
+        self.done["changed"] = changed
         return {"primary": primary, "confidence": level, "samples": len(labels), "models": report}
+
+    def _with_texts(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Test rows that :func:`hfprune.comparison.changes` names, with their texts if any."""
+        texts = {
+            "text": self.data.texts.get("test"),
+            "text_pair": self.data.text_pairs.get("test"),
+        }
+        return [
+            {
+                **row,
+                **{key: some[row["row"] - 1][:MOST_TEXT] for key, some in texts.items() if some},
+            }
+            for row in rows
+        ]
 
     def _benchmark(self, teacher: str, members: dict[str, str]) -> dict[str, Any]:
         settings = self.recipe.benchmark
@@ -1234,6 +1262,23 @@ class _Run:
             }
         return {**common, "family": pruning, "evaluation": evaluation, "benchmark": timing}
 
+    def _details(self, members: Iterable[str]) -> dict[str, Any]:
+        """How losses and metrics went, and test rows whose prediction changed."""
+        logs = [(DENSE, "teacher", "teacher")]
+        for label in members:
+            own = self._label(label)
+            logs += [(label, "prune", f"{own}-pruned"), (label, "recover", f"{own}-recovered")]
+        files = [(model, stage, self.work / "log" / f"{name}.json") for model, stage, name in logs]
+        return {
+            "format_version": DETAILS_VERSION,
+            "training": [
+                {"model": model, "stage": stage, "log": _read_json(file)}
+                for model, stage, file in files
+                if file.is_file()
+            ],
+            "changed": self.done.get("changed") or {},
+        }
+
     def _label(self, label: str) -> str:
         """The label that a model had when it was made: a search names its best one anew."""
         search = self.done.get("search")
@@ -1266,7 +1311,9 @@ class _Run:
             found["predicted_speedup"] = table.speedup(kept)
         return found
 
-    def _write(self, members: dict[str, str], results: dict[str, Any]) -> None:
+    def _write(
+        self, members: dict[str, str], results: dict[str, Any], details: dict[str, Any]
+    ) -> None:
         recipe = self.recipe
         layout = read_layout(recipe.model.name_or_path)
         with atomic_directory(self.output, overwrite=recipe.overwrite or recipe.resume) as folder:
@@ -1278,11 +1325,28 @@ class _Run:
                     model = self._saved(place)
                     save_encoder(model, self.small.processor, layout, target / SENTENCE_FOLDER)
                 atomic_write_json(target / "metrics.json", member_results(results, label))
+                atomic_write_json(target / "details.json", member_details(details, label))
                 atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
                 write_card(target)
+                self._report(target)
             if PRUNED not in members:
                 atomic_write_json(folder / "metrics.json", results)
+                atomic_write_json(folder / "details.json", details)
                 atomic_write_text(folder / "recipe.yaml", dump_recipe(recipe))
+                self._report(folder)
+
+    def _report(self, folder: Path) -> None:
+        """``report.html`` and its figures, if they can be made: hours of work do not hang on it."""
+        try:
+            _, note = write_report(folder)
+        except Exception as error:
+            self.console.warn(
+                f"no report was made ({_brief(error)}); the results are in metrics.json, and "
+                f"`hfprune report {self.output}` tries it again"
+            )
+        else:
+            if note is not None:
+                self.console.note(note)
 
     def _push(self, members: Iterable[str]) -> None:
         """Last, so that a failed upload costs nothing but itself."""
@@ -1313,11 +1377,7 @@ def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
     """The results of one model of a family, as if it had been the only one."""
     if "family" not in results:
         return results
-
-    def renamed(name: str) -> str | None:
-        owner, _, kind = name.rpartition(" ")
-        return name if owner == DENSE else f"{PRUNED} {kind}" if owner == label else None
-
+    renamed = partial(_renamed, label=label)
     evaluation, timing = results["evaluation"], results["benchmark"]
     single = {key: value for key, value in results.items() if key != "family"}
     return {
@@ -1345,6 +1405,26 @@ def member_results(results: dict[str, Any], label: str) -> dict[str, Any]:
             "macs": _pair(timing["macs"], label),
         },
     }
+
+
+def member_details(details: dict[str, Any], label: str) -> dict[str, Any]:
+    """The details of one model of a family, as if it had been the only one."""
+    owners = {DENSE: DENSE, label: PRUNED}
+    return {
+        **details,
+        "training": [
+            {**entry, "model": owners[entry["model"]]}
+            for entry in details["training"]
+            if entry["model"] in owners
+        ],
+        "changed": {new: v for k, v in details["changed"].items() if (new := _renamed(k, label))},
+    }
+
+
+def _renamed(name: str, label: str) -> str | None:
+    """What a model of a family is called where it is the only one; ``None`` for the others."""
+    owner, _, kind = name.rpartition(" ")
+    return name if owner == DENSE else f"{PRUNED} {kind}" if owner == label else None
 
 
 def _only(records: dict[str, Any] | None, label: str) -> dict[str, Any] | None:

@@ -528,7 +528,10 @@ class HFPruneTrainer(Trainer):
         if finished:
             self._complete = True
             self._gates.set_trainable(False)
+        # Logging counts as the step's log: without this, its loss would go unlogged.
+        due = self.control.should_log
         self.log(self.pruning_metrics())
+        self.control.should_log = due
 
     def _next_plan(self, share: float) -> PruningPlan:
         """The plan at a share of the target, in [0, 1]."""

@@ -11,6 +11,7 @@ import atexit
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 
 _home = tempfile.mkdtemp(prefix="hfprune-tests-")
@@ -56,6 +57,21 @@ settings.load_profile("hfprune")
 def no_mixed_precision_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """TrainingArguments with bf16 turn it on for all that come after, by this variable."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PNG figures of a report take a second a run: only the report's own tests draw them."""
+    report = sys.modules.get("hfprune.html_report")
+    if report is None or request.module.__name__ == "test_html_report":
+        return
+
+    def missing() -> None:
+        from hfprune.errors import MissingExtraError
+
+        raise MissingExtraError("no figures in tests")
+
+    monkeypatch.setattr(report, "check_matplotlib", missing)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -81,6 +81,8 @@ def test_output_directory(finished: tuple[Path, dict[str, Any]]) -> None:
         "metrics.json",
         "plan.json",
         "recipe.yaml",
+        "report.html",
+        "details.json",
     }
     assert not output.with_name("out.work").exists()
     assert json.loads((output / "metrics.json").read_text()) == results
@@ -103,6 +105,36 @@ def test_results_say_what_was_measured(finished: tuple[Path, dict[str, Any]]) ->
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     parameters = results["benchmark"]["parameters"]
     assert parameters["pruned"]["encoder"] < parameters["dense"]["encoder"]
+
+
+def test_details_and_report_of_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, results = finished
+    details = json.loads((output / "details.json").read_text())
+    stages = [(entry["model"], entry["stage"]) for entry in details["training"]]
+    assert stages == [("dense", "teacher"), ("pruned", "prune"), ("pruned", "recover")]
+    assert any("pruning/sparsity" in line for line in details["training"][1]["log"])
+    summary = results["evaluation"]["models"]["pruned int8"]["changes"]
+    (name,) = details["changed"]
+    assert name == "pruned int8"
+    assert len(details["changed"][name]) == summary["changed"]
+    assert all(row["text"] for row in details["changed"][name])
+    for entry in results["evaluation"]["models"].values():
+        table = np.asarray(entry["by_class"]["confusion"])
+        assert table.sum() == 24
+        assert table.trace() / 24 == pytest.approx(entry["metrics"]["accuracy"])
+    assert "<h1>out</h1>" in (output / "report.html").read_text()
+
+
+def test_a_report_that_fails_is_a_warning(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    console = Console(quiet=True)
+    pipeline._Run(load_recipe(recipe_file(tmp_path, inputs)), console)._report(tmp_path)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no report was made (OutputError" in told
+    assert "`hfprune report" in told
 
 
 def test_reload_pipeline_and_onnx_agree(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -434,3 +434,14 @@ def test_a_model_trained_in_bf16_can_be_exported(tmp_path: Path) -> None:
     file = export_onnx(trainer.model, tiny_tokenizer(), tmp_path / "onnx")
     assert file.is_file()
     assert trainer.evaluate(Toy(16))["eval_accuracy"] >= 0, "the trainer's own model still works"
+
+
+def test_the_loss_is_logged_where_pruning_is(tmp_path: Path) -> None:
+    trainer = make(
+        tmp_path, logging_steps=2, pruning=PruningConfig(sparsity=0.5, update_every_steps=2)
+    )
+    trainer.train()
+    logged = {entry["step"] for entry in trainer.state.log_history if "loss" in entry}
+    pruned = {entry["step"] for entry in trainer.state.log_history if "pruning/heads" in entry}
+    assert logged == set(range(2, 25, 2))
+    assert len(pruned & logged) > 3, "the same steps are logged for both"
