@@ -86,8 +86,8 @@ from hfprune.loading import check_fits, load_classifier, load_processor
 from hfprune.lora import check_adapter
 from hfprune.machine import usable_cpus
 from hfprune.metrics import (
-    bootstrap_interval,
     compute,
+    interval,
     is_correct,
     load_metrics,
     make_compute_metrics,
@@ -95,7 +95,6 @@ from hfprune.metrics import (
     paired_difference,
     score,
     token_counts,
-    wilson_interval,
 )
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.quantize import PLAIN, describe_settings, quantize_auto, usual_settings
@@ -1091,14 +1090,23 @@ class _Run:
                 token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
             )
             base = predicted["dense PyTorch"]
+            entry["interval"] = list(
+                interval(
+                    primary,
+                    logits,
+                    labels,
+                    data.task,
+                    data.num_labels,
+                    data.label_names,
+                    level,
+                )
+            )
             if primary == "accuracy":
                 right = is_correct(logits, labels, data.task, data.num_labels)
-                entry["interval"] = list(wilson_interval(int(right.sum()), len(right), level))
                 against = is_correct(base, labels, data.task, data.num_labels)
                 entry["difference"] = list(paired_difference(right, against, level))
             else:
                 mine = predicted[name]
-                entry["interval"] = list(bootstrap_interval(primary_score, mine, labels, level))
                 entry["difference"] = list(
                     paired_bootstrap(primary_score, mine, base, labels, level)
                 )

@@ -54,6 +54,7 @@ FLOORS = {
     "benchmark": 5,
     "report": 5,
     "hub": 5,
+    "evaluation": 6,
     "inspection": 6,
     "latency": 6,
     "quantize": 6,
