@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
 from hfprune.benchmark import (
     batches_for,
@@ -980,12 +980,16 @@ class _Run:
         recipe, data = self.recipe, reading.data
         settings = recipe.training.model_copy(update=dict(changes or {}))
         patience = settings.early_stopping_patience
-        return HFPruneTrainer(
+        callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience else []
+        best = settings.metric_for_best_model
+        shown = recipe.evaluation.metrics[0] if best in (None, "loss") else str(best)
+        trainer = HFPruneTrainer(
             model=model,
             args=training_arguments(
                 settings,
                 self.work / "checkpoints" / stage,
                 label_names=["labels", *({TEXT_ROW} & set(data.train.column_names))],
+                disable_tqdm=True,  # the console shows it
             ),
             train_dataset=data.train,
             eval_dataset=data.validation,
@@ -994,9 +998,12 @@ class _Run:
             compute_metrics=make_compute_metrics(
                 recipe.evaluation.metrics, data.task, data.num_labels, data.label_names
             ),
-            callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+            callbacks=[*callbacks, self.console.training(shown)],
             **pruning,
         )
+        # It writes to stdout, where results go.
+        cast(Any, trainer).remove_callback(PrinterCallback)
+        return trainer
 
     def _checkpoint(self, stage: str, needed: Sequence[str] = ()) -> str | None:
         folder = self.work / "checkpoints" / stage
