@@ -1,10 +1,13 @@
-"""The ``hfprune`` command. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130
-interrupted.
+"""The ``hfprune`` command: what ``--help`` tells is in the docstrings and epilogs here.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error that was
+explained, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,11 +26,18 @@ EXAMPLES = """Examples:
 
   hfprune prune reviews.yaml
 
+  hfprune evaluate runs/reviews --data new-reviews.csv
+
   hfprune benchmark runs/reviews --batch-size 1 --length 32
+
+  hfprune inspect runs/reviews
 
   hfprune push runs/reviews --repo-id user/reviews
 
-On several GPUs: accelerate launch --multi_gpu scripts/prune.py --recipe reviews.yaml"""
+On several GPUs: accelerate launch --multi_gpu scripts/prune.py --recipe reviews.yaml
+
+Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted (Ctrl-C).
+Results go to stdout, progress and errors to stderr."""
 
 app = typer.Typer(
     help="Make fine-tuned classifiers really smaller and faster.",
@@ -46,6 +56,11 @@ Overrides = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What a run or save_model wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only errors and results.")]
+
+
+def _example(*lines: str) -> str:
+    """The end of a command's ``--help``."""
+    return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines])
 
 
 @contextmanager
@@ -76,7 +91,13 @@ def _main(
     pass
 
 
-@app.command()
+@app.command(
+    epilog=_example(
+        "hfprune prune reviews.yaml pruning.speedup=8",
+        "hfprune prune reviews.yaml resume=true",
+        "hfprune prune reviews.yaml --dry-run",
+    )
+)
 def prune(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -105,7 +126,7 @@ def prune(
             _print_json(results)
 
 
-@recipes.command()
+@recipes.command(epilog=_example("hfprune recipe check reviews.yaml pruning.sparsity=0.9"))
 def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read a recipe as a run would; print it whole, and what the run will do."""
     with _explained("nothing was changed"):
@@ -114,7 +135,7 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
         _describe(load_recipe(recipe, overrides or []), as_json)
 
 
-@recipes.command()
+@recipes.command(epilog=_example("hfprune recipe schema > recipe.schema.json"))
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
     from hfprune.recipe import recipe_schema
@@ -122,7 +143,12 @@ def schema() -> None:
     _print_json(recipe_schema())
 
 
-@recipes.command()
+@recipes.command(
+    epilog=_example(
+        "hfprune recipe new reviews.yaml --model microsoft/MiniLM-L12-H384-uncased "
+        "--train train.csv --speedup 8"
+    )
+)
 def new(
     file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
     model: Annotated[str, typer.Option(help="Pretrained or fine-tuned model: folder or Hub name.")],
@@ -133,6 +159,7 @@ def new(
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
     speedup: Annotated[float, typer.Option(help="How many times faster it shall get.")] = 6.0,
+    as_json: AsJson = False,
 ) -> None:
     """Write a recipe that prunes to a speed on this machine."""
     with _explained("nothing was written"):
@@ -162,52 +189,166 @@ def new(
         except RecipeError:
             file.unlink()
             raise
-        typer.echo(f"written: {file}; next: hfprune recipe check {file}")
+        if as_json:
+            _print_json({"file": str(file)})
+        else:
+            typer.echo(f"written: {file}; next: hfprune recipe check {file}")
 
 
-@app.command()
+@app.command(
+    epilog=_example("hfprune export runs/reviews", "hfprune export my-model --output onnx")
+)
 def export(
     folder: Folder,
     output: Annotated[Path | None, typer.Option(help="Where to write; without: DIR/onnx.")] = None,
     quantize: Annotated[bool, typer.Option(help="Also write model_quantized.onnx.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Write ONNX models of a classifier, pruned by hfprune or dense; checked against PyTorch."""
-    with _explained("earlier files are untouched"):
-        from transformers import AutoConfig
-
-        from hfprune.checkpoint import from_pretrained
-        from hfprune.errors import CheckpointError
+    with _explained("earlier files are untouched, run the same command again"):
         from hfprune.export import export_onnx, quantize_onnx
-        from hfprune.loading import load_processor
+        from hfprune.loading import load_processor, load_saved_classifier
         from hfprune.quantize import usual_settings
-        from hfprune.surgery import RECORD_KEY
-        from hfprune.tasks import auto_class, kind_of_config, task_of_kind
+        from hfprune.tasks import kind_of_model, task_of_kind
 
-        try:
-            config = AutoConfig.from_pretrained(folder)
-            kind = kind_of_config(config)
-            model = (
-                from_pretrained(folder)
-                if hasattr(config, RECORD_KEY)
-                else auto_class(kind).from_pretrained(folder)
-            )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} holds no classifier: {error}") from error
+        model = load_saved_classifier(str(folder))
         processor = load_processor(
             str(folder),
-            task_of_kind(kind),
+            task_of_kind(kind_of_model(model)),
             revision=None,
             trust_remote_code=False,
             key="the folder",
         )
         target = output or folder / "onnx"
-        file = export_onnx(model, processor, target)
-        typer.echo(str(file))
+        written = {"float32": export_onnx(model, processor, target)}
         if quantize:
-            typer.echo(str(quantize_onnx(target, usual_settings(target))))
+            written["int8"] = quantize_onnx(target, usual_settings(target))
+        if as_json:
+            _print_json({name: str(file) for name, file in written.items()})
+            return
+        for file in written.values():
+            typer.echo(str(file))
 
 
-@app.command()
+@app.command(
+    epilog=_example(
+        "hfprune evaluate runs/reviews",
+        "hfprune evaluate runs/reviews --data new.csv --text-column review --label-column stars",
+        "hfprune evaluate my-model --data test.csv --label-name negative --label-name positive",
+    )
+)
+def evaluate(
+    folder: Folder,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV, JSON lines, Parquet or CoNLL file of rows; may be given again. Without: the "
+            "test rows of the run's recipe."
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text. Without: the recipe's, or text.")
+    ] = None,
+    text_pair_column: Annotated[
+        str | None, typer.Option(help="Column of a second text. Without: the recipe's, or none.")
+    ] = None,
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of the label; again for several columns of 0/1. Without: the recipe's, or "
+            "label."
+        ),
+    ] = None,
+    label_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A label as the rows spell it; once for each class, in the model's order. "
+            "Without: the model's names."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="May be given again. Without: the recipe's, or the task's usual ones."),
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Level of the intervals. Without: the recipe's, or 0.95.")
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Cut rows at so many tokens. Without: the recipe's, or the model's."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 64,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how right a saved model is, in PyTorch and in the ONNX files beside it.
+
+    Accuracy, precision, recall and F1 (other metrics for other tasks), each with its interval.
+    """
+    with _explained("nothing was changed, run the same command again"):
+        from rich.console import Console as RichConsole
+
+        from hfprune.evaluation import evaluate as measure
+        from hfprune.evaluation import table
+        from hfprune.report import Console
+
+        columns = label_column or []
+        with Console(quiet=quiet or as_json).progress("evaluate") as progress:
+            results = measure(
+                folder,
+                data or [],
+                text_column=text_column,
+                text_pair_column=text_pair_column,
+                label_column=columns if len(columns) > 1 else next(iter(columns), None),
+                label_names=label_name,
+                metrics=metric or [],
+                confidence=confidence,
+                max_length=max_length,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        if as_json:
+            _print_json(results)
+        else:
+            RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160).print(
+                table(results)
+            )
+
+
+@app.command(
+    epilog=_example(
+        "hfprune inspect runs/reviews",
+        "hfprune inspect google-bert/bert-base-uncased --json",
+    )
+)
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder of save_pretrained, or a Hub name.")
+    ],
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens of the input whose work is counted.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model is made of, what was pruned and what can be."""
+    with _explained("nothing was changed"):
+        from rich.console import Console as RichConsole
+
+        from hfprune.inspection import inspect as look
+        from hfprune.inspection import tables
+
+        found = look(model, sequence_length=sequence_length)
+        if as_json:
+            _print_json(found.to_dict())
+            return
+        console = RichConsole(highlight=False)
+        for shown in tables(found):
+            console.print(shown)
+
+
+@app.command(
+    epilog=_example("hfprune benchmark runs/reviews --batch-size 1 --batch-size 32 --length 128")
+)
 def benchmark(
     folder: Folder,
     batch_size: Annotated[list[int] | None, typer.Option(help="May be given again.")] = None,
@@ -217,6 +358,7 @@ def benchmark(
     baseline: Annotated[
         Path | None, typer.Option(help="An ONNX file to compare with; without: onnx/model.onnx.")
     ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Time the ONNX models of a directory on this machine, interleaved."""
@@ -229,6 +371,7 @@ def benchmark(
             ratios,
         )
         from hfprune.export import MODEL_FILE, QUANTIZED_FILE
+        from hfprune.report import Console
 
         place = folder / "onnx" if (folder / "onnx").is_dir() else folder
         files = {"float32": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
@@ -241,13 +384,15 @@ def benchmark(
             raise HFPruneError(f"there is no {what}; run `hfprune export {folder}` first")
         first = next(iter(found))
         shapes = [(b, n) for b in batch_size or [1, 32] for n in length or [32, 128]]
-        rows = measure_latency(
-            {name: onnx_runner(file, threads) for name, file in found.items()},
-            shapes,
-            repeats=repeats,
-            warmup=3,
-            make_batch=batches_for(config_beside(place / MODEL_FILE)),
-        )
+        with Console(quiet=quiet or as_json).progress("benchmark") as progress:
+            rows = measure_latency(
+                {name: onnx_runner(file, threads) for name, file in found.items()},
+                shapes,
+                repeats=repeats,
+                warmup=3,
+                make_batch=batches_for(config_beside(place / MODEL_FILE)),
+                progress=progress,
+            )
         factors = ratios(rows, first)
         results: list[dict[str, Any]] = [
             {
@@ -271,7 +416,7 @@ def benchmark(
             )
 
 
-@app.command()
+@app.command(epilog=_example("hfprune push runs/reviews --repo-id user/reviews --private"))
 def push(
     folder: Folder,
     repo_id: Annotated[str, typer.Option(metavar="USER/NAME", help="Made if it is not there.")],
@@ -279,17 +424,25 @@ def push(
         False
     ),
     revision: Annotated[str | None, typer.Option(help="Branch, made if it is not there.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Upload a finished run to the Hub, with a model card made from its measurements."""
     with _explained("nothing here was changed, run the same command again"):
         from hfprune.hub import push as upload
 
-        typer.echo(
-            upload(
-                folder, repo_id, private=private, revision=revision,
-                note=lambda text: typer.echo(text, err=True),
-            )
-        )  # fmt: skip
+        silent = quiet or as_json
+        url = upload(
+            folder,
+            repo_id,
+            private=private,
+            revision=revision,
+            note=None if silent else lambda text: typer.echo(text, err=True),
+        )
+        if as_json:
+            _print_json({"url": url})
+        else:
+            typer.echo(url)
 
 
 @app.command()

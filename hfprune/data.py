@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from hfprune.recipe import DataConfig
 
-__all__ = ["TEXT_ROW", "TaskData", "data_collator", "load_task_data"]
+__all__ = ["TEXT_ROW", "TaskData", "data_collator", "load_rows", "load_task_data"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 SPLITS = ("train", "validation", "test")
@@ -196,20 +196,7 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
 
     encoded, truncated = {}, {}
     for name in SPLITS:
-        piece = pieces[name]
-        if piece.rows.images is not None:
-            encoded[name], truncated[name] = _with_labels(piece, piece.rows.images), 0
-        elif config.stride is not None:
-            encoded[name], truncated[name] = _in_windows(piece, processor, config, checked_task), 0
-        else:
-            encoded[name], truncated[name] = _tokenize(
-                piece.texts,
-                piece.text_pairs,
-                piece.chosen_labels,
-                processor,
-                config.max_length,
-                checked_task,
-            )
+        encoded[name], truncated[name] = _encode(pieces[name], processor, config, checked_task)
     train_keys = set(pieces["train"].contents())
     return TaskData(
         task=problem_of(checked_task),
@@ -228,6 +215,58 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
             for name in SPLITS
             if name != "train"
         },
+    )
+
+
+def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: str) -> TaskData:
+    """Read rows to evaluate on, from files of their own.
+
+    Args:
+        config: names columns, label names (all tasks but regression need them) and lengths; the
+            data that it names are not read, and its limits are not applied.
+        files: CSV, JSON Lines, Parquet or CoNLL; their rows follow one another.
+        processor: as for :func:`load_task_data`.
+        task: a recipe's task.
+
+    Returns:
+        What has these rows as its test split; train and validation are empty.
+
+    Raises:
+        DataError: as :func:`load_task_data`, or there is no file, or no label names.
+    """
+    checked_task = _check_task(task, config)
+    if checked_task != "image_classification":
+        _check_tokenizer(processor, config)
+    if not files:
+        raise DataError("no file of rows is given; name at least one")
+    if config.label_names is None and checked_task != "regression":
+        raise DataError("rows of a classifier are read by the names of its labels; none are given")
+    wanted = _wanted_columns(config, checked_task)
+    rows = {
+        f"{number}": _check_rows(
+            "test", file, _read_file("test", file, wanted), config, checked_task
+        )
+        for number, file in enumerate(files)
+    }
+    label_names, labels = _encode_labels(rows, config, checked_task)
+    pieces = [_Piece(rows[n], labels[n], list(range(len(rows[n].texts)))) for n in rows]
+    test, truncated = _joined([_encode(piece, processor, config, checked_task) for piece in pieces])
+    empty = test.select([])
+    pairs = [piece.text_pairs for piece in pieces]
+    of_images = checked_task == "image_classification"
+    return TaskData(
+        task=problem_of(checked_task),
+        train=empty,
+        validation=empty,
+        test=test,
+        texts={} if of_images else {"test": [text for piece in pieces for text in piece.texts]},
+        text_pairs={}
+        if config.text_pair_column is None
+        else {"test": [text for part in pairs for text in part or ()]},
+        label_names=label_names,
+        max_length=config.max_length,
+        truncated={"train": 0, "validation": 0, "test": truncated},
+        seen_in_train={"validation": 0, "test": 0},
     )
 
 
@@ -769,7 +808,7 @@ def _encode_labels(
         tags = {
             name: _listed_names(split, column, config.label_names) for name, split in rows.items()
         }
-        label_names = _label_names(rows, tags["train"], config, column)
+        label_names = _label_names(rows, tags, config, column)
         return label_names, {
             name: [
                 [_number_of(split, row, column, tag, label_names, config) for tag in row_tags]
@@ -781,7 +820,7 @@ def _encode_labels(
         found = {
             name: _listed_names(split, column, config.label_names) for name, split in rows.items()
         }
-        label_names = _label_names(rows, found["train"], config, column)
+        label_names = _label_names(rows, found, config, column)
         return label_names, {
             name: _multi_hot(split, column, found[name], label_names, config)
             for name, split in rows.items()
@@ -793,7 +832,7 @@ def _encode_labels(
         ]
         for name, split in rows.items()
     }
-    label_names = _label_names(rows, single["train"], config, column)
+    label_names = _label_names(rows, single, config, column)
     numbers = {}
     for name, split in rows.items():  # train first
         numbers[name] = [
@@ -867,15 +906,18 @@ def _name_of(
 
 
 def _label_names(
-    rows: dict[str, _Rows], found: Iterable[Sequence[str]], config: DataConfig, column: str
+    rows: dict[str, _Rows],
+    found: dict[str, list[list[str]]],
+    config: DataConfig,
+    column: str,
 ) -> list[str]:
-    """Settle the label names; ``found`` holds the names of each train row."""
+    """Settle the label names; ``found`` holds, by split, the names of each row."""
     if config.label_names is not None:
         return list(config.label_names)
     train = rows["train"]
     if column in train.classes:
         return train.classes[column]
-    names = {name for row_names in found for name in row_names}
+    names = {name for row_names in found["train"] for name in row_names}
     if not names:
         raise DataError(
             f"{train.split} ({train.source}), column {column!r}: no row has any label; give "
@@ -1141,6 +1183,32 @@ def _draw(groups: Sequence[Sequence[int]], count: int, seed: str, keep_one: bool
 
 
 # --- tokenizing -----------------------------------------------------------------------------
+
+
+def _encode(piece: _Piece, processor: Any, config: DataConfig, task: Task) -> tuple[Dataset, int]:
+    """Return the rows of a piece as a model reads them, and how many were cut."""
+    if piece.rows.images is not None:
+        return _with_labels(piece, piece.rows.images), 0
+    if config.stride is not None:
+        return _in_windows(piece, processor, config, task), 0
+    return _tokenize(
+        piece.texts, piece.text_pairs, piece.chosen_labels, processor, config.max_length, task
+    )
+
+
+def _joined(parts: Sequence[tuple[Dataset, int]]) -> tuple[Dataset, int]:
+    """Return several encoded pieces as one; the texts of windows are numbered through."""
+    import datasets
+
+    found, begin = [], 0
+    for data, _ in parts:
+        if TEXT_ROW in data.column_names:
+            owners = [begin + row for row in data[TEXT_ROW][:]]
+            begin = owners[-1] + 1
+            feature = data.features[TEXT_ROW]
+            data = data.remove_columns(TEXT_ROW).add_column(TEXT_ROW, owners, feature=feature)
+        found.append(data)
+    return datasets.concatenate_datasets(found), sum(cut for _, cut in parts)
 
 
 def _tokenize(

@@ -181,6 +181,26 @@ def load_saved(folder: str) -> Any:
         raise CheckpointError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
+def load_saved_classifier(folder: str) -> Any:
+    """As :func:`load_saved`, and what it gives has a classifier's head.
+
+    Raises:
+        CheckpointError: also for a model whose config names no class with such a head: one would
+            be made of random numbers.
+    """
+    try:
+        model = load_saved(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} holds no classifier: {error}") from error
+    name = type(model).__name__
+    if not name.endswith(tuple(kind.ending for kind in KINDS)):
+        raise CheckpointError(
+            f"{folder} holds no classifier but a {name}: give a folder that a run or save_model "
+            "of a classifier wrote"
+        )
+    return model
+
+
 def check_fits(
     model: nn.Module, data: TaskData, tokenizer: Any, sequence_lengths: Sequence[int]
 ) -> None:
@@ -198,6 +218,8 @@ def check_fits(
     for split in ("train", "validation", "test"):
         column = data.split(split).with_format("arrow")[:]["input_ids"]
         lengths = pc.list_value_length(column)
+        if not len(lengths):  # rows to evaluate on have no other splits
+            continue
         shortest, longest = pc.min(lengths).as_py(), pc.max(lengths).as_py()
         if shortest == 0:
             row = pc.index(lengths, 0).as_py()
@@ -219,7 +241,7 @@ def check_fits(
                 f"the model's vocabulary has {embedding.num_embeddings}: they do not belong "
                 "together; set model.tokenizer to the model's own"
             )
-    if limit is not None and max(sequence_lengths) > limit:
+    if limit is not None and max(sequence_lengths, default=0) > limit:
         raise RecipeError(
             f"benchmark.sequence_lengths asks for {max(sequence_lengths)} tokens, but the model "
             f"has positions for {limit}: list shorter lengths"

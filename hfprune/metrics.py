@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "bootstrap_interval",
     "compute",
+    "interval",
     "is_correct",
     "load_metrics",
     "make_compute_metrics",
@@ -555,6 +556,73 @@ def bootstrap_interval(
         return metric(logits[rows], labels[rows])
 
     return _percentiles(resampled, len(logits), len(labels), confidence, n, seed)
+
+
+def interval(
+    name: str,
+    logits: Array,
+    labels: Array,
+    task: Task,
+    num_labels: int,
+    label_names: Sequence[str] = (),
+    confidence: float = 0.95,
+    n: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return an interval of one of our metrics: Wilson's for accuracies, else by bootstrap.
+
+    Rows with one label each are resampled as cells of the table of labels against predictions,
+    which is the same and takes no time. Arguments and errors as :func:`compute` and
+    :func:`bootstrap_interval`.
+    """
+    if name not in METRICS[task]:
+        raise RecipeError(_not_for(name, task))
+    if task == "token_classification":
+        counts = token_counts(name, logits, labels, label_names)
+        return bootstrap_interval(
+            lambda found, _: score_counts(name, found), counts, labels, confidence, n, seed
+        )
+    if name == "accuracy":
+        right = is_correct(logits, labels, task, num_labels)
+        return wilson_interval(int(right.sum()), len(right), confidence)
+    if task in ("regression", "multi_label_classification"):
+        return bootstrap_interval(
+            lambda found, truth: score(name, found, truth, task, num_labels),
+            logits,
+            labels,
+            confidence,
+            n,
+            seed,
+        )
+    _quantile(confidence)
+    predictions = predict(logits, task, num_labels)
+    truth = _check_labels(predictions, labels)
+    cells = np.bincount(truth * num_labels + predictions, minlength=num_labels**2)
+    draws = np.random.default_rng(seed).multinomial(len(truth), cells / len(truth), size=n)
+    values = _of_tables(name, draws.reshape(n, num_labels, num_labels))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _of_tables(name: str, tables: npt.NDArray[np.int64]) -> Array:
+    """Scores from counts of rows, ``(tables, label, prediction)``, as the rules above say."""
+    counts = tables.astype(np.float64)
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    true, said, rows = counts.sum(2), counts.sum(1), counts.sum((1, 2))
+    if name == "mcc":
+        top = right.sum(1) * rows - (true * said).sum(1)
+        below = (rows**2 - (said**2).sum(1)) * (rows**2 - (true**2).sum(1))
+        return _divided(top, np.sqrt(below))
+    kind, _, average = name.partition("_")
+    below = {"precision": said, "recall": true, "f1": (true + said) / 2}[kind]
+    by_class = _divided(right, below)
+    weights = true if average == "weighted" else ((true + said) > 0).astype(np.float64)
+    found: Array = (by_class * weights).sum(1) / weights.sum(1)
+    return found
+
+
+def _divided(top: Array, below: Array) -> Array:
+    return np.divide(top, below, out=np.zeros_like(top), where=below > 0)
 
 
 def paired_bootstrap(

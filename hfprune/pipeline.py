@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
 from hfprune.benchmark import (
     batches_for,
@@ -88,8 +88,8 @@ from hfprune.loading import check_fits, load_classifier, load_processor
 from hfprune.lora import check_adapter
 from hfprune.machine import usable_cpus
 from hfprune.metrics import (
-    bootstrap_interval,
     compute,
+    interval,
     is_correct,
     load_metrics,
     make_compute_metrics,
@@ -97,7 +97,6 @@ from hfprune.metrics import (
     paired_difference,
     score,
     token_counts,
-    wilson_interval,
 )
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.quantize import PLAIN, describe_settings, quantize_auto, usual_settings
@@ -987,12 +986,16 @@ class _Run:
         recipe, data = self.recipe, reading.data
         settings = recipe.training.model_copy(update=dict(changes or {}))
         patience = settings.early_stopping_patience
-        return HFPruneTrainer(
+        callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience else []
+        best = settings.metric_for_best_model
+        shown = recipe.evaluation.metrics[0] if best in (None, "loss") else str(best)
+        trainer = HFPruneTrainer(
             model=model,
             args=training_arguments(
                 settings,
                 self.work / "checkpoints" / stage,
                 label_names=["labels", *({TEXT_ROW} & set(data.train.column_names))],
+                disable_tqdm=True,  # the console shows it
             ),
             train_dataset=data.train,
             eval_dataset=data.validation,
@@ -1001,9 +1004,12 @@ class _Run:
             compute_metrics=make_compute_metrics(
                 recipe.evaluation.metrics, data.task, data.num_labels, data.label_names
             ),
-            callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+            callbacks=[*callbacks, self.console.training(shown)],
             **pruning,
         )
+        # It writes to stdout, where results go.
+        cast(Any, trainer).remove_callback(PrinterCallback)
+        return trainer
 
     def _checkpoint(self, stage: str, needed: Sequence[str] = ()) -> str | None:
         folder = self.work / "checkpoints" / stage
@@ -1104,14 +1110,23 @@ class _Run:
                 token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
             )
             base = predicted["dense PyTorch"]
+            entry["interval"] = list(
+                interval(
+                    primary,
+                    logits,
+                    labels,
+                    data.task,
+                    data.num_labels,
+                    data.label_names,
+                    level,
+                )
+            )
             if primary == "accuracy":
                 right = is_correct(logits, labels, data.task, data.num_labels)
-                entry["interval"] = list(wilson_interval(int(right.sum()), len(right), level))
                 against = is_correct(base, labels, data.task, data.num_labels)
                 entry["difference"] = list(paired_difference(right, against, level))
             else:
                 mine = predicted[name]
-                entry["interval"] = list(bootstrap_interval(primary_score, mine, labels, level))
                 entry["difference"] = list(
                     paired_bootstrap(primary_score, mine, base, labels, level)
                 )

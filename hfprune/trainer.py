@@ -86,7 +86,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed.
 
-    ``more`` is given to it besides.
+    ``more`` is given to it besides. Without a word on it, the Trainer shows its own bars.
     """
     values = config.model_dump(exclude={"early_stopping_patience", "class_weights"}) | more
     known = inspect.signature(TrainingArguments).parameters
@@ -98,11 +98,11 @@ def training_arguments(
     for name in ("eval_steps", "save_steps"):
         if values[name] is None:
             del values[name]
+    values.setdefault("disable_tqdm", False)
     return TrainingArguments(
         str(output_dir),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=False,
         **values,
     )
 

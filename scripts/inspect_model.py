@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HFPruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed", file=sys.stderr)
+        return 130
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

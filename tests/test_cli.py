@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import random_plan, save_tiny_classifier, tiny_batch, tiny_model, tiny_tokenizer
+from tiny import (
+    random_plan,
+    save_tiny_classifier,
+    tiny_batch,
+    tiny_model,
+    tiny_tokenizer,
+    write_reviews,
+)
 from typer.testing import CliRunner
 
 import hfprune
@@ -20,6 +28,8 @@ from hfprune.export import OnnxClassifier
 from hfprune.recipe import load_recipe, recipe_schema
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = ("prune", "export", "evaluate", "benchmark", "inspect", "push")
+RECIPE_COMMANDS = ("check", "schema", "new")
 
 
 def call(*arguments: Any, code: int = 0) -> Any:
@@ -39,9 +49,32 @@ def test_help_and_version_load_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.strip().endswith("False")
-    for name in ("prune", "recipe", "export", "benchmark", "push", "Examples:"):
+    for name in (*COMMANDS, "recipe", "Examples:", "Exit codes: 0 done, 1 an error"):
         assert name in done.stdout
     assert call("--version").stdout.strip() == hfprune.__version__
+
+
+def test_every_command_has_an_example_and_the_common_options() -> None:
+    for names in [(name,) for name in COMMANDS] + [("recipe", name) for name in RECIPE_COMMANDS]:
+        shown = call(*names, "--help").stdout
+        assert f"  hfprune {' '.join(names)}" in shown.partition("Example")[2], names
+        assert ("--json" in shown) == (names[-1] != "schema"), "which is JSON anyway"
+        shows_progress = names[-1] in ("prune", "evaluate", "benchmark", "push")
+        assert ("--quiet" in shown) == shows_progress, names
+
+
+def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="hfprune").stdout
+    assert "complete -o default -F _hfprune_completion hfprune" in script
+    program = "from hfprune.cli import app; app(prog_name='hfprune')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "_HFPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": "hfprune e",
+             "COMP_CWORD": "1"},
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["export", "evaluate"]
 
 
 def test_a_new_recipe_is_whole_and_never_overwrites(tmp_path: Path) -> None:
@@ -128,6 +161,32 @@ def test_export_of_a_dense_model_elsewhere(tmp_path: Path) -> None:
     out = tmp_path / "out"
     files = call("export", tmp_path / "model", "--output", out, "--no-quantize").stdout.split()
     assert files == [str(out / "model.onnx")]
+
+
+def test_inspect_is_the_script(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path)
+    found = json.loads(call("inspect", tmp_path, "--json", "--sequence-length", 10).stdout)
+    assert found == {**hfprune.inspect(tmp_path, sequence_length=10).to_dict()}
+    assert "can be pruned" in call("inspect", tmp_path).stdout
+    assert "holds no model" in call("inspect", tmp_path / "nothing", code=1).stderr
+
+
+def test_evaluate_of_a_model_without_a_recipe(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path)
+    write_reviews(tmp_path / "rows.csv", 30)
+    nothing = call("evaluate", tmp_path, code=1)
+    assert "holds no recipe.yaml that would name its test rows; name files" in nothing.stderr
+    file = ("--data", tmp_path / "rows.csv")
+    unknown = call("evaluate", tmp_path, *file, code=1)
+    assert "the label 'positive' is unknown; data.label_names holds 'LABEL_0'" in unknown.stderr
+    names = ("--label-name", "negative", "--label-name", "positive")
+    found = json.loads(call("evaluate", tmp_path, *file, *names, "--json").stdout)
+    assert found["rows"] == ["rows.csv"]
+    assert list(found["models"]) == ["PyTorch"]
+    shown = call("evaluate", tmp_path, *file, *names, "--quiet").stdout
+    accuracy = found["models"]["PyTorch"]["metrics"]["accuracy"]
+    assert f"{accuracy:.4f} (" in shown
+    assert "30 rows of rows.csv, 95% intervals" in shown
 
 
 def test_errors_of_the_hub_are_one_line(tmp_path: Path) -> None:

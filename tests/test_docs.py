@@ -33,9 +33,6 @@ MADE = {"contributing.md": ROOT / "CONTRIBUTING.md", "changelog.md": ROOT / "CHA
 # Quoted in the troubleshooting, but said by PyTorch.
 FOREIGN = {"size mismatch for …"}
 
-# Commands that the documentation names and that are being added to the command line.
-COMING = {"evaluate", "inspect", "report"}
-
 
 def named(paths: list[Path]) -> Any:
     return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
@@ -172,9 +169,6 @@ def test_commands_named_in_prose_exist(path: Path) -> None:
     text = re.sub(r"^#.*", "", prose(path), flags=re.MULTILINE)
     for said in re.findall(r"`hfprune ([a-z][^`]*)`", text):
         words = shlex.split(re.sub(r"…|\|\w+", "", said))  # of `new|check` the first
-        command: Any = typer.main.get_command(app)
-        if words[0] in COMING - set(command.commands):
-            continue
         check_hfprune(words)
 
 

@@ -57,6 +57,7 @@ FLOORS = {
     "benchmark": 5,
     "report": 5,
     "hub": 5,
+    "evaluation": 6,
     "html_report": 6,
     "inspection": 6,
     "latency": 6,

@@ -20,8 +20,10 @@ from sklearn import metrics as sk
 
 from hfprune.errors import DataError, RecipeError, TrainingError
 from hfprune.metrics import (
+    _of_tables,
     bootstrap_interval,
     compute,
+    interval,
     is_correct,
     load_metrics,
     make_compute_metrics,
@@ -435,3 +437,32 @@ def test_bootstrap_refuses_what_cannot_be_resampled() -> None:
         bootstrap_interval(metric, np.zeros((2, 2)), np.zeros(2), n=0)
     with pytest.raises(DataError, match="got 3 and 2 rows of logits; expected the same rows"):
         paired_bootstrap(metric, np.zeros((3, 2)), np.zeros((2, 2)), np.zeros(3))
+
+
+@pytest.mark.parametrize("name", METRICS["single_label_classification"])
+def test_intervals_from_tables_are_those_of_rows(name: str) -> None:
+    draw = np.random.default_rng(3)
+    labels = draw.choice(4, 150, p=[0.5, 0.3, 0.2, 0.0])  # the last class never occurs
+    predictions = np.where(draw.random(150) < 0.7, labels, draw.integers(0, 3, 150))
+    logits = np.eye(4)[predictions]
+    found = interval(name, logits, labels, SINGLE, 4, n=4000)
+    if name == "accuracy":
+        right = int((labels == predictions).sum())
+        assert found == wilson_interval(right, 150)
+        return
+    tables = np.bincount(labels * 4 + predictions, minlength=16).reshape(1, 4, 4)
+    assert _of_tables(name, tables)[0] == pytest.approx(score(name, logits, labels, SINGLE, 4))
+    rows = bootstrap_interval(
+        lambda some, truth: score(name, some, truth, SINGLE, 4), logits, labels, n=400
+    )
+    assert found == pytest.approx(rows, abs=0.02)
+
+
+def test_intervals_of_other_tasks() -> None:
+    draw = np.random.default_rng(5)
+    labels = draw.random(40)
+    low, high = interval("pearson", (labels + 0.1 * draw.random(40))[:, None], labels,
+                         "regression", 1, n=50)  # fmt: skip
+    assert 0.8 < low < high <= 1
+    with pytest.raises(RecipeError, match="'pearson' is not a metric for single_label"):
+        interval("pearson", np.eye(2), [0, 1], SINGLE, 2)
