@@ -69,6 +69,8 @@ _TOKENIZER_FILES = frozenset(
     }
 )
 _WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+# Ours, but not published: they quote test rows, or show what metrics.json and the card say.
+_KEPT_HERE = re.compile(r"details\.json|report\.html|figures/[\w-]+\.png")
 _ONNX = re.compile(r"model[\w-]*\.onnx(?:[._]data)?|config\.json|ort_config\.json")
 
 _MOST_SECONDS_TO_WAIT: Final = 30.0
@@ -694,7 +696,7 @@ def _is_ours(path: str) -> bool:
 
 
 def _files(run: _Finished, repo_id: str) -> tuple[dict[str, Path | bytes], list[str]]:
-    """What goes into the repository, by path; and the paths that stay here."""
+    """What goes into the repository, by path; and the paths of files that are none of ours."""
     files: dict[str, Path | bytes] = {}
     left_out = []
     for path in sorted(run.folder.rglob("*")):
@@ -702,7 +704,7 @@ def _files(run: _Finished, repo_id: str) -> tuple[dict[str, Path | bytes], list[
             name = path.relative_to(run.folder).as_posix()
             if _is_ours(name):
                 files[name] = path
-            else:
+            elif not _KEPT_HERE.fullmatch(name):
                 left_out.append(name)
     if not any(_WEIGHTS.fullmatch(name) for name in files):
         raise HubError(
