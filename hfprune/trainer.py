@@ -245,6 +245,10 @@ class HFPruneTrainer(Trainer):
     The best model, early stopping and ``load_best_model_at_end`` only look at evaluations made
     after the target has been reached: an earlier one would win by being less pruned.
 
+    Sparsity and counts are logged as ``pruning/sparsity``, ``pruning/heads``, ``pruning/neurons``
+    and ``pruning/blocks``. The trackers of ``report_to`` show them as ``train/pruning/...``, for
+    the Trainer puts ``train/`` before all that is no evaluation.
+
     Args:
         *args, **kwargs: as :class:`transformers.Trainer`.
         pruning: what to reach and how; ``None`` trains without pruning (distillation still works).

@@ -445,3 +445,27 @@ def test_the_loss_is_logged_where_pruning_is(tmp_path: Path) -> None:
     pruned = {entry["step"] for entry in trainer.state.log_history if "pruning/heads" in entry}
     assert logged == set(range(2, 25, 2))
     assert len(pruned & logged) > 3, "the same steps are logged for both"
+
+
+def test_trackers_get_the_pruning_metrics_under_one_prefix(tmp_path: Path) -> None:
+    """Read back by TensorBoard itself. The Trainer puts ``train/`` before what is no evaluation."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = make(
+        tmp_path,
+        pruning=PruningConfig(sparsity=0.5, score="magnitude", update_every_steps=2),
+        report_to=["tensorboard"],
+        logging_dir=str(tmp_path / "events"),
+    )
+    trainer.train()
+    read = events.EventAccumulator(str(tmp_path / "events")).Reload()
+    names = ("sparsity", "heads", "neurons", "blocks")
+    tags = {tag for tag in read.Tags()["scalars"] if "pruning" in tag}
+    assert tags == {f"train/pruning/{name}" for name in names}
+    logged = {
+        entry["step"]: entry["pruning/sparsity"]
+        for entry in trainer.state.log_history
+        if "pruning/sparsity" in entry
+    }
+    shown = {event.step: event.value for event in read.Scalars("train/pruning/sparsity")}
+    assert shown == pytest.approx(logged)
+    assert shown[max(shown)] >= 0.5
