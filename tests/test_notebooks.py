@@ -58,6 +58,7 @@ def test_it_says_how_to_get_the_model_and_the_data(path: Path) -> None:
 def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
+    jupyter = pytest.importorskip("jupyter_client.manager")
     if not (ROOT / "demo-assets").is_dir():
         pytest.skip("the demo's model and data are not there; `make test` fetches them")
     monkeypatch.setenv("HFPRUNE_NOTEBOOK_ROWS", os.environ.get("HFPRUNE_NOTEBOOK_ROWS", "100"))
@@ -65,7 +66,7 @@ def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws inline
     notebook = nbformat.read(path, as_version=4)
     # This interpreter, not whatever a kernel installed for the user points to.
-    manager = nbclient.client.KernelManager(kernel_name="python3")
+    manager = jupyter.AsyncKernelManager(kernel_name="python3")
     manager.kernel_spec.argv[0] = sys.executable
     nbclient.NotebookClient(
         notebook, km=manager, timeout=900, resources={"metadata": {"path": str(ROOT)}}
