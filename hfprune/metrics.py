@@ -600,8 +600,7 @@ def interval(
     cells = np.bincount(truth * num_labels + predictions, minlength=num_labels**2)
     draws = np.random.default_rng(seed).multinomial(len(truth), cells / len(truth), size=n)
     values = _of_tables(name, draws.reshape(n, num_labels, num_labels))
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return _middle(values, confidence)
 
 
 def _of_tables(name: str, tables: npt.NDArray[np.int64]) -> Array:
@@ -670,5 +669,10 @@ def _percentiles(
         )
     rng = np.random.default_rng(seed)
     values = [resampled(rng.integers(0, rows, rows)) for _ in range(n)]
+    return _middle(values, confidence)
+
+
+def _middle(values: Sequence[float] | Array, confidence: float) -> tuple[float, float]:
+    """The bounds between which the middle share of resampled values lies."""
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
