@@ -370,18 +370,20 @@ def benchmark(
             onnx_runner,
             ratios,
         )
-        from hfprune.export import MODEL_FILE, QUANTIZED_FILE
+        from hfprune.export import MODEL_FILE, QUANTIZED_FILE, onnx_files
         from hfprune.report import Console
 
-        place = folder / "onnx" if (folder / "onnx").is_dir() else folder
-        files = {"float32": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
-        found = {name: file for name, file in files.items() if file.is_file()}
+        found = onnx_files(folder)
+        if not found:
+            raise HFPruneError(
+                f"there is no {MODEL_FILE} or {QUANTIZED_FILE} in {folder}; run "
+                f"`hfprune export {folder}` first"
+            )
+        limits = config_beside(next(iter(found.values())))
         if baseline is not None:
+            if not baseline.is_file():
+                raise HFPruneError(f"there is no {baseline}; --baseline names an ONNX file")
             found = {"baseline": baseline, **found}
-        missing = [str(file) for file in found.values() if not file.is_file()]
-        if len(found) == (baseline is not None) or missing:
-            what = missing[0] if missing else f"{MODEL_FILE} or {QUANTIZED_FILE} in {place}"
-            raise HFPruneError(f"there is no {what}; run `hfprune export {folder}` first")
         first = next(iter(found))
         shapes = [(b, n) for b in batch_size or [1, 32] for n in length or [32, 128]]
         with Console(quiet=quiet or as_json).progress("benchmark") as progress:
@@ -390,7 +392,7 @@ def benchmark(
                 shapes,
                 repeats=repeats,
                 warmup=3,
-                make_batch=batches_for(config_beside(place / MODEL_FILE)),
+                make_batch=batches_for(limits),
                 progress=progress,
             )
         factors = ratios(rows, first)

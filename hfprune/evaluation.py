@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hfprune.data import TaskData, data_collator, load_rows, load_task_data
 from hfprune.errors import CheckpointError, DataError, RecipeError
-from hfprune.export import MODEL_FILE, QUANTIZED_FILE, OnnxClassifier, predict_logits
+from hfprune.export import OnnxClassifier, onnx_files, predict_logits
 from hfprune.loading import check_fits, load_processor, load_saved_classifier
 from hfprune.machine import usable_cpus
 from hfprune.metrics import compute, interval, predict
@@ -111,7 +111,9 @@ def evaluate(
     check_fits(model, data, processor, ())
     if not data.of_images and model.config.pad_token_id is None:
         model.config.pad_token_id = processor.pad_token_id
-    candidates: dict[str, Any] = {"PyTorch": model} | _onnx_files(folder)
+    candidates: dict[str, Any] = {"PyTorch": model}
+    for kind, file in onnx_files(folder).items():
+        candidates["ONNX" if kind == "float32" else kind] = file
     found: dict[str, Any] = {}
     base: Any = None
     labels = data.label_array("test")
@@ -245,12 +247,6 @@ def _rows(
         own = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
         config = config.model_copy(update={"label_names": list(label_names or own)})
     return load_rows(config, names, processor, task), [Path(name).name for name in names]
-
-
-def _onnx_files(folder: Path) -> dict[str, Path]:
-    place = folder / "onnx" if (folder / "onnx").is_dir() else folder
-    files = {"ONNX": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
-    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def _agreement(predictions: Any, base: Any, labels: Any, task: Task) -> float | None:

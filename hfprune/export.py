@@ -133,6 +133,18 @@ class OnnxClassifier:
         return np.asarray(found, dtype=np.float32)
 
 
+def onnx_files(directory: str | Path) -> dict[str, Path]:
+    """The ONNX files of a run's output (in its ``onnx/``), or of a directory that holds them.
+
+    Returns:
+        ``"float32"`` and ``"int8"`` to those that are there, in this order.
+    """
+    place = Path(directory)
+    place = place / "onnx" if (place / "onnx").is_dir() else place
+    files = {"float32": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
 def _dtype_of(name: str) -> type[np.generic]:
     """The type of one of a model's inputs."""
     return np.float32 if name in IMAGE_INPUTS else np.int64

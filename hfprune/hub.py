@@ -69,6 +69,11 @@ _TOKENIZER_FILES = frozenset(
     }
 )
 _WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+# Of html_report's figures those that the card shows, by path; and what they show.
+_FIGURES: Final = {
+    "figures/accuracy_latency.png": "The first metric against the time of a batch, all models",
+    "figures/layers.png": "Heads and neurons that each layer kept",
+}
 # Ours, but not published: they quote test rows, or show what metrics.json and the card say.
 _KEPT_HERE = re.compile(r"details\.json|report\.html|figures/[\w-]+\.png")
 _ONNX = re.compile(r"model[\w-]*\.onnx(?:[._]data)?|config\.json|ort_config\.json")
@@ -247,7 +252,8 @@ def model_card(output_dir: str | Path, repo_id: str | None = None) -> str:
     """The model card of a finished run, as Markdown with YAML metadata.
 
     Args:
-        output_dir: with the ``metrics.json``, ``recipe.yaml`` and ``config.json`` of the run.
+        output_dir: with the ``metrics.json``, ``recipe.yaml`` and ``config.json`` of the run; the
+            card shows two of its ``figures/``, if they are there.
         repo_id: the repository that the card is for, as its examples name it. ``None``: the
             recipe's ``hub_model_id``, or ``user/<name of the output directory>``; for a model of
             a family as :func:`member_repo_id` has it.
@@ -256,11 +262,15 @@ def model_card(output_dir: str | Path, repo_id: str | None = None) -> str:
         HubError: the directory is not the output of a finished run.
     """
     run = _read(Path(output_dir))
+    return _card(run, repo_id, [path for path in _FIGURES if (run.folder / path).is_file()])
+
+
+def _card(run: _Finished, repo_id: str | None, figures: Sequence[str]) -> str:
     name = repo_id or member_repo_id(
         run.recipe.hub.hub_model_id or f"user/{_title(run.recipe)}", run.results.get("member")
     )
     try:
-        card = _Card(run, name)
+        card = _Card(run, name, figures)
         text = f"---\n{card.metadata().to_yaml()}\n---\n\n" + "\n".join(card.body()) + "\n"
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise HubError(
@@ -283,7 +293,8 @@ def write_card(output_dir: str | Path) -> None:
 class _Card:
     """The parts of one card; every number in it comes from ``metrics.json``."""
 
-    def __init__(self, run: _Finished, repo_id: str) -> None:
+    def __init__(self, run: _Finished, repo_id: str, figures: Sequence[str]) -> None:
+        self.figures = figures
         self.recipe, self.config, self.repo_id = run.recipe, run.config, repo_id
         self.results = run.results
         self.names: Mapping[str, str | None] = self.results.get("sources") or {}
@@ -347,8 +358,10 @@ class _Card:
         yield from self._headline()
         yield from ("", "## Measured", "")
         yield from self._table()
+        yield from self._figure("figures/accuracy_latency.png")
         yield from ("", "## What each layer kept", "")
         yield from self._layers()
+        yield from self._figure("figures/layers.png")
         yield from ("", "## How to load it", "")
         yield from self._loading()
         yield from ("", "## Limits", "")
@@ -359,6 +372,10 @@ class _Card:
         version = self.results["environment"]["libraries"].get("hfprune")
         yield f"What was asked of hfprune{f' {version}' if version else ''}, every key written out."
         yield from ("", f"{fence}yaml", recipe.rstrip("\n"), fence)
+
+    def _figure(self, path: str) -> Iterator[str]:
+        if path in self.figures:
+            yield from ("", f"![{_FIGURES[path]}]({path})")
 
     def _what(self) -> Iterator[str]:
         base = self.base_model
@@ -599,9 +616,9 @@ def push(
     """Upload a finished run to the Hub, in one commit.
 
     Model, tokenizer, ``onnx/``, ``metrics.json``, ``plan.json``, ``recipe.yaml`` (without local
-    paths) and the model card are uploaded, no other file. What an earlier upload left of the
-    model's own files and this one lacks is removed. The directory is only read. A card that was
-    edited is uploaded as it is; else it names ``repo_id`` in its examples.
+    paths) and the model card with its figures are uploaded, no other file. What an earlier upload
+    left of the model's own files and this one lacks is removed. The directory is only read. A card
+    that was edited is uploaded as it is; else it names ``repo_id`` in its examples.
 
     Args:
         output_dir: of a finished run.
@@ -676,7 +693,7 @@ def redact(text: str, *tokens: str | None) -> str:
 
 
 def _command(folder: Path, repo_id: str, private: bool, revision: str | None) -> str:
-    words = ["python", "scripts/push.py", str(folder), "--repo-id", repo_id]
+    words = ["hfprune", "push", str(folder), "--repo-id", repo_id]
     words += ["--private"] * private
     words += ["--revision", revision] if revision is not None else []
     return shlex.join(words)
@@ -684,6 +701,8 @@ def _command(folder: Path, repo_id: str, private: bool, revision: str | None) ->
 
 def _is_ours(path: str) -> bool:
     """Whether a path inside the repository is one that hfprune uploads."""
+    if path in _FIGURES:
+        return True
     folder, _, name = path.rpartition("/")
     if folder not in ("", "onnx"):
         return False
@@ -712,9 +731,12 @@ def _files(run: _Finished, repo_id: str) -> tuple[dict[str, Path | bytes], list[
         )
     names = run.results.get("sources") or {}
     files["recipe.yaml"] = dump_recipe(public_recipe(run.recipe, names)).encode()
+    figures = [path for path in _FIGURES if path in files]
     card = run.folder / CARD_NAME
-    if not card.is_file() or card.read_text("utf-8", "replace") == model_card(run.folder):
-        files[CARD_NAME] = model_card(run.folder, repo_id).encode()
+    # Figures can have come after the card, by `hfprune report`: it is none the less not edited.
+    ours = (_card(run, None, shown) for shown in (figures, []))
+    if not card.is_file() or card.read_text("utf-8", "replace") in ours:
+        files[CARD_NAME] = _card(run, repo_id, figures).encode()
     return files, left_out
 
 

@@ -1342,8 +1342,8 @@ class _Run:
                 atomic_write_json(target / "metrics.json", member_results(results, label))
                 atomic_write_json(target / "details.json", member_details(details, label))
                 atomic_write_text(target / "recipe.yaml", dump_recipe(recipe))
+                self._report(target)  # first: the card shows some of its figures
                 write_card(target)
-                self._report(target)
             if PRUNED not in members:
                 atomic_write_json(folder / "metrics.json", results)
                 atomic_write_json(folder / "details.json", details)

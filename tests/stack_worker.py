@@ -1,4 +1,4 @@
-"""Saves shrunk models on one stack, or checks them on the other; see test_stacks.
+"""Saves shrunk models and an ONNX file on one stack, or checks them on the other; see test_stacks.
 
 python stack_worker.py save FOLDER | python stack_worker.py load FOLDER
 """
@@ -20,13 +20,15 @@ for place in (ROOT, ROOT / "tests"):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
-from tiny import random_plan, tiny_batch, tiny_model  # noqa: E402
+from tiny import random_plan, tiny_batch, tiny_model, tiny_tokenizer  # noqa: E402
 
 import hfprune  # noqa: E402
+from hfprune.export import OnnxClassifier, export_onnx  # noqa: E402
 from hfprune.plan import BlockKey  # noqa: E402
 from hfprune.surgery import shrink_  # noqa: E402
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "modernbert")
+EXPORTED = "bert"  # exporters take seconds a model
 
 
 def digest(model: Any) -> str:
@@ -43,25 +45,34 @@ def logits(model: Any) -> Any:
         return model.eval()(**tiny_batch()).logits.numpy()
 
 
-def save(folder: Path) -> None:
+def onnx_logits(path: Path) -> Any:
+    return OnnxClassifier(path).logits({k: v.numpy() for k, v in tiny_batch().items()})
+
+
+def save(folder: Path, *, export: bool = True) -> None:
     for family in FAMILIES:
         model = tiny_model(family)
         shrink_(model, random_plan(model, removed=(BlockKey(1, "attention"),)))
         model.save_pretrained(folder / family)
         np.save(folder / family / "logits.npy", logits(model))
         (folder / family / "digest.txt").write_text(digest(model))
+        if export and family == EXPORTED:
+            export_onnx(model, tiny_tokenizer(), folder / family / "onnx")
 
 
 def load(folder: Path) -> None:
     found: dict[str, Any] = {"transformers": transformers.__version__}
     for family in FAMILIES:
         model = hfprune.from_pretrained(folder / family)
-        found[family] = {
-            "equal": digest(model) == (folder / family / "digest.txt").read_text(),
-            "difference": float(
-                np.abs(logits(model) - np.load(folder / family / "logits.npy")).max()
-            ),
-        }
+        equal = digest(model) == (folder / family / "digest.txt").read_text()
+        got = {"PyTorch": logits(model)}
+        if family == EXPORTED:
+            got["ONNX of the other stack"] = onnx_logits(folder / family / "onnx" / "model.onnx")
+            made_here = export_onnx(model, tiny_tokenizer(), folder / family / "onnx-here")
+            got["ONNX of this stack"] = onnx_logits(made_here)
+        want = np.load(folder / family / "logits.npy")
+        differences = {name: float(np.abs(value - want).max()) for name, value in got.items()}
+        found[family] = {"equal": equal, "differences": differences}
     print(json.dumps(found))
 
 

@@ -45,6 +45,8 @@ UPLOADED = {
     ".gitattributes",
     "README.md",
     "config.json",
+    "figures/accuracy_latency.png",
+    "figures/layers.png",
     "metrics.json",
     "model.safetensors",
     "onnx/config.json",
@@ -60,6 +62,7 @@ UPLOADED = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+FIGURES_KEPT_HERE = ("training_dense", "training_pruned", "confusion_pruned")
 
 
 def go_online(patch: pytest.MonkeyPatch, endpoint: str) -> None:
@@ -153,13 +156,16 @@ def assert_no_token(error: BaseException) -> None:
 
 
 def test_a_refused_upload_leaves_the_finished_run(finished: Finished) -> None:
-    written = {name for name in digests(finished.output) if not name.startswith("figures/")}
-    # The details quote test rows, and the report shows them: both stay here.
-    assert written == UPLOADED - {".gitattributes"} | {"details.json", "report.html"}
+    written = set(digests(finished.output))
+    # The details quote test rows, and the report shows them: both stay here, with the figures that
+    # the card does not show.
+    figures = {f"figures/{name}.png" for name in FIGURES_KEPT_HERE}
+    kept_here = {"details.json", "report.html", *figures}
+    assert written == UPLOADED - {".gitattributes"} | kept_here
     assert not finished.output.with_name("out.work").exists()
     assert finished.files_on_hub == {".gitattributes"}
     assert finished.private is True
-    again = f"python scripts/push.py {finished.output} --repo-id {NAME} --private"
+    again = f"hfprune push {finished.output} --repo-id {NAME} --private"
     assert str(finished.error) == (
         f"the upload of {finished.output} to {NAME} failed: the access token may not write to "
         f"{NAME} (403); it must be one with write access, of user or a member of user (it said: "
@@ -178,7 +184,7 @@ def test_an_upload_that_cannot_be_is_refused_before_any_work(
     with pytest.raises(HubError, match=reason):
         pipeline.run(recipe, Console(quiet=True))
     assert not (tmp_path / "out.work").exists()
-    with pytest.raises(HubError, match=rf"{reason}.*\. Then: python scripts/push.py .* user/name"):
+    with pytest.raises(HubError, match=rf"{reason}.*\. Then: hfprune push .* user/name"):
         push(finished.output, "user/name")
 
 
@@ -251,9 +257,9 @@ def environment(hub_url: str, home: Path) -> dict[str, str]:
     }
 
 
-def push_script(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def push_command(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts/push.py"), *arguments],
+        [sys.executable, "-m", "hfprune", "push", *arguments],
         capture_output=True,
         text=True,
         env=env,
@@ -261,7 +267,7 @@ def push_script(env: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     )
 
 
-def test_push_by_script_and_load_back(output: Path, tmp_path: Path) -> None:
+def test_push_by_command_and_load_back(output: Path, tmp_path: Path) -> None:
     (output / "notes.txt").write_text("mine")
     (output / "onnx/.env").write_text("SECRET=1")
     before = digests(output)
@@ -270,7 +276,7 @@ def test_push_by_script_and_load_back(output: Path, tmp_path: Path) -> None:
         # The connection breaks twice: in huggingface_hub's own upload, and outside of it.
         server.faults += [Fault("PUT /upload/", "reset"), Fault("objects/batch", "reset")]
         options = ["--repo-id", NAME, "--private", "--revision", "v1"]
-        done = push_script(env, str(output), *options)
+        done = push_command(env, str(output), *options)
         assert done.returncode == 0, done.stderr
         repo = server.repos[NAME]
         assert done.stdout == f"{server.url}/{NAME}/commit/{repo.branches['v1']}\n"
@@ -289,7 +295,7 @@ def test_push_by_script_and_load_back(output: Path, tmp_path: Path) -> None:
 
         # The same again with a bad token, which the server repeats.
         server.faults.append(Fault("POST", 401, json.dumps({"error": f"bad token {TOKEN}"})))
-        refused = push_script(env, str(output), "--repo-id", NAME)
+        refused = push_command(env, str(output), "--repo-id", NAME)
         assert refused.returncode == 1
         assert "did not accept the access token (401)" in refused.stderr
         assert "(it said: bad token ***)" in refused.stderr
@@ -381,7 +387,7 @@ def test_failures_say_what_happened_and_what_to_do(
     assert said.startswith(f"the upload of {output} to {NAME} failed{count}: {expected}")
     assert said.endswith(
         "The folder is whole and unchanged; to try again: "
-        f"python scripts/push.py {output} --repo-id {NAME} --revision v2"
+        f"hfprune push {output} --repo-id {NAME} --revision v2"
     )
     assert hub.count(where) == attempts
     assert digests(output) == before
@@ -664,6 +670,29 @@ def test_text_of_the_card(tmp_path: Path) -> None:
     assert "on Some CPU (x86_64, avx2), 2 threads, ONNX Runtime 1.32.0, PyTorch 2.13.0" in text
     block = text.split("```yaml\n")[1].split("```")[0]
     assert parse_recipe(block).pruning.sparsity == 0.85
+
+
+def test_the_card_shows_the_figures_that_are_there(tmp_path: Path) -> None:
+    folder = written(tmp_path, results_of())
+    assert "![" not in model_card(folder)
+    (folder / "figures").mkdir()
+    for name in ("layers", "training_pruned"):
+        (folder / f"figures/{name}.png").touch()
+    text = model_card(folder)
+    assert "![Heads and neurons that each layer kept](figures/layers.png)" in text
+    assert text.count("![") == 1
+
+
+def test_figures_that_came_after_the_card(hub: LoopbackHub, output: Path) -> None:
+    names = ("figures/accuracy_latency.png", "figures/layers.png")
+    kept = {name: (output / name).rename(output.parent / Path(name).name) for name in names}
+    write_card(output)
+    for name, place in kept.items():
+        place.rename(output / name)
+    push(output, NAME)
+    card = hub.repos[NAME].files()["README.md"].decode()
+    assert card == model_card(output, NAME)
+    assert all(f"]({name})" in card for name in names)
 
 
 def test_a_card_of_local_inputs_without_int8(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from hfprune.plan import BlockKey, PruningPlan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
 
-ROOT = Path(__file__).resolve().parent.parent
 HEAD = 8 * (3 * (32 + 1) + 32)
 NEURON = 32 + 1 + 32
 
@@ -111,18 +109,3 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
         inspect(tiny_model("bert"), sequence_length=99)
     with pytest.raises(UnsupportedModelError, match="expected a transformers model"):
         inspect(torch.nn.Linear(2, 2))
-
-
-def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_model("bert").save_pretrained(tmp_path / "model")
-    spec = importlib.util.spec_from_file_location("script", ROOT / "scripts/inspect_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.main([str(tmp_path / "model"), "--json", "--sequence-length", "10"]) == 0
-    assert json.loads(capsys.readouterr().out)["sequence_length"] == 10
-    assert script.main([str(tmp_path / "model")]) == 0
-    assert "can be pruned" in capsys.readouterr().out
-    assert script.main([str(tmp_path / "nothing")]) == 1
-    assert capsys.readouterr().err.startswith("error: ")

@@ -1,4 +1,4 @@
-"""transformers 4 and 5: a model saved on one is the same on the other.
+"""transformers 4 and 5: a model saved on one is the same on the other, and so is its ONNX file.
 
 ``make test-v5`` names the interpreter of the other stack in ``HFPRUNE_OTHER_PYTHON``.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+EXPORTED = "bert"
 WORKER = Path(__file__).with_name("stack_worker.py")
 OTHER = os.environ.get("HFPRUNE_OTHER_PYTHON")
 
@@ -41,7 +42,12 @@ def test_saved_here_loaded_there(saved_by: str, tmp_path: Path) -> None:
     assert (version == transformers.__version__) == (saved_by == "other")
     assert {family: entry["equal"] for family, entry in found.items()} == dict.fromkeys(found, True)
     for family, entry in found.items():
-        assert entry["difference"] <= 1e-5, family
+        assert max(entry["differences"].values()) <= 1e-5, (family, entry)
+    assert set(found[EXPORTED]["differences"]) == {
+        "PyTorch",
+        "ONNX of the other stack",
+        "ONNX of this stack",
+    }
 
 
 def test_the_worker_sees_a_changed_weight(tmp_path: Path) -> None:
@@ -51,7 +57,7 @@ def test_the_worker_sees_a_changed_weight(tmp_path: Path) -> None:
     import hfprune
     from tests.stack_worker import FAMILIES, digest, save
 
-    save(tmp_path)
+    save(tmp_path, export=False)
     model = hfprune.from_pretrained(tmp_path / FAMILIES[0])
     before = digest(model)
     with torch.no_grad():
