@@ -9,7 +9,8 @@ same number of epochs. Each run is an ordinary recipe run in a directory of its 
 finished is not repeated when the script is started again, and an interrupted run goes on; seeds can
 be run by several processes at once, one of which is then started again for the table. Accuracy is
 on the test split, of the int8 model unless said otherwise. At the end all models are timed
-together, interleaved; speed is relative to the dense float32 ONNX model there.
+together, interleaved, one of each set of equal sizes; speed is relative to the dense float32 ONNX
+model there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
 SPARSITIES = (0.8, 0.95)
+TRAINING_FREE = (0.3, 0.5, 0.65, 0.8)
 TRIAL_EPOCHS = 0.15
 # Times within a run only steer it: all models are timed together at the end.
 QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
@@ -67,6 +69,11 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
                 "training": {"num_train_epochs": 0.005},
                 **after,
             }  # fmt: skip
+    for share in TRAINING_FREE:
+        found[f"training-free {share:.0%}"] = {
+            "pruning": {"sparsity": share, "method": "reconstruction"},
+            "recovery": {"num_train_epochs": 0},
+        }
     return found
 
 
@@ -116,7 +123,8 @@ def compare(options: argparse.Namespace) -> int:
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
     rows: list[dict[str, Any]] = []
-    files: dict[tuple[str, int], Path] = {}
+    # Of each model the file, and what it is made of: equal ones are timed once.
+    files: dict[tuple[str, int], tuple[Path, str]] = {}
     for seed in options.seeds[:1] if options.short else options.seeds:
         teacher = None
         wanted = methods(speeds, epochs)
@@ -172,7 +180,7 @@ def _rows(
     seed: int,
     results: dict[str, Any],
     place: Path,
-    files: dict[tuple[str, int], Path],
+    files: dict[tuple[str, int], tuple[Path, str]],
     *,
     dense_too: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -184,10 +192,13 @@ def _rows(
         label, _, kind = model.rpartition(" ")
         if label == "dense":
             shown = {"ONNX": DENSE, "int8": DENSE_INT8}.get(kind, "") if dense_too else ""
+            removed = 0.0
         else:
             shown = {"pruned": name}.get(label, f"{name} {label}") if kind == "int8" else ""
             folder = place if label == "pruned" else place / label
-            files[(shown, seed)] = folder / "onnx" / "model_quantized.onnx"
+            told = results["pruning"] if label == "pruned" else results["family"][label]
+            removed = told["sparsity"]
+            files[(shown, seed)] = (folder / "onnx" / "model_quantized.onnx", _sizes(folder))
         if shown:
             yield {
                 "name": shown,
@@ -195,10 +206,19 @@ def _rows(
                 "metric": entry["metrics"][primary],
                 "change": entry["metrics"][primary] - dense,
                 "bytes": timing["file_bytes"][model],
+                "removed": removed,
             }
 
 
-def _dense_files(teacher: Path, recipe: Any, seed: int, files: dict[tuple[str, int], Path]) -> None:
+def _sizes(folder: Path) -> str:
+    """How many heads and neurons each layer kept; all else is alike in one comparison."""
+    layers = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["layers"]
+    return " ".join(f"{len(layer['heads'])}+{len(layer['neurons'])}" for layer in layers)
+
+
+def _dense_files(
+    teacher: Path, recipe: Any, seed: int, files: dict[tuple[str, int], tuple[Path, str]]
+) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from hfprune.export import MODEL_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
@@ -209,12 +229,15 @@ def _dense_files(teacher: Path, recipe: Any, seed: int, files: dict[tuple[str, i
         model = AutoModelForSequenceClassification.from_pretrained(teacher)
         export_onnx(model, AutoTokenizer.from_pretrained(teacher), folder)
         quantize_onnx(folder, recipe.export.quantization or QuantizationConfig())
-    files[(DENSE, seed)] = folder / MODEL_FILE
-    files[(DENSE_INT8, seed)] = folder / QUANTIZED_FILE
+    files[(DENSE, seed)] = (folder / MODEL_FILE, DENSE)
+    files[(DENSE_INT8, seed)] = (folder / QUANTIZED_FILE, DENSE_INT8)
 
 
 def _time(
-    rows: list[dict[str, Any]], files: dict[tuple[str, int], Path], recipe: Any, kept: Path
+    rows: list[dict[str, Any]],
+    files: dict[tuple[str, int], tuple[Path, str]],
+    recipe: Any,
+    kept: Path,
 ) -> None:
     """Add to each row its ``speedup`` over the dense model; times of the same files are kept."""
     from hfprune.benchmark import (
@@ -226,7 +249,10 @@ def _time(
     )
     from hfprune.files import atomic_write_json, sha256_file
 
-    wanted = {f"{row['name']} {row['seed']}": files[(row["name"], row["seed"])] for row in rows}
+    wanted: dict[str, Path] = {}
+    for row in rows:
+        file, sizes = files[(row["name"], row["seed"])]
+        wanted.setdefault(sizes, file)
     settings = recipe.benchmark
     shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
     state = {
@@ -236,7 +262,6 @@ def _time(
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if found.get("state") != state:
         print(f"### timing {len(wanted)} models together", file=sys.stderr)
-        baseline = f"{DENSE} {rows[0]['seed']}"
         measured = measure_latency(
             {name: onnx_runner(file, settings.threads) for name, file in wanted.items()},
             shapes,
@@ -244,14 +269,14 @@ def _time(
             warmup=settings.warmup,
             make_batch=batches_for(*map(config_beside, wanted.values())),
         )
-        factors = ratios(measured, baseline)
+        factors = ratios(measured, DENSE)
         times = {
             name: {f"{b}x{n}": factors[(name, (b, n))].value for b, n in shapes} for name in wanted
         }
         found = {"state": state, "speedup": times}
         atomic_write_json(kept, found)
     for row in rows:
-        row["speedup"] = found["speedup"][f"{row['name']} {row['seed']}"]
+        row["speedup"] = found["speedup"][files[(row["name"], row["seed"])][1]]
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -271,6 +296,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "change": statistics.fmean(changes),
             "change_half_width": None if half is None else float(half),
             "bytes": statistics.fmean(row["bytes"] for row in mine),
+            "removed": statistics.fmean(row["removed"] for row in mine),
             "speedup": {
                 shape: statistics.fmean(row["speedup"][shape] for row in mine)
                 for shape in mine[0]["speedup"]
@@ -280,14 +306,15 @@ def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _table(summary: Sequence[dict[str, Any]]) -> Iterator[str]:
     shapes = list(summary[0]["speedup"])
-    yield "| method | seeds | metric | change, points | MB | " + " | ".join(shapes) + " |"
-    yield "|---" * (5 + len(shapes)) + "|"
+    yield "| method | seeds | removed | metric | change, points | MB | " + " | ".join(shapes) + " |"
+    yield "|---" * (6 + len(shapes)) + "|"
     for row in summary:
         half = row["change_half_width"]
         spread = "" if half is None else f" ± {100 * half:.2f}"
         cells = [
             row["name"],
             str(row["seeds"]),
+            f"{row['removed']:.0%}",
             f"{row['metric']:.4f}",
             f"{100 * row['change']:+.2f}{spread}",
             f"{row['bytes'] / 1e6:.1f}",
@@ -305,8 +332,14 @@ def _plot(summary: Sequence[dict[str, Any]], path: Path) -> None:
 
     shape = next(iter(summary[0]["speedup"]))
     figure, axes = plt.subplots(figsize=(8, 5))
+    curves: dict[str, list[dict[str, Any]]] = {}
     for row in summary:
-        axes.scatter(row["speedup"][shape], row["metric"], s=30)
+        curves.setdefault(row["name"].rpartition(" ")[0] or row["name"], []).append(row)
+    for rows in curves.values():
+        rows.sort(key=lambda row: row["speedup"][shape])
+        points = [(row["speedup"][shape], row["metric"]) for row in rows]
+        axes.plot(*zip(*points, strict=True), marker="o", linewidth=1)
+    for row in summary:
         axes.annotate(
             row["name"], (row["speedup"][shape], row["metric"]), xytext=(4, 4),
             textcoords="offset points", fontsize=7,

@@ -50,6 +50,9 @@ def test_short_mode_writes_a_table_and_resumes(
     dense = saved["summary"][0]
     assert dense["change"] == 0
     assert dense["speedup"] == {"1x32": 1.0}
+    assert [row["removed"] for row in saved["summary"][:2]] == [0, 0]
+    assert saved["summary"][2]["removed"] == pytest.approx(1 / 3)
+    assert saved["summary"][3]["removed"] == pytest.approx(0.8, abs=0.05)
     table = (tmp_path / "out" / "methods.md").read_text()
     assert "| magnitude 80% | 1 | " in table
     assert table in capsys.readouterr().out
@@ -66,7 +69,15 @@ def test_short_mode_writes_a_table_and_resumes(
 
 def test_mean_and_interval_by_hand() -> None:
     rows = [
-        {"name": "m", "seed": s, "metric": 0.8, "change": c, "bytes": 10, "speedup": {"1x32": v}}
+        {
+            "name": "m",
+            "seed": s,
+            "metric": 0.8,
+            "change": c,
+            "bytes": 10,
+            "removed": 0.5,
+            "speedup": {"1x32": v},
+        }
         for s, (c, v) in enumerate([(-0.01, 4.0), (0.01, 6.0), (0.0, 5.0)])
     ]
     (found,) = load_script()._summary(rows)
