@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     parser.add_argument("--untimed", action="store_true", help="only run: no timing, no table")
+    parser.add_argument(
+        "--finished", action="store_true", help="run nothing: the table of what is finished"
+    )
     parser.add_argument("--short", action="store_true", help="a smoke test on a sliver of the data")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every run")
     options = parser.parse_args(arguments)
@@ -109,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
+    from hfprune.errors import OutputError
     from hfprune.files import atomic_write_json, atomic_write_text
     from hfprune.pipeline import run
     from hfprune.quantize import USUAL
@@ -137,6 +141,8 @@ def compare(options: argparse.Namespace) -> int:
             values["training"] |= {"seed": seed, **changes.get("training", {})}
             values["recovery"] |= changes["recovery"]
             values |= {"output_dir": str(place), "overwrite": False}
+            if options.finished and not (place / "metrics.json").is_file():
+                continue
             if teacher is None:
                 dense = base.model_dump()
                 dense["training"]["seed"] = seed
@@ -153,6 +159,8 @@ def compare(options: argparse.Namespace) -> int:
             _dense_files(teacher, base, seed, files)
     if options.untimed:
         return 0
+    if not rows:
+        raise OutputError(f"{options.output} holds no finished run; leave out --finished")
     _time(rows, files, timing, options.output / "times.json")
     summary = list(_summary(rows))
     atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})

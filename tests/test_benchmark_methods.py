@@ -65,6 +65,11 @@ def test_short_mode_writes_a_table_and_resumes(
     monkeypatch.setattr(pipeline, "run", lambda recipe: pytest.fail("run again"))
     monkeypatch.setattr(pipeline, "train_teacher", lambda recipe: pytest.fail("trained again"))
     assert script.main(command) == 0
+    capsys.readouterr()
+    assert script.main([*command[:-1], "random 80%", "--finished"]) == 0, "layers 4 is finished"
+    assert "random" not in (tmp_path / "out" / "methods.md").read_text()
+    assert script.main([*command[:-2], "random 80%", "--finished"]) == 1
+    assert "holds no finished run; leave out --finished" in capsys.readouterr().err
 
 
 def test_mean_and_interval_by_hand() -> None:
