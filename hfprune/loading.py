@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto.image_processing_auto import get_image_processor_config
@@ -130,7 +131,8 @@ def load_classifier(
             if adapter:
                 model = load_merged(place, kind, **options)
             else:
-                model, found = kind.from_pretrained(source, output_loading_info=True, **options)
+                with _untold():
+                    model, found = kind.from_pretrained(source, output_loading_info=True, **options)
         except RuntimeError as error:
             if config.num_labels != data.num_labels and "mismatch" in str(error):
                 raise CheckpointError(
@@ -149,7 +151,25 @@ def load_classifier(
             "classifier, and random weights would teach nothing. Name a fine-tuned model, or set "
             f"{key} to null to fine-tune one first"
         )
+    if missing:
+        logger.warning(
+            "%s has no weights for %s%s: they start from random numbers, and training fits them",
+            name,
+            ", ".join(missing[:4]),
+            f" and {len(missing) - 4} more" if len(missing) > 4 else "",
+        )
     return model
+
+
+@contextlib.contextmanager
+def _untold() -> Iterator[None]:
+    """Without transformers' own list of missing weights, which tells people to train the model."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def load_saved(folder: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -205,12 +206,15 @@ class Console:
         if self.silent or not self._rich.is_terminal:
             yield
             return
-        with Live(
-            get_renderable=lambda: self._view(work),
-            console=self._rich,
-            transient=True,
-            # Results go to stdout, which may be a file.
-            redirect_stdout=sys.stdout.isatty(),
+        with (
+            Live(
+                get_renderable=lambda: self._view(work),
+                console=self._rich,
+                transient=True,
+                # Results go to stdout, which may be a file.
+                redirect_stdout=sys.stdout.isatty(),
+            ),
+            _logged_through(self._rich.file),
         ):
             yield
 
@@ -248,6 +252,28 @@ class Console:
         """The table of a run, to stdout."""
         if not self.silent:
             RichConsole(highlight=False, width=_width()).print(summary_table(results))
+
+
+@contextmanager
+def _logged_through(stream: Any) -> Iterator[None]:
+    """What libraries log to a stream goes where :data:`sys.stderr` leads now: above the live view.
+
+    Handlers keep the stream that they were made with, and would write into the view's lines.
+    """
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    moved = [
+        handler
+        for logger in loggers
+        for handler in getattr(logger, "handlers", ())
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream
+    ]
+    for handler in moved:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler in moved:
+            handler.setStream(stream)
 
 
 class _TrainingProgress(TrainerCallback):

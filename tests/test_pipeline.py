@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import save_tiny_classifier, write_reviews
+from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
 from hfprune import load_recipe
@@ -21,7 +21,7 @@ from hfprune.cost import LatencyTable
 from hfprune.distill import TeacherCache
 from hfprune.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.latency import Landing
-from hfprune.pipeline import run
+from hfprune.pipeline import _Run, run
 from hfprune.plan import PruningPlan
 from hfprune.report import Console, quantization_table
 from hfprune.workplan import describe
@@ -68,6 +68,29 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     results = run(load_recipe(recipe_file(folder, inputs)), Console(quiet=True))
     assert results is not None
     return folder / "out", results
+
+
+def test_a_new_head_is_told_in_one_line(
+    inputs: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    save_tiny_classifier("bert", tmp_path / "encoder")
+    tiny_model("bert").bert.save_pretrained(tmp_path / "encoder")
+    recipe = load_recipe(
+        recipe_file(tmp_path, inputs), [f"model.name_or_path={tmp_path / 'encoder'}"]
+    )
+    made = _Run(recipe, Console(quiet=True))
+    made._prepare()
+    capfd.readouterr()
+    made._load(str(tmp_path / "encoder"), None)
+    said = [r.getMessage() for r in caplog.records if r.name == "hfprune.loading"]
+    assert said == [
+        f"{tmp_path / 'encoder'} has no weights for classifier.bias, classifier.weight: they start "
+        "from random numbers, and training fits them"
+    ]
+    assert "newly initialized" not in "".join(capfd.readouterr())
 
 
 def test_output_directory(finished: tuple[Path, dict[str, Any]]) -> None:

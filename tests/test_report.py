@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
+import re
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,6 +86,23 @@ def test_an_error_leaves_no_view_behind() -> None:
     assert shown.left is None
     with shown.stage("again"):
         pass
+
+
+def test_what_libraries_log_stands_above_the_view() -> None:
+    shown, written = console(terminal=True)
+    handler = logging.StreamHandler(written)  # made before the view, as those of libraries are
+    logger = logging.getLogger("tests.some_library")
+    logger.addHandler(handler)
+    try:
+        with shown.stage("prune"):
+            assert handler.stream is sys.stderr
+            assert handler.stream is not written
+            logger.warning("mind the gap")
+        assert handler.stream is written
+    finally:
+        logger.removeHandler(handler)
+    lines = re.sub(r"\x1b\[\?25[lh]", "", written.getvalue()).splitlines()
+    assert "mind the gap" in lines
 
 
 def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
