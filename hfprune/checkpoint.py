@@ -85,7 +85,10 @@ def load_weights_(model: nn.Module, folder: Path) -> None:
     Raises:
         CheckpointError: naming missing, unexpected and mismatched tensors; the model is untouched.
     """
-    tensors = _read_tensors(folder)
+    adapter = adapter_of(model)
+    tensors = {
+        adapter.tensor_name(model, name): value for name, value in _read_tensors(folder).items()
+    }
     expected = model.state_dict()
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     missing = sorted(set(expected) - set(tensors) - tied)

@@ -393,16 +393,18 @@ def _write_with_transformers(model: Any, output: Path, opset: int | None) -> Non
     exporters = importlib.import_module("transformers.exporters")
     onnx_ir = importlib.import_module("onnx_ir")
 
-    limits = _limits_of(model, model.get_input_embeddings().num_embeddings)
-    inputs = {
-        "input_ids": torch.full((2, min(16, limits.length)), int(limits.ids[0]), dtype=torch.long)
-    }
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    # As Optimum does: an input of the graph where it makes a difference.
-    if limits.types > 1 and "token_type_ids" in inspect.signature(model.forward).parameters:
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    # Without a bound of ours: the tracer finds the one that the table of positions sets.
-    axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    if takes_images(model):
+        inputs = {"pixel_values": torch.zeros(2, *image_shape(model.config))}
+        axes = {0: torch.export.Dim.AUTO}
+    else:
+        limits = _limits_of(model, model.get_input_embeddings().num_embeddings)
+        ids = torch.full((2, min(16, limits.length)), int(limits.ids[0]), dtype=torch.long)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        # As Optimum does: an input of the graph where it makes a difference.
+        if limits.types > 1 and "token_type_ids" in inspect.signature(model.forward).parameters:
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+        # Without a bound of ours: the tracer finds the one that the table of positions sets.
+        axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     config = exporters.OnnxConfig(opset_version=opset, dynamic_shapes=dict.fromkeys(inputs, axes))
     program = exporters.OnnxExporter().export(model, inputs, config=config).program
     _save(onnx_ir.to_proto(program), output / MODEL_FILE)

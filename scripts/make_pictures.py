@@ -10,13 +10,16 @@ dark setting; the site puts it into its pages, where it follows the site's switc
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "pictures"
+TABLE = ROOT / "docs" / "benchmark-table.md"
+DASHES = ("6 4", "2 3", "9 3 2 3")
 LIGHT = {
     "ink": "#1f2933",
     "soft": "#52606d",
@@ -87,9 +90,15 @@ def box(x: float, y: float, width: float, height: float, fill: str, *, radius: i
     )
 
 
-def line(points: Sequence[tuple[float, float]], stroke: str = "line", width: float = 1.5) -> str:
+def line(
+    points: Sequence[tuple[float, float]],
+    stroke: str = "line",
+    width: float = 1.5,
+    dash: str = "",
+) -> str:
     joined = " ".join(f"{x:g},{y:g}" for x, y in points)
     style = f"fill:none;stroke:{colour(stroke)};stroke-width:{width:g}"
+    style += f";stroke-dasharray:{dash}" if dash else ""
     return f'<polyline points="{joined}" style="{style}"/>'
 
 
@@ -236,12 +245,72 @@ def prices() -> str:
     return svg(720, 170, "Measured time of int8 blocks with one unit or few, and with all", parts)
 
 
+def measured() -> Iterator[tuple[str, str, float, float]]:
+    """Series, label, speed-up and change in points of each row of the benchmark's table."""
+    table = TABLE.read_text(encoding="utf-8").splitlines()
+    head = next(cells_of(row) for row in table if row.startswith("| method"))
+    change, speed = head.index("change, points"), len(head) - len(head[head.index("MB") :]) + 1
+    for row in table:
+        cells = cells_of(row)
+        if len(cells) == len(head) and cells != head and not cells[0].startswith("-"):
+            name = cells[0]
+            series, _, label = name.rpartition(" ")
+            points = float(cells[change].split()[0])
+            yield series or name, label, float(cells[speed].removesuffix("x")), points
+
+
+def cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")] if row.startswith("|") else []
+
+
+def methods() -> str:
+    """What each method costs at the speed that it brings."""
+    left, right, top, bottom, low, high = 64, 700, 14, 330, -10.0, 1.0
+    longest = math.log2(32)
+
+    def place(speed: float, change: float) -> tuple[float, float]:
+        x = left + (right - left) * math.log2(speed) / longest
+        y = top + (bottom - top) * (high - max(change, low)) / (high - low)
+        return round(x, 1), round(y, 1)
+
+    parts = []
+    for points in range(int(low), int(high) + 1, 2):
+        y = place(1, points)[1]
+        parts.append(line([(left, y), (right, y)], "gone", 1))
+        parts.append(text(left - 8, y + 5, f"{points:+d}" if points else "0", anchor="end"))
+    for speed in (1, 2, 4, 8, 16, 32):
+        x = place(speed, 0)[0]
+        parts.append(line([(x, bottom), (x, bottom + 6)]))
+        parts.append(text(x, bottom + 23, f"{speed}x"))
+    parts.append(line([(left, top), (left, bottom), (right, bottom)]))
+    series: dict[str, list[tuple[float, float, str]]] = {}
+    for name, label, speed, change in measured():
+        series.setdefault(name, []).append((*place(speed, change), label))
+    for index, (name, found) in enumerate(series.items()):
+        ours = name == "hfprune"
+        stroke = "kept" if ours else "other" if name == "training-free" else "soft"
+        dash = "" if ours or name == "training-free" else DASHES[index % len(DASHES)]
+        spots = sorted(found)
+        parts.append(line([spot[:2] for spot in spots], stroke, 3 if ours else 1.5, dash))
+        for x, y, _ in spots:
+            parts.append(
+                f'<circle cx="{x:g}" cy="{y:g}" r="{5 if ours else 3.5}" '
+                f'style="fill:{colour(stroke)}"/>'
+            )
+        x, y, _ = spots[-1]
+        parts.append(text(x + 9, y + 5, name, fill=stroke, anchor="start", bold=ours))
+    parts.append(text((left + right) / 2, bottom + 46, "speed-up, one sentence of 32 tokens"))
+    parts.append(text(left + 8, top + 12, "change in accuracy, points", anchor="start"))
+    return svg(780, 390, "Accuracy against measured speed-up of each method", parts)
+
+
 PICTURES = {
     "pipeline": pipeline,
     "shrinking": shrinking,
     "schedule": schedule,
     "layers": layers,
     "prices": prices,
+    "methods": methods,
 }
 
 

@@ -8,7 +8,6 @@ cache, settings or tokens. ``HF_HUB_OFFLINE=0`` in the environment lets the test
 from __future__ import annotations
 
 import atexit
-import importlib.metadata
 import os
 import shutil
 import sys
@@ -83,12 +82,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-    if int(importlib.metadata.version("transformers").split(".")[0]) >= 5:
-        for item in items:
-            case = getattr(item, "callspec", None)
-            if case is not None and case.params.get("family") in ("vit", "deit"):
-                reason = "image models are pruned with transformers 4.57 only"
-                item.add_marker(pytest.mark.skip(reason=reason))
     if _OFFLINE:
         for item in items:
             if item.get_closest_marker("network"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import TRANSFORMERS_5
 
 from hfprune.plan import BlockKey
 from hfprune.structure import BlockView, PassZero, Producer, Skip, registry
@@ -69,7 +70,8 @@ WRONG: dict[str, tuple[str, Callable[[BlockView, Any], BlockView], str]] = {
     "the number of heads is not told": (
         "attention",
         lambda view, layer: replace(view, set_units=lambda kept: None),
-        "gated equals shrunk, uneven",
+        # There BERT works out the number from the size of a head.
+        "a saved model loads again" if TRANSFORMERS_5 else "gated equals shrunk, uneven",
     ),
     "the stream does not flow on": (
         "ffn",

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, TRANSFORMERS_5, random_plan, tiny_batch, tiny_model
 
@@ -18,7 +17,13 @@ import hfprune
 from hfprune.errors import CheckpointError, UnsupportedModelError
 from hfprune.gates import Gates
 from hfprune.plan import BlockKey, PruningPlan
-from hfprune.structure import adapter_of, block_views, model_sizes, supported_model_types
+from hfprune.structure import (
+    adapter_for,
+    adapter_of,
+    block_views,
+    model_sizes,
+    supported_model_types,
+)
 from hfprune.surgery import shrink_
 
 ATTENTION, FFN = BlockKey(1, "attention"), BlockKey(1, "ffn")
@@ -128,6 +133,13 @@ BY_HAND: list[tuple[str, BlockKey, list[int], dict[str, tuple[str, list[int]]]]]
         ATTENTION,
         [1],
         {
+            "attention.q_proj": ("outputs", span(8, 8)),
+            "attention.k_proj": ("outputs", span(8, 8)),
+            "attention.v_proj": ("outputs", span(8, 8)),
+            "attention.o_proj": ("inputs", span(8, 8)),
+        }
+        if TRANSFORMERS_5
+        else {
             "attention.attention.query": ("outputs", span(8, 8)),
             "attention.attention.key": ("outputs", span(8, 8)),
             "attention.attention.value": ("outputs", span(8, 8)),
@@ -214,14 +226,25 @@ def test_albert_variants_that_are_refused() -> None:
         model_sizes(tiny_model("albert", chunk_size_feed_forward=4))
 
 
-def test_image_models_of_transformers_5_are_refused() -> None:
-    settings = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
-    model = transformers.ViTForImageClassification(transformers.ViTConfig(**settings))
-    if hasattr(model.vit, "encoder"):  # transformers 4, made to look like 5
-        model.vit.layers = model.vit.encoder.layer
-        del model.vit.encoder
-    with pytest.raises(UnsupportedModelError, match="prunes image models with transformers 4.57"):
-        model_sizes(model)
+def test_names_of_tensors_in_files_of_images() -> None:
+    """transformers 5 has other names than files, which hold those of transformers 4."""
+    new = torch.nn.Module()
+    new.base_model = torch.nn.Module()
+    new.base_model.layers = torch.nn.ModuleList()
+    adapter = adapter_for("vit")
+    attention = ("vit.encoder.layer.3.attention.attention", "vit.layers.3.attention")
+    for saved, name in {
+        f"{attention[0]}.query.weight": f"{attention[1]}.q_proj.weight",
+        f"{attention[0]}.key.bias": f"{attention[1]}.k_proj.bias",
+        f"{attention[0]}.value.bias": f"{attention[1]}.v_proj.bias",
+        "vit.encoder.layer.3.attention.output.dense.bias": "vit.layers.3.attention.o_proj.bias",
+        "vit.encoder.layer.0.intermediate.dense.weight": "vit.layers.0.mlp.fc1.weight",
+        "vit.encoder.layer.0.output.dense.weight": "vit.layers.0.mlp.fc2.weight",
+        "vit.encoder.layer.0.layernorm_before.weight": "vit.layers.0.layernorm_before.weight",
+        "classifier.weight": "classifier.weight",
+    }.items():
+        assert adapter.tensor_name(new, saved) == name
+        assert adapter.tensor_name(new, name) == name
 
 
 # -- MPNet: a bias of positions for all heads -------------------------------------------------

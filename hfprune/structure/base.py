@@ -217,6 +217,10 @@ class Adapter(ABC):
     def check(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to refuse
         """Raise :class:`UnsupportedModelError` for a variant that cannot be pruned."""
 
+    def tensor_name(self, model: nn.Module, saved: str) -> str:
+        """The name in this model of a tensor of a file, which transformers 4 and 5 name alike."""
+        return saved
+
     def settle(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to do
         """Called after every shrink: put right what the model's config says of it."""
 
