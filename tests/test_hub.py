@@ -16,6 +16,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
 from loopback_hub import Fault, LoopbackHub
-from tiny import save_tiny_classifier, tiny_batch, write_reviews
+from tiny import TRANSFORMERS_5, save_tiny_classifier, tiny_batch, write_reviews
 
 import hfprune
 from hfprune import hub as hub_module
@@ -62,6 +63,10 @@ UPLOADED = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+if TRANSFORMERS_5:  # neither Optimum nor this version's tokenizers write these
+    UPLOADED -= {"onnx/ort_config.json", "onnx/special_tokens_map.json", "special_tokens_map.json"}
+# From version 1 huggingface_hub repeats requests by itself, and connects through httpx.
+REPEATS = 1 if metadata.version("huggingface_hub").startswith("0.") else 6
 FIGURES_KEPT_HERE = ("training_dense", "training_pruned", "confusion_pruned")
 
 
@@ -220,13 +225,21 @@ import numpy as np
 import torch
 import hfprune
 from huggingface_hub import ModelCard
-from optimum.onnxruntime import ORTModelForSequenceClassification
 
 name, folder, revision = sys.argv[1:]
 batch = {key: torch.from_numpy(value) for key, value in np.load(f"{folder}/batch.npz").items()}
 with torch.no_grad():
     found = {"torch": hfprune.from_pretrained(name, revision=revision)(**batch).logits.numpy()}
 for kind in ("model", "model_quantized"):
+    try:
+        from optimum.onnxruntime import ORTModelForSequenceClassification
+    except ImportError:  # with transformers 5
+        from huggingface_hub import hf_hub_download
+        from hfprune.export import OnnxClassifier
+        file = hf_hub_download(name, f"onnx/{kind}.onnx", revision=revision)
+        feed = {key: value.numpy() for key, value in batch.items()}
+        found[kind] = OnnxClassifier(file).logits(feed)
+        continue
     model = ORTModelForSequenceClassification.from_pretrained(
         name, subfolder="onnx", file_name=f"{kind}.onnx", revision=revision
     )
@@ -238,7 +251,7 @@ except hfprune.HFPruneError as error:
     print(error)
 # What the card tells people to write.
 parts = ModelCard.load(name).text.split("```python\\n")[1:]
-for part in parts:
+for part in parts[: 1 if "hf_hub_download" in globals() else 2]:
     space = {}
     exec(part.split("```")[0], space)
     print("card:", space["classify"]("good film")[0]["label"])
@@ -281,8 +294,9 @@ def test_push_by_command_and_load_back(output: Path, tmp_path: Path) -> None:
         repo = server.repos[NAME]
         assert done.stdout == f"{server.url}/{NAME}/commit/{repo.branches['v1']}\n"
         assert "not uploaded, being none of hfprune's files: notes.txt, onnx/.env" in done.stderr
-        assert f"no answer from {server.url}" in done.stderr
-        assert "attempt 2 of 4 in 1 s" in done.stderr
+        if REPEATS == 1:
+            assert f"no answer from {server.url}" in done.stderr
+            assert "attempt 2 of 4 in 1 s" in done.stderr
         assert server.count("PUT /upload/") == 4, "three large files, one of them cut off once"
         assert digests(output) == before
 
@@ -294,8 +308,10 @@ def test_push_by_command_and_load_back(output: Path, tmp_path: Path) -> None:
             assert arrived[name] == (output / name).read_bytes(), name
 
         # The same again with a bad token, which the server repeats.
-        server.faults.append(Fault("POST", 401, json.dumps({"error": f"bad token {TOKEN}"})))
+        said = json.dumps({"error": f"bad token {TOKEN}"})
+        server.faults.append(Fault("POST", 401, said, times=9))
         refused = push_command(env, str(output), "--repo-id", NAME)
+        server.faults.clear()
         assert refused.returncode == 1
         assert "did not accept the access token (401)" in refused.stderr
         assert "(it said: bad token ***)" in refused.stderr
@@ -313,7 +329,8 @@ def test_push_by_command_and_load_back(output: Path, tmp_path: Path) -> None:
         )
     assert loaded.returncode == 0, loaded.stderr
     assert "could be fetched: RevisionNotFoundError" in loaded.stdout
-    assert len(re.findall("^card: (?:positive|negative)$", loaded.stdout, re.MULTILINE)) == 2
+    said = re.findall("^card: (?:positive|negative)$", loaded.stdout, re.MULTILINE)
+    assert len(said) == (1 if TRANSFORMERS_5 else 2), "in PyTorch, and by Optimum"
     assert not any(TOKEN in run.stdout + run.stderr for run in (done, refused, loaded))
     found = np.load(tmp_path / "found.npz")
     with torch.no_grad():
@@ -389,7 +406,7 @@ def test_failures_say_what_happened_and_what_to_do(
         "The folder is whole and unchanged; to try again: "
         f"hfprune push {output} --repo-id {NAME} --revision v2"
     )
-    assert hub.count(where) == attempts
+    assert hub.count(where) in (attempts, attempts * REPEATS)
     assert digests(output) == before
     hub.faults.clear()
     push(output, NAME, revision="v2")  # as the message says
@@ -402,7 +419,8 @@ def test_without_a_network(finished: Finished, monkeypatch: pytest.MonkeyPatch) 
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
         go_online(monkeypatch, address)
         said = failure(finished.output, NAME, retries=1)
-    assert f"failed after 2 attempts: no answer from {address} (ConnectionError: " in said
+    error = "ConnectionError" if REPEATS == 1 else "ConnectError"
+    assert f"failed after 2 attempts: no answer from {address} ({error}: " in said
 
 
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(
