@@ -4,7 +4,6 @@
 #   make PYTHON=/path/to/python   another interpreter for .venv (3.11 or later)
 #   make test PYTEST_ARGS="-x"    more arguments for pytest
 #   make demo RECIPE=my.yaml      another recipe
-#   make test-v5 PYTEST_V5=""     the whole suite on transformers 5, not a part
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,13 +13,6 @@ SHELL := /bin/bash
 PYTHON ?=
 PYTEST_ARGS ?=
 RECIPE ?= recipes/demo-minilm-movie-reviews.yaml
-
-# What differs between the stacks: the structure of models, saving, training, exporting, one run.
-PYTEST_V5 ?= tests/test_structure.py tests/test_surgery.py tests/test_checkpoint.py \
-	tests/test_trainer.py tests/test_export.py tests/test_graph.py tests/test_quantize.py \
-	tests/test_examples.py tests/test_stacks.py \
-	tests/test_pipeline.py::test_output_directory \
-	tests/test_pipeline.py::test_results_say_what_was_measured
 
 VENV := .venv
 VENV5 := .venv-v5
@@ -53,8 +45,8 @@ test-all: lint $(FETCHED) ## As test, with the slow tests, and the GPU tests whe
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
 
 .PHONY: test-v5
-test-v5: $(INSTALLED) $(VENV5)/.installed $(FETCHED) ## Run tests on transformers 5, in .venv-v5, and compare the stacks
-	HFPRUNE_OTHER_PYTHON=$(BIN)/python $(VENV5)/bin/python -m pytest $(PYTEST_V5) $(PYTEST_ARGS)
+test-v5: $(INSTALLED) $(VENV5)/.installed $(FETCHED) ## Run the fast tests on transformers 5, in .venv-v5, and compare the stacks
+	HFPRUNE_OTHER_PYTHON=$(BIN)/python $(VENV5)/bin/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types and the recipe schema
@@ -124,7 +116,7 @@ $(VENV5)/.installed: pyproject.toml constraints-v5.txt | $(INSTALLED)
 	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
 		"$$(grep '^torch==' constraints-v5.txt)" -c constraints-v5.txt
 	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
-		-c constraints-v5.txt -e ".[onnx-v5,bench,test]"
+		-c constraints-v5.txt -e ".[onnx-v5,ner,peft,vision,bench,test]"
 	@touch $@
 
 $(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock | $(INSTALLED)

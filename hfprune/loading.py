@@ -69,9 +69,16 @@ def load_processor(
                 get_image_processor_config if kind_of_task(task) is IMAGE else get_tokenizer_config
             )
             _refuse_code(name, key, read(place, revision=revision).get("auto_map"))
-        return tasks.load_processor(
+        processor = tasks.load_processor(
             place, task, revision=revision, trust_remote_code=trust_remote_code
         )
+        # transformers 5 makes an empty tokenizer where there are no files of one.
+        if kind_of_task(task) is not IMAGE and len(processor) <= len(processor.all_special_ids):
+            raise CheckpointError(
+                f"{key} {name!r} holds no tokenizer, or one without a vocabulary: save the "
+                "model's tokenizer beside it, or name another"
+            )
+        return processor
 
 
 def load_classifier(

@@ -136,8 +136,19 @@ def load_processor(name: str, task: Task, **options: Any) -> Any:
         )
     before = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
     if "ByteLevel" in json.dumps(before) and not getattr(tokenizer, "add_prefix_space", False):
-        return AutoTokenizer.from_pretrained(name, add_prefix_space=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, add_prefix_space=True, **options)
+        _put_spaces(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def _put_spaces(backend: Any) -> None:
+    """A space before each word, where transformers 5 has left the pre-tokenizer as it was."""
+    state = json.loads(backend.to_str())
+    before = state["pre_tokenizer"]
+    for part in before.get("pretokenizers", [before]):
+        if part["type"] == "ByteLevel":
+            part["add_prefix_space"] = True
+    backend.pre_tokenizer = type(backend).from_str(json.dumps(state)).pre_tokenizer
 
 
 def image_shape(config: Any) -> tuple[int, int, int]:

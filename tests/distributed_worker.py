@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny import tiny_model, tiny_tokenizer
+from tiny import by_length, tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
 
 from hfprune import HFPruneTrainer, PruningConfig
@@ -43,7 +43,7 @@ def main(folder: Path, score: str, grouped: bool) -> None:
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
-        group_by_length=grouped,
+        **by_length(grouped),
     )
     # Half the batch for each of two processes.
     args.per_device_train_batch_size = 8 // args.world_size

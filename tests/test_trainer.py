@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny import random_plan, tiny_batch, tiny_model, tiny_tokenizer
+from tiny import TRANSFORMERS_5, random_plan, tiny_batch, tiny_model, tiny_tokenizer
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -447,14 +447,18 @@ def test_the_loss_is_logged_where_pruning_is(tmp_path: Path) -> None:
     assert len(pruned & logged) > 3, "the same steps are logged for both"
 
 
-def test_trackers_get_the_pruning_metrics_under_one_prefix(tmp_path: Path) -> None:
+def test_trackers_get_the_pruning_metrics_under_one_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read back by TensorBoard itself. The Trainer puts ``train/`` before what is no evaluation."""
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    where = {} if TRANSFORMERS_5 else {"logging_dir": str(tmp_path / "events")}
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     trainer = make(
         tmp_path,
         pruning=PruningConfig(sparsity=0.5, score="magnitude", update_every_steps=2),
         report_to=["tensorboard"],
-        logging_dir=str(tmp_path / "events"),
+        **where,
     )
     trainer.train()
     read = events.EventAccumulator(str(tmp_path / "events")).Reload()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import (
     TEXT_FAMILIES,
+    TRANSFORMERS_5,
     VOCAB,
     tiny_batch,
     tiny_model,
@@ -284,10 +285,14 @@ def test_files_of_slow_tokenizers_hold_the_new_numbers_or_are_gone(tmp_path: Pat
     assert isinstance(smaller, BertTokenizerFast)
     assert smaller.convert_ids_to_tokens(range(len(smaller))) == [*SPECIAL, "a", "##a", "good"]
     smaller.save_pretrained(tmp_path / "saved")
-    assert (tmp_path / "saved" / "vocab.txt").read_text().split() == [*SPECIAL, "a", "##a", "good"]
+    if not TRANSFORMERS_5:  # which has no slow tokenizers, and writes no files of theirs
+        words = (tmp_path / "saved" / "vocab.txt").read_text().split()
+        assert words == [*SPECIAL, "a", "##a", "good"]
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again("good aa film")["input_ids"] == [2, 7, 5, 6, 1, 3]
 
+    if TRANSFORMERS_5:
+        return
     pieces = tmp_path / "sentencepiece.bpe.model"
     pieces.write_bytes(b"pieces in their old order")
     tokenizer = XLMRobertaTokenizerFast(str(pieces), tokenizer_object=_unigram(), unk_token="[UNK]")
@@ -390,8 +395,9 @@ def test_what_cannot_be_reduced_is_refused(tmp_path: Path) -> None:
     from transformers import BertTokenizer
 
     (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL) + "\n")
-    with pytest.raises(DataError, match=r"BertTokenizer is a slow tokenizer .* use_fast=True"):
-        kept_tokens(BertTokenizer(str(tmp_path / "vocab.txt")), [])
+    if not TRANSFORMERS_5:
+        with pytest.raises(DataError, match=r"BertTokenizer is a slow tokenizer .* use_fast=True"):
+            kept_tokens(BertTokenizer(str(tmp_path / "vocab.txt")), [])
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL)}, unk_token="[UNK]"))
     with pytest.raises(DataError, match="model is WordLevel; only the vocabularies of WordPiece"):
         kept_tokens(wrapped(words), [])

@@ -110,6 +110,13 @@ def tiny_batch(
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def by_length(grouped: bool = True) -> dict[str, Any]:
+    """What TrainingArguments call batches of rows of like length."""
+    if TRANSFORMERS_5:
+        return {"train_sampling_strategy": "group_by_length" if grouped else "random"}
+    return {"group_by_length": grouped}
+
+
 def random_plan(model: Any, *, seed: int = 0, removed: tuple[BlockKey, ...] = ()) -> PruningPlan:
     """An uneven plan; every block keeps something but those in ``removed``."""
     draw = random.Random(seed)
