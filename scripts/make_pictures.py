@@ -249,7 +249,7 @@ def measured() -> Iterator[tuple[str, str, float, float]]:
     """Series, label, speed-up and change in points of each row of the benchmark's table."""
     table = TABLE.read_text(encoding="utf-8").splitlines()
     head = next(cells_of(row) for row in table if row.startswith("| method"))
-    change, speed = head.index("change, points"), len(head) - len(head[head.index("MB") :]) + 1
+    change, speed = head.index("change, points"), head.index("MB") + 1  # the first shape
     for row in table:
         cells = cells_of(row)
         if len(cells) == len(head) and cells != head and not cells[0].startswith("-"):
@@ -321,20 +321,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if a picture is stale")
     check = parser.parse_args(arguments).check
     sys.path.insert(0, str(ROOT))  # the checkout that this script is in, installed or not
-    stale = False
-    for name, draw in PICTURES.items():
-        path, content = FOLDER / f"{name}.svg", draw()
-        if path.is_file() and path.read_text(encoding="utf-8") == content:
-            continue
-        shown = path.relative_to(ROOT)
-        if check:
-            print(f"{shown} is not what scripts/make_pictures.py draws: run it")
-            stale = True
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-            print(f"wrote {shown}")
-    return int(stale)
+    from scripts.generated import keep
+
+    drawn = {FOLDER / f"{name}.svg": draw() for name, draw in PICTURES.items()}
+    remark = "is not what scripts/make_pictures.py draws: run it"
+    return keep(drawn, check=check, remark=remark)
 
 
 if __name__ == "__main__":

@@ -23,27 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
 
     sys.path.insert(0, str(ROOT))  # the checkout that this script is in, installed or not
-    from hfprune.files import atomic_write_text
     from hfprune.recipe import recipe_schema
+    from scripts.generated import keep
 
     schema = recipe_schema()
     texts = {
         SCHEMA: json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
         REFERENCE: "\n".join(reference(schema)) + "\n",
     }
-    stale = False
-    for path, text in texts.items():
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        shown = path.relative_to(ROOT)
-        if check:
-            print(f"{shown} is not what the recipe's definition says: run {sys.argv[0]}")
-            stale = True
-        else:
-            path.parent.mkdir(exist_ok=True)
-            atomic_write_text(path, text)
-            print(f"wrote {shown}")
-    return int(stale)
+    remark = f"is not what the recipe's definition says: run {sys.argv[0]}"
+    return keep(texts, check=check, remark=remark)
 
 
 def reference(schema: Mapping[str, Any]) -> Iterator[str]:

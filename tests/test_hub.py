@@ -230,20 +230,22 @@ name, folder, revision = sys.argv[1:]
 batch = {key: torch.from_numpy(value) for key, value in np.load(f"{folder}/batch.npz").items()}
 with torch.no_grad():
     found = {"torch": hfprune.from_pretrained(name, revision=revision)(**batch).logits.numpy()}
+try:
+    from optimum.onnxruntime import ORTModelForSequenceClassification as ORTModel
+except ImportError:  # with transformers 5
+    ORTModel = None
 for kind in ("model", "model_quantized"):
-    try:
-        from optimum.onnxruntime import ORTModelForSequenceClassification
-    except ImportError:  # with transformers 5
+    if ORTModel is None:
         from huggingface_hub import hf_hub_download
         from hfprune.export import OnnxClassifier
         file = hf_hub_download(name, f"onnx/{kind}.onnx", revision=revision)
         feed = {key: value.numpy() for key, value in batch.items()}
         found[kind] = OnnxClassifier(file).logits(feed)
-        continue
-    model = ORTModelForSequenceClassification.from_pretrained(
-        name, subfolder="onnx", file_name=f"{kind}.onnx", revision=revision
-    )
-    found[kind] = model(**batch).logits.numpy()
+    else:
+        model = ORTModel.from_pretrained(
+            name, subfolder="onnx", file_name=f"{kind}.onnx", revision=revision
+        )
+        found[kind] = model(**batch).logits.numpy()
 np.savez(f"{folder}/found.npz", **found)
 try:
     hfprune.from_pretrained(name, revision="nowhere")
@@ -251,7 +253,7 @@ except hfprune.HFPruneError as error:
     print(error)
 # What the card tells people to write.
 parts = ModelCard.load(name).text.split("```python\\n")[1:]
-for part in parts[: 1 if "hf_hub_download" in globals() else 2]:
+for part in parts[: 1 if ORTModel is None else 2]:  # in PyTorch, and by Optimum
     space = {}
     exec(part.split("```")[0], space)
     print("card:", space["classify"]("good film")[0]["label"])

@@ -1088,7 +1088,8 @@ def test_the_schema_file_is_up_to_date(tmp_path: Path) -> None:
     assert json.loads((ROOT / "recipes" / "recipe.schema.json").read_text()) == recipe_schema()
     # The check must be able to fail: in a copy without the file it does.
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "make_schema.py").write_text(script.read_text())
+    for name in ("make_schema.py", "generated.py"):
+        (tmp_path / "scripts" / name).write_text((script.parent / name).read_text())
     (tmp_path / "hfprune").symlink_to(ROOT / "hfprune")
     stale = subprocess.run(
         [sys.executable, tmp_path / "scripts" / "make_schema.py", "--check"],

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import transformers
+from stack_worker import EXPORTED, FAMILIES, digest, save
 
-EXPORTED = "bert"
 WORKER = Path(__file__).with_name("stack_worker.py")
 OTHER = os.environ.get("HFPRUNE_OTHER_PYTHON")
 
@@ -55,7 +55,6 @@ def test_the_worker_sees_a_changed_weight(tmp_path: Path) -> None:
     import torch
 
     import hfprune
-    from tests.stack_worker import FAMILIES, digest, save
 
     save(tmp_path, export=False)
     model = hfprune.from_pretrained(tmp_path / FAMILIES[0])

@@ -218,7 +218,7 @@ class Adapter(ABC):
         """Raise :class:`UnsupportedModelError` for a variant that cannot be pruned."""
 
     def tensor_name(self, model: nn.Module, saved: str) -> str:
-        """The name in this model of a tensor of a file, which transformers 4 and 5 name alike."""
+        """What a model calls a tensor that files call ``saved``: files of all versions agree."""
         return saved
 
     def settle(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to do
