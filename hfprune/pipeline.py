@@ -86,7 +86,7 @@ from hfprune.imbalance import balanced_weights, weighted_loss
 from hfprune.latency import Landing, calibrated, land, latency_table
 from hfprune.loading import check_fits, load_classifier, load_processor
 from hfprune.lora import check_adapter
-from hfprune.machine import usable_cpus
+from hfprune.machine import BFLOAT16_WORTH, bfloat16_gain, usable_cpus
 from hfprune.metrics import (
     compute,
     interval,
@@ -240,6 +240,7 @@ class _Run:
             self.console.warn(lost)
         self._check_before_work()
         self._open_work()
+        self._settle_precision()
         set_seed(recipe.training.seed)
         with self.console.stage("data"):
             model = recipe.model
@@ -260,6 +261,22 @@ class _Run:
                 self.data.task,
                 self.data.num_labels,
                 self.data.label_names,
+            )
+
+    def _settle_precision(self) -> None:
+        """Whether to train in bfloat16: one answer for all processes, and for a resumed run."""
+        wanted = self.recipe.training.bf16
+        if wanted == "auto":
+            if "bf16" not in self.done:
+                self.done["bf16"] = self._of_main(bfloat16_gain() >= BFLOAT16_WORTH)
+                self._save_state()
+            return
+        self.done["bf16"] = wanted
+        gain = bfloat16_gain() if wanted else 1.0
+        if gain < 1 / BFLOAT16_WORTH:
+            self.console.warn(
+                f"training.bf16 is true, but this machine multiplies {1 / gain:.1f} times slower "
+                "in bfloat16 than in float32; write bf16: auto, which uses it where it is faster"
             )
 
     def _weighted_loss(self) -> Callable[..., Any] | None:
@@ -685,7 +702,7 @@ class _Run:
         try:
             yield
         except Exception as error:
-            finished = ", ".join(self.done) or "none yet"
+            finished = ", ".join(self.seconds) or "none yet"
             go_on = (
                 f"finished stages ({finished}) and checkpoints are safe in {self.work}; run the "
                 "same command again with resume=true (and without overwrite=true) to go on"
@@ -984,7 +1001,7 @@ class _Run:
     ) -> HFPruneTrainer:
         """A trainer with the recipe's ``training`` settings but for ``changes``."""
         recipe, data = self.recipe, reading.data
-        settings = recipe.training.model_copy(update=dict(changes or {}))
+        settings = recipe.training.model_copy(update={"bf16": self.done["bf16"], **(changes or {})})
         patience = settings.early_stopping_patience
         callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience else []
         best = settings.metric_for_best_model
@@ -1260,6 +1277,7 @@ class _Run:
             },
             "sources": sources(self.recipe),
             "seed": self.recipe.training.seed,
+            "bf16": self.done["bf16"],
             "processes": self.state.num_processes,
             "search": self.done.get("search"),
             "quantization": self.done.get("quantization"),

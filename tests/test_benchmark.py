@@ -32,7 +32,12 @@ from hfprune.benchmark import (
     torch_runner,
 )
 from hfprune.errors import HFPruneError, MissingExtraError, UnsupportedModelError
-from hfprune.machine import detect_instruction_set, instruction_set, read_cpu
+from hfprune.machine import (
+    bfloat16_gain,
+    detect_instruction_set,
+    instruction_set,
+    read_cpu,
+)
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.structure import model_sizes
 from hfprune.surgery import shrink_
@@ -514,3 +519,16 @@ def test_ids_are_such_as_all_models_know(tmp_path: Path) -> None:
     assert ids.min() >= 10
     assert ids.max() < 30
     assert batches_for(large)(8, 50)["input_ids"].max() >= 30
+
+
+def test_bfloat16_is_measured_without_moving_the_seed() -> None:
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    bfloat16_gain.cache_clear()
+    gain = bfloat16_gain()
+    assert 0.005 < gain < 50
+    assert gain == bfloat16_gain(), "measured once"
+    assert torch.equal(torch.rand(3), expected)

@@ -93,6 +93,36 @@ def test_a_new_head_is_told_in_one_line(
     assert "newly initialized" not in "".join(capfd.readouterr())
 
 
+def test_bfloat16_where_this_machine_is_faster_in_it(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(bf16: bool | str, gain: float, **changes: Any) -> tuple[_Run, list[str]]:
+        monkeypatch.setattr("hfprune.pipeline.bfloat16_gain", lambda: gain)
+        path = recipe_file(tmp_path, inputs, training={"bf16": bf16}, **changes)
+        made, said = _Run(load_recipe(path), Console(quiet=True)), list[str]()
+        monkeypatch.setattr(made.console, "warn", said.append)
+        made._prepare()
+        return made, said
+
+    resumed = {"resume": True}
+    fresh = {"overwrite": True}
+    for gain, chosen in ((0.1, False), (1.1, False), (1.9, True)):
+        made, said = prepared("auto", gain, **fresh)
+        args = made._trainer(made._load(str(inputs / "model"), None), "teacher", made.dense).args
+        assert (args.bf16, said) == (chosen, [])
+        # A busy moment measures otherwise; what was begun goes on as it was begun.
+        made, said = prepared("auto", 3.0 - gain, **resumed)
+        assert made.done["bf16"] is chosen
+    made, said = prepared(True, 0.1, **fresh)
+    assert made.done["bf16"] is True
+    assert said == [
+        "training.bf16 is true, but this machine multiplies 10.0 times slower in bfloat16 than in "
+        "float32; write bf16: auto, which uses it where it is faster"
+    ]
+    assert prepared(True, 0.9, **fresh)[1] == []
+    assert prepared(False, 0.1, **fresh)[1] == []
+
+
 def test_output_directory(finished: tuple[Path, dict[str, Any]]) -> None:
     output, results = finished
     names = {path.name for path in output.iterdir()}

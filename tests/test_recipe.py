@@ -353,6 +353,10 @@ REFUSED = {
         with_lines("training:", "  bf16: true", "  fp16: true"),
         "lines 9 and 10: training: bf16 and fp16 are both true: keep one",
     ),
+    "both precisions, one by itself": (
+        with_lines("training:", "  bf16: auto", "  fp16: true"),
+        "lines 9 and 10: training: bf16 is auto and fp16 true: keep one",
+    ),
     "start after end": (
         MINIMAL.replace("  sparsity: 0.5", "  sparsity: 0.5\n  start: 0.9"),
         "line 7: pruning: pruning cannot start (0.9) after its end (0.5): swap them",
