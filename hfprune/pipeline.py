@@ -50,6 +50,7 @@ from hfprune.data import (
     TaskData,
     data_collator,
     load_task_data,
+    rest_of_texts,
     retokenize,
 )
 from hfprune.distill import TeacherCache
@@ -166,11 +167,15 @@ def train_teacher(recipe: Recipe, console: Console | None = None) -> Path:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How a model reads: its tokenizer or image processor, and the rows as that one splits them."""
+    """How a model reads: its tokenizer or image processor, and the rows as that one splits them.
+
+    ``unlabeled``: rows for distillation alone.
+    """
 
     processor: Any
     data: TaskData
     task: str
+    unlabeled: Dataset | None = None
 
     @property
     def collator(self) -> Any:
@@ -253,8 +258,9 @@ class _Run:
                 key="model.name_or_path" if own else "model.tokenizer",
             )
             self.data = load_task_data(recipe.data, processor, recipe.task)
-            self.dense = self.small = _Reading(processor, self.data, recipe.task)
+            self.dense = self.small = self._reading_by(processor, self.data)
             self.console.note(_describe_data(self.data))
+            self._note_unlabeled()
             self.loss = self._weighted_loss()
             load_metrics(
                 recipe.evaluation.metrics,
@@ -262,6 +268,22 @@ class _Run:
                 self.data.num_labels,
                 self.data.label_names,
             )
+
+    def _reading_by(self, processor: Any, data: TaskData) -> _Reading:
+        distillation = self.recipe.distillation
+        rest = distillation is not None and distillation.rest_of_texts
+        unlabeled = rest_of_texts(data, processor) if rest else None
+        return _Reading(processor, data, self.recipe.task, unlabeled)
+
+    def _note_unlabeled(self) -> None:
+        rows = self.dense.unlabeled
+        if rows is not None and len(rows) == 0:
+            self.console.warn(
+                f"distillation.rest_of_texts adds nothing: no training text goes on for a quarter "
+                f"of data.max_length ({self.data.max_length}) beyond it"
+            )
+        elif rows is not None:
+            self.console.note(f"{len(rows)} more rows to distil on: the rest of training texts")
 
     def _settle_precision(self) -> None:
         """Whether to train in bfloat16: one answer for all processes, and for a resumed run."""
@@ -301,7 +323,7 @@ class _Run:
         tokenizer = load_processor(
             start, task, revision=None, trust_remote_code=False, key="output_dir"
         )
-        self.small = _Reading(tokenizer, retokenize(self.data, tokenizer), task)
+        self.small = self._reading_by(tokenizer, retokenize(self.data, tokenizer))
         if "tokens" not in self.done:
             self.done["tokens"] = self._compare_tokens(start)
             self._save_state()
@@ -957,6 +979,7 @@ class _Run:
             return {}
         return {
             "distillation": self.recipe.distillation,
+            "unlabeled_dataset": self.small.unlabeled,
             "teacher": teacher,
             "teacher_cache": self.taught,
         }

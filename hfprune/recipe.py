@@ -729,6 +729,11 @@ class DistillationConfig(_Section):
         description="Variations of each training row that are added to an epoch, labelled by the "
         "teacher: a small model that has few rows generalizes better. Text only.",
     )
+    rest_of_texts: bool = Field(
+        default=False,
+        description="Add to an epoch what data.max_length cut off the training texts, in rows of "
+        "that length, labelled by the teacher: more real text, where texts are long.",
+    )
     cache_limit_gb: float = Field(
         default=4.0,
         ge=0,
@@ -1074,23 +1079,36 @@ class Recipe(_Section):
 
     def _whole_text_clashes(self) -> Iterator[_Clash]:
         """What is made for whole texts with a label each."""
+        distillation = self.distillation
+        rest = distillation is not None and distillation.rest_of_texts
         if self.task in ("token_classification", "image_classification"):
             other, key = f"task {self.task}", "task"
         elif self.data.stride is not None:
             other, key = "data.stride, which cuts texts to windows", "data.stride"
         else:
+            if rest and self.data.text_pair_column is not None:
+                yield _Clash(
+                    "distillation.rest_of_texts cannot tell which of two texts was cut: remove it "
+                    "or data.text_pair_column",
+                    ("distillation.rest_of_texts", "data.text_pair_column"),
+                )
             return
         if self.pruning.vocabulary is not None:
             yield _Clash(
                 f"pruning.vocabulary splits whole texts anew, and cannot with {other}: remove it",
                 ("pruning.vocabulary", key),
             )
-        copies = 0 if self.distillation is None else self.distillation.augmentation
-        if copies and key == "task":
+        if distillation is not None and distillation.augmentation and key == "task":
             yield _Clash(
                 "distillation.augmentation varies texts that have one label each, and cannot with "
                 f"{other}: remove it",
                 ("distillation.augmentation", key),
+            )
+        if rest:
+            yield _Clash(
+                "distillation.rest_of_texts is for whole texts that data.max_length cuts, and has "
+                f"no meaning with {other}: remove it",
+                ("distillation.rest_of_texts", key),
             )
 
     def _weight_clashes(self) -> Iterator[_Clash]:

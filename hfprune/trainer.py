@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -260,6 +260,8 @@ class HFPruneTrainer(Trainer):
         latency: measured times of blocks, needed for ``pruning.speedup``.
         teacher: the dense fine-tuned model (a module, or a path / Hub name); without
             ``distillation`` its default is used.
+        unlabeled_dataset: more rows of token ids that are distilled on, with the teacher's decision
+            as their label; the columns of the model's inputs are enough. Needs ``teacher``.
         teacher_cache: what an earlier trainer of the same teacher, rows and distillation left as
             its ``teacher_cache``; the outputs in it are not computed again.
 
@@ -276,12 +278,18 @@ class HFPruneTrainer(Trainer):
         distillation: DistillationConfig | None = None,
         teacher: nn.Module | str | Path | None = None,
         latency: LatencyTable | None = None,
+        unlabeled_dataset: Dataset | None = None,
         teacher_cache: TeacherCache | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if pruning is not None:
             _check_target(pruning, latency)
+        if unlabeled_dataset is not None and teacher is None:
+            raise TrainingError(
+                "unlabeled_dataset needs a teacher that labels it: pass teacher=<the dense "
+                "fine-tuned model or its path>, or leave unlabeled_dataset out"
+            )
         if distillation is not None and teacher is None:
             raise TrainingError(
                 "distillation needs a teacher: pass teacher=<the dense fine-tuned model or its "
@@ -301,6 +309,7 @@ class HFPruneTrainer(Trainer):
         self.teacher_cache = self._given_cache = teacher_cache
         self._cache: TeacherCache | None = None  # what training looks up
         self._rows: Dataset | None = None  # the training rows as they were given
+        self._unlabeled = unlabeled_dataset
         # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
         # accumulated batches; encoders' heads average over samples, not over tokens.
         self.model_accepts_loss_kwargs = False
@@ -692,14 +701,18 @@ class HFPruneTrainer(Trainer):
         # Another collator may change images at random, so that no two epochs are alike.
         of_images = IMAGE_COLUMN in columns and isinstance(self.data_collator, ImageCollator)
         if settings.augmentation:
-            self._check_augmentable(of_texts)
+            self._check_augmentable(of_texts, "distillation.augmentation varies")
+        if self._unlabeled is not None:
+            self._check_augmentable(of_texts, "unlabeled_dataset adds to")
         if not isinstance(dataset, Dataset) or not (of_texts or of_images):
             return
         if self._rows is None:
             self._rows = dataset
-        rows, copies = self._rows, settings.augmentation
+        labelled, copies = len(self._rows), settings.augmentation
+        rows = dataset = self._with_unlabeled(self._rows)
         if copies:
             dataset = with_variations(rows, self._special_ids(), copies, self.args.seed)
+        more = len(dataset) > labelled
         hidden = len(rows) if settings.hidden_weight > 0 else 0
         tokens = 0
         if hidden and of_texts:
@@ -709,7 +722,7 @@ class HFPruneTrainer(Trainer):
         size = TeacherCache.size(teacher, tokens)
         pays = self.args.num_train_epochs >= 2 and settings.cache_limit_gb > 0
         fits = size <= settings.cache_limit_gb * 1e9
-        if not copies and not (pays and fits):
+        if not more and not (pays and fits):
             return
         columns = [c for c in (*TEXT_INPUTS, IMAGE_COLUMN) if c in columns]
         hidden = hidden if fits else 0
@@ -722,28 +735,47 @@ class HFPruneTrainer(Trainer):
                     self.data_collator,
                     hidden=hidden,
                     batch_size=self.args.per_device_eval_batch_size,
-                    folder=cache_folder("teacher") if copies else None,
+                    folder=cache_folder("teacher") if more else None,
                 )
         cache.require(len(dataset), hidden)
         self.teacher_cache = cache
-        if copies:
-            dataset = self._with_teacher_labels(dataset, len(rows), cache)
+        if more:
+            dataset = self._with_teacher_labels(dataset, labelled, cache)
         if fits and settings.cache_limit_gb > 0:
             self._cache = cache
             dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
         self.train_dataset = dataset
 
-    def _check_augmentable(self, of_texts: bool) -> None:
+    def _check_augmentable(self, of_texts: bool, what: str) -> None:
         if not of_texts:
             raise TrainingError(
-                "distillation.augmentation varies rows of token ids (a datasets.Dataset with "
-                "input_ids); for other training data set it to 0"
+                f"{what} rows of token ids (a datasets.Dataset with input_ids), and the training "
+                "data are others; leave it out"
             )
         if kind_of_model(self._bare_model()) is TOKENS:
             raise TrainingError(
-                "distillation.augmentation labels whole rows, and a token classifier has a label "
-                "for each token; set it to 0"
+                f"{what} rows whose label the teacher decides, and a token classifier has a label "
+                "for each token; leave it out"
             )
+
+    def _with_unlabeled(self, rows: Dataset) -> Dataset:
+        """The rows, followed by the unlabeled ones; what is no input is copied from the first."""
+        extra = self._unlabeled
+        if extra is None or len(extra) == 0:
+            return rows
+        inputs = [name for name in rows.column_names if name in TEXT_INPUTS]
+        missing = [name for name in inputs if name not in extra.column_names]
+        if missing or len(rows) == 0:
+            raise TrainingError(
+                f"unlabeled_dataset has the columns {', '.join(extra.column_names)}, but the "
+                f"{len(rows)} training rows have {', '.join(inputs)} for the model, which it needs "
+                "as well"
+            )
+        columns = {
+            name: extra[name] if name in inputs else [rows[0][name]] * len(extra)
+            for name in rows.column_names
+        }
+        return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
 
     def _special_ids(self) -> list[int]:
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
@@ -760,8 +792,9 @@ class HFPruneTrainer(Trainer):
         name = next((n for n in ("labels", "label") if n in dataset.column_names), None)
         if name is None:
             raise TrainingError(
-                "distillation.augmentation labels rows, but the training data has no column "
-                f"'labels' or 'label'; columns: {', '.join(dataset.column_names)}"
+                "rows that are added for distillation get the teacher's decision as label, but the "
+                "training data has no column 'labels' or 'label'; columns: "
+                f"{', '.join(dataset.column_names)}"
             )
         logits = cache.logits(torch.arange(start, len(dataset)))
         problem = self._problem_type()

@@ -15,8 +15,10 @@ from transformers import TrainingArguments
 
 from hfprune import DistillationConfig, HFPruneTrainer
 from hfprune.augment import with_variations
+from hfprune.data import load_task_data, rest_of_texts
 from hfprune.distill import TeacherCache, compared_layers
 from hfprune.errors import DataError, TrainingError
+from hfprune.recipe import DataConfig
 
 SPECIAL = [0, 1, 2, 3, 4]
 
@@ -90,6 +92,7 @@ def test_rows_without_ids_are_refused() -> None:
 def make(folder: Path, train: Any, *, labels: int = 2, seed: int = 3, **settings: Any) -> Any:
     extra = settings.pop("config", {})
     cache = settings.pop("cache", None)
+    unlabeled = settings.pop("unlabeled", None)
     return HFPruneTrainer(
         tiny_model("bert", labels=labels, **extra),
         TrainingArguments(
@@ -101,6 +104,7 @@ def make(folder: Path, train: Any, *, labels: int = 2, seed: int = 3, **settings
         teacher=tiny_model("bert", labels=labels, seed=seed, **extra),
         distillation=DistillationConfig(**settings),
         teacher_cache=cache,
+        unlabeled_dataset=unlabeled,
     )  # fmt: skip
 
 
@@ -131,6 +135,61 @@ def test_the_teacher_labels_variations(problem: str, tmp_path: Path) -> None:
             assert row["labels"] == pytest.approx(float(logits), abs=1e-5)
     trainer.train()
     assert len(trainer.train_dataset) == 60, "a second training does not vary variations"
+
+
+def test_the_teacher_labels_unlabeled_rows(tmp_path: Path) -> None:
+    rows = some_rows(20)
+    more = some_rows(60).select(range(40, 60)).select_columns(["attention_mask", "input_ids"])
+    trainer = make(tmp_path, rows, unlabeled=more, augmentation=1)
+    trainer.train()
+    made = trainer.train_dataset
+    assert trainer.state.max_steps == 2 * 10, "80 rows an epoch, 8 a step"
+    assert made["input_ids"][20:40] == more["input_ids"][:]
+    assert made["labels"][:20] == rows["labels"][:]
+    for row in list(made)[20:]:
+        with torch.no_grad():
+            logits = trainer.teacher(torch.tensor([row["input_ids"]])).logits[0]
+        assert row["labels"] == int(logits.argmax())
+    found = trainer.teacher_cache.has_hidden(torch.arange(80))
+    assert found.tolist() == [True] * 40 + [False] * 40, "variations have no hidden states"
+
+
+def test_rows_that_cannot_be_added(tmp_path: Path) -> None:
+    more = some_rows(4).select_columns(["input_ids"])
+    with pytest.raises(TrainingError, match="has the columns input_ids, but the 60 training rows "
+                       "have input_ids, attention_mask for the model"):  # fmt: skip
+        make(tmp_path, some_rows(), unlabeled=more).train()
+    with pytest.raises(TrainingError, match="unlabeled_dataset adds to rows of token ids"):
+        make(tmp_path, [{"input_ids": [2, 9, 3], "labels": 0}] * 4, unlabeled=more).train()
+    with pytest.raises(TrainingError, match="unlabeled_dataset needs a teacher that labels it"):
+        HFPruneTrainer(
+            tiny_model("bert", labels=2),
+            TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]),
+            train_dataset=some_rows(),
+            unlabeled_dataset=more,
+        )
+
+
+def test_the_rest_of_long_texts(tmp_path: Path) -> None:
+    words = ["film", "good", "bad", "dull", "moving", "the"]
+    texts = [" ".join(words[(start + place) % 6] for place in range(length))
+             for start, length in enumerate([3, 14, 15, 16, 17, 30, 44, 5, 14, 20])]  # fmt: skip
+    lines = [f"{text},{number % 2}" for number, text in enumerate(texts)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]))
+    tokenizer = tiny_tokenizer()
+    config = DataConfig(train_file=str(tmp_path / "a.csv"), max_length=16)
+    data = load_task_data(config, tokenizer, "single_label_classification")
+    rest = rest_of_texts(data, tokenizer)
+    assert rest.features == {n: data.train.features[n] for n in rest.features}
+    expected = []
+    for text in data.texts["train"]:
+        ids = tokenizer(text)["input_ids"]
+        start, end, inner = ids[0], ids[-1], ids[1:-1]
+        parts = [inner[at : at + 14] for at in range(14, len(inner), 14)]
+        expected += [[start, *part, end] for part in parts if len(part) + 2 >= 4]
+    assert rest["input_ids"][:] == expected
+    assert rest["attention_mask"][:] == [[1] * len(row) for row in expected]
+    assert len(tokenizer(texts[6])["input_ids"]) == 46, "the tokenizer forgets that it cut"
 
 
 def test_hidden_states_are_kept_of_the_rows_themselves(tmp_path: Path) -> None:
@@ -177,7 +236,9 @@ def test_what_cannot_be_augmented(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="augmentation varies rows of token ids"):
         trainer.train()
     trainer = make(tmp_path, some_rows().rename_column("labels", "grade"), augmentation=1)
-    with pytest.raises(TrainingError, match="no column 'labels' or 'label'; columns: input_ids"):
+    with pytest.raises(
+        TrainingError, match="has no column 'labels' or 'label'; columns: input_ids"
+    ):
         trainer.train()
     trainer = make(tmp_path, some_rows(), augmentation=1)
     trainer.processing_class = None

@@ -123,6 +123,43 @@ def test_bfloat16_where_this_machine_is_faster_in_it(
     assert prepared(False, 0.1, **fresh)[1] == []
 
 
+def test_distilling_on_the_rest_of_long_texts(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(length: int) -> tuple[_Run, list[str], list[str]]:
+        path = recipe_file(tmp_path, inputs, distillation={"rest_of_texts": True})
+        recipe = load_recipe(
+            path,
+            [
+                f"data.max_length={length}",
+                "benchmark.sequence_lengths=[4]",
+                "overwrite=true",
+            ],
+        )
+        made, noted, warned = _Run(recipe, Console(quiet=True)), list[str](), list[str]()
+        monkeypatch.setattr(made.console, "note", noted.append)
+        monkeypatch.setattr(made.console, "warn", warned.append)
+        made._prepare()
+        return made, noted, warned
+
+    made, noted, warned = prepared(5)
+    rest = made.small.unlabeled
+    assert rest is not None
+    assert warned == []
+    assert f"{len(rest)} more rows to distil on: the rest of training texts" in noted
+    teacher = made._load(str(inputs / "model"), None)
+    trainer = made._recovery_trainer(
+        made._load(str(inputs / "model"), None), teacher, "recover", num_train_epochs=1
+    )
+    trainer.train()
+    assert len(trainer.train_dataset) == made.data.size("train") + len(rest)
+    made, noted, warned = prepared(32)
+    assert warned == [
+        "distillation.rest_of_texts adds nothing: no training text goes on for a quarter of "
+        "data.max_length (32) beyond it"
+    ]
+
+
 def test_output_directory(finished: tuple[Path, dict[str, Any]]) -> None:
     output, results = finished
     names = {path.name for path in output.iterdir()}

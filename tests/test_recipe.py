@@ -276,6 +276,23 @@ REFUSED = {
         "lines 8 and 10: distillation.augmentation varies texts that have one label each, and "
         "cannot with task image_classification: remove it",
     ),
+    "the rest of images": (
+        MINIMAL + "task: image_classification\ndistillation:\n  rest_of_texts: true\n",
+        "lines 8 and 10: distillation.rest_of_texts is for whole texts that data.max_length cuts, "
+        "and has no meaning with task image_classification: remove it",
+    ),
+    "the rest of windows": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  stride: 8")
+        + "distillation:\n  rest_of_texts: true\n",
+        "lines 5 and 10: distillation.rest_of_texts is for whole texts that data.max_length cuts, "
+        "and has no meaning with data.stride, which cuts texts to windows: remove it",
+    ),
+    "the rest of pairs": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  text_pair_column: b")
+        + "distillation:\n  rest_of_texts: true\n",
+        "lines 5 and 10: distillation.rest_of_texts cannot tell which of two texts was cut: remove "
+        "it or data.text_pair_column",
+    ),
     "windows that stand still": (
         MINIMAL.replace("name: org/data", "name: org/data\n  stride: 127"),
         "line 5: data: stride 127 must be less than max_length 128 less the special tokens, or no "
