@@ -51,6 +51,8 @@ Selection = Literal["obs", "fisher", "kprune"]
 DAMPING_RATIO = 1e-3
 # How far the refit attends to the tokens that predictions depend on; the rest goes to all alike.
 FOCUS = 0.9
+# What the refit keeps of the teacher in memory, at most.
+TARGET_BYTES = 2e9
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class Reconstruction:
         with torch.no_grad(), _evaluating(model, teacher):
             statistics = _statistics(model, batches, selection, tell)
             self.levels = _levels(model, statistics, selection, tell)
+        self._targets: RefitTargets | None = None  # found when first needed
         # Matrices of every block: kept only where units are still to be rearranged.
         self._statistics = statistics if selection == "fisher" else {}
         self.weights = dict.fromkeys(self.levels, 1.0)
@@ -231,7 +234,9 @@ class Reconstruction:
             _write(model, plan, self.levels)
             shrink_(model, plan)
             if refit:
-                refit_outputs_(model, self.teacher, self.batches, progress)
+                if self._targets is None:
+                    self._targets = RefitTargets(self.teacher, self.batches)
+                refit_outputs_(model, self.teacher, self.batches, progress, targets=self._targets)
 
 
 def _depths(layers: int) -> list[int]:
@@ -494,6 +499,7 @@ def refit_outputs_(
     *,
     ridge: float = 1e-3,
     focus: float = FOCUS,
+    targets: RefitTargets | None = None,
 ) -> None:
     """Fit the output projections of a shrunk model anew, bottom-up. In place.
 
@@ -510,6 +516,8 @@ def refit_outputs_(
         ridge: relative to the mean diagonal of the features' moments.
         focus: in [0, 1], how much tokens count by the teacher's sensitivity to what the block
             writes there (see :func:`block_levels`) instead of all alike.
+        targets: the teacher's side, found before on the same batches and with this focus; spares
+            finding it again for each of several models.
     """
     mine, theirs = block_views(model), block_views(teacher)
     missing = [str(key) for key in mine if key not in theirs]
@@ -517,9 +525,8 @@ def refit_outputs_(
         raise PlanError(f"the teacher has no {', '.join(missing)}, so there is nothing to fit to")
     if not mine:
         return
-    importance = _token_weights(teacher, {key: theirs[key] for key in mine}, batches, focus)
+    targets = targets or RefitTargets(teacher, batches, focus=focus)
     for done, (key, view) in enumerate(mine.items()):
-        other = theirs[key]
         outputs, features = view.weight.shape
         moment = SecondMoment(features, outputs)
         for index, batch in enumerate(batches):
@@ -528,16 +535,12 @@ def refit_outputs_(
                 _stopping(view.consumer, view.uses),
             ):
                 model(**batch)
-            with (
-                _captured({"x": other.consumer, "stream": other.stream}) as there,
-                _stopping(other.consumer, view.uses),
-            ):
-                teacher(**batch)
-            wanted = other.consumer(there["x"])
+            wanted = targets.wanted(key, index)
             if view.uses == 1:
-                wanted = wanted + there["stream"] - here["stream"]
+                wanted = wanted - here["stream"]
             rows, _ = _tokens(here["x"], batch)
-            moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=importance[key][index])
+            weight = targets.importance[key][index]
+            moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=weight)
         old_bias = view.consumer.bias
         weight, bias = refit_output(moment, ridge=ridge, fit_bias=old_bias is not None)
         view.weight.copy_(weight.to(view.weight))
@@ -545,6 +548,78 @@ def refit_outputs_(
             old_bias.copy_(bias.to(old_bias))
         if progress is not None:
             progress("refit", done + 1, len(mine))
+
+
+class RefitTargets:
+    """What output projections are fitted to, on the teacher's side: found once for many models.
+
+    Args:
+        teacher: in eval mode; not changed.
+        batches: inputs without labels.
+        focus: as for :func:`refit_outputs_`.
+        limit: bytes that the targets may take. If they take more, each is computed when it is
+            asked for.
+
+    Attributes:
+        importance: for each block and batch float64 ``(tokens,)``, how much the tokens count.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        batches: Sequence[Batch],
+        *,
+        focus: float = FOCUS,
+        limit: float = TARGET_BYTES,
+    ) -> None:
+        self._teacher, self._batches = teacher, batches
+        self._views = block_views(teacher)
+        self.importance = _token_weights(teacher, self._views, batches, focus)
+        self._kept: list[dict[BlockKey, Tensor]] | None = []
+        size = 0
+        for batch in batches:
+            found = self._all(batch)
+            size += sum(target.numel() * target.element_size() for target in found.values())
+            if size > limit:
+                self._kept = None
+                break
+            self._kept.append(found)
+
+    def wanted(self, key: BlockKey, index: int) -> Tensor:
+        """What the block adds in the teacher on a batch, plus the stream that it adds it to.
+
+        The stream is left out where several layers share the block.
+
+        Returns:
+            ``(batch, length, hidden)``; uses of a shared block one after the other.
+        """
+        if self._kept is not None:
+            return self._kept[index][key]
+        view = self._views[key]
+        with (
+            _captured({"x": view.consumer, "stream": view.stream}) as found,
+            _stopping(view.consumer, view.uses),
+        ):
+            self._teacher(**self._batches[index])
+        return self._target(view, found["x"], found["stream"])
+
+    def _all(self, batch: Batch) -> dict[BlockKey, Tensor]:
+        """The targets of all blocks, from one forward pass."""
+        modules: dict[Any, nn.Module] = {
+            (key, "x"): view.consumer for key, view in self._views.items()
+        }
+        modules |= {(key, "stream"): view.stream for key, view in self._views.items()}
+        with _captured(modules) as found:
+            self._teacher(**batch)
+        return {
+            key: self._target(view, found[key, "x"], found[key, "stream"])
+            for key, view in self._views.items()
+        }
+
+    @staticmethod
+    def _target(view: BlockView, x: Tensor, stream: Tensor) -> Tensor:
+        added: Tensor = view.consumer(x)
+        return added + stream if view.uses == 1 else added
 
 
 def _token_weights(

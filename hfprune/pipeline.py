@@ -195,6 +195,8 @@ class _Run:
         self.seconds: dict[str, float] = {}
         # The teacher's outputs, for all trainings that distil: their rows are the same.
         self.taught: TeacherCache | None = None
+        # Its logits on the validation rows, which candidates are judged by.
+        self.expected: Any = None
 
     # -- frame ----------------------------------------------------------------------------------
 
@@ -458,15 +460,14 @@ class _Run:
             self._train(trainer)
             model = trainer.model
         rows = self.small.data.validation
-        logits = [
-            predict_logits(
-                one.eval(),
-                rows,
-                self.small.collator,
-                batch_size=recipe.training.per_device_eval_batch_size,
-            )
-            for one in (model, dense)
-        ]
+
+        def predicted(one: Any) -> Any:
+            size = recipe.training.per_device_eval_batch_size
+            return predict_logits(one.eval(), rows, self.small.collator, batch_size=size)
+
+        if self.expected is None:
+            self.expected = predicted(dense)
+        logits = [predicted(model), self.expected]
         if logits[0].ndim == 3:  # of tokens, those that are no padding
             lengths = np.asarray([len(ids) for ids in rows["input_ids"]])
             real = np.arange(logits[0].shape[1]) < lengths[:, None]

@@ -13,6 +13,7 @@ from tiny import FAMILIES, tiny_batch, tiny_model
 
 from hfprune.compress import (
     Reconstruction,
+    RefitTargets,
     Selection,
     _levels,
     _rearranged,
@@ -254,6 +255,33 @@ def test_refit_of_an_unpruned_model_changes_nothing() -> None:
     with torch.no_grad():
         refit_outputs_(model, teacher, BATCHES, ridge=1e-9)
     assert distance(model, teacher) < 1e-8
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "albert", "modernbert", "vit"])
+def test_targets_that_are_kept_are_those_of_each_block_in_turn(family: str) -> None:
+    """One pass that keeps every block's target, against a pass for each that ends there."""
+    teacher = tiny_model(family)
+    batches = [tiny_batch(4, 12, seed=seed, family=family) for seed in range(3)]
+    with torch.no_grad():
+        kept = RefitTargets(teacher.eval(), batches)
+        anew = RefitTargets(teacher, batches, limit=0)
+        for key in block_views(teacher):
+            for index in range(3):
+                assert torch.equal(kept.wanted(key, index), anew.wanted(key, index)), key
+        assert kept._kept is not None
+        assert anew._kept is None
+        models = []
+        for targets in (kept, anew, None):
+            model = copy.deepcopy(teacher)
+            sizes = model_sizes(model)
+            kind, units = ("ffn", sizes[0][1]) if sizes[0][1] else ("attention", sizes[0][0])
+            plan = PruningPlan.dense(sizes).with_block(BlockKey(0, kind), [False] * units)
+            shrink_(model, plan)
+            refit_outputs_(model, teacher, batches, targets=targets)
+            models.append(model.state_dict())
+    for name, value in models[0].items():
+        assert torch.equal(value, models[1][name]), name
+        assert torch.equal(value, models[2][name]), name
 
 
 def test_refit_mends_what_was_lost_below() -> None:
