@@ -64,7 +64,7 @@ SIZES = {"usual": 300, "float32": 900, "float16": 500, "int8": 301, "int4": 200}
 def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Candidates whose speeds, sizes and logits are made up: only the search is real.
 
-    Gives the speed of each graph, for the test to change.
+    Gives the speed of each graph (and form of embeddings), for the test to change.
     """
     speeds = {"lean": 1.2, "lean_multihead": 1.5, "lean_attention": 1.4, "fused": 0.8}
     real = quantize._Search._logits
@@ -74,6 +74,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         for outcome in outcomes:
             speed = speeds.get(outcome.config.graph, 1.0)
             speed *= 0.7 if outcome.config.is_static else 1.0
+            speed *= speeds.get(outcome.config.embeddings, 1.0)
             found.append(({"1x8": 10 / speed}, speed))
         return found
 
@@ -142,12 +143,19 @@ def test_the_fastest_graph_wins_and_a_slower_one_never(
     assert search(exported).chosen.graph == "exported"
 
 
-def test_equal_speed_takes_the_smaller_file(exported: Path, made_up: dict[str, float]) -> None:
+@pytest.mark.parametrize("slower", [1.0, 0.91])
+def test_a_smaller_file_is_worth_some_speed(
+    exported: Path, made_up: dict[str, float], slower: float
+) -> None:
+    """Two thirds of the size: worth (3 / 2) ** 0.25, so up to 9.6 % of the speed."""
+    made_up["int4"] = slower
     record = search(exported)
     assert record.chosen.embeddings == "int4"
     assert record.path.stat().st_size == SIZES["int4"]
     refused = [o.refused for o in record.outcomes if o.config.embeddings == "float16"]
-    assert refused == ["as fast as the chosen one, larger file"]
+    assert refused == [f"{1 / slower:.2f}x as fast as the chosen one, and 2.50 times its file"]
+    made_up["int4"] = 0.9
+    assert search(exported).chosen.embeddings == "usual"
 
 
 def test_a_candidate_that_loses_too_much_is_refused(
