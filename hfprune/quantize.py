@@ -169,8 +169,8 @@ def quantize_auto(
 ) -> SearchRecord:
     """Write the best 8-bit version of ``model.onnx`` that keeps the metric: fast, in a small file.
 
-    Speed counts, and the size of the file a quarter of it: of two candidates the one with the greater
-    ``speedup / bytes ** 0.25`` is better.
+    Speed counts, and the size of the file a quarter of it: of two candidates the better one has the
+    greater ``speedup / bytes ** 0.25``.
 
     Args:
         onnx_dir: what :func:`hfprune.export.export_onnx` wrote; gets ``model_quantized.onnx``.
