@@ -299,6 +299,32 @@ def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     return replace(data, **encoded, truncated=truncated)
 
 
+def rest_of_texts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """What ``max_length`` cut off the training texts: real text of the task, without labels.
+
+    Args:
+        data: whole texts with one label each, without pairs.
+        tokenizer: the one that ``data`` was made with.
+
+    Returns:
+        Rows of at most ``data.max_length`` tokens, special tokens included, text by text in order;
+        ends shorter than a quarter of that are left out. No labels: a part need not mean what the
+        whole text was labelled for, so ask a teacher.
+    """
+    import datasets
+
+    found, owners = windows(tokenizer, data.texts["train"], data.max_length, 0)
+    lengths = [len(ids) for ids in found["input_ids"]]
+    rest = [
+        place
+        for place, owner in enumerate(owners)
+        if place > 0 and owners[place - 1] == owner and 4 * lengths[place] >= data.max_length
+    ]
+    columns = {name: [values[place] for place in rest] for name, values in found.items()}
+    features = {name: data.train.features[name] for name in columns}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
 def data_collator(processor: Any, task: str = "single_label_classification") -> Any:
     """Return a collator that pads each batch to its longest row, and no further.
 
@@ -1196,33 +1222,6 @@ def _encode(piece: _Piece, processor: Any, config: DataConfig, task: Task) -> tu
     )
 
 
-def rest_of_texts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """What ``max_length`` cut off the training texts: real text of the task, without labels.
-
-    Args:
-        data: whole texts with one label each, without pairs.
-        tokenizer: the one that ``data`` was made with.
-
-    Returns:
-        Rows of at most ``data.max_length`` tokens, special tokens included, text by text in order;
-        ends shorter than a quarter of that are left out. No labels: a part need not mean what the
-        whole text was labelled for, so ask a teacher.
-    """
-    import datasets
-
-    found, owners = windows(tokenizer, data.texts["train"], data.max_length, 0)
-    tokenizer("", truncation=False, padding=False)  # as in _tokenize
-    lengths = [len(ids) for ids in found["input_ids"]]
-    rest = [
-        place
-        for place, owner in enumerate(owners)
-        if place > 0 and owners[place - 1] == owner and 4 * lengths[place] >= data.max_length
-    ]
-    columns = {name: [values[place] for place in rest] for name, values in found.items()}
-    features = {name: data.train.features[name] for name in columns}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-
-
 def _joined(parts: Sequence[tuple[Dataset, int]]) -> tuple[Dataset, int]:
     """Return several encoded pieces as one; the texts of windows are numbered through."""
     import datasets
@@ -1286,7 +1285,6 @@ def _in_windows(
     columns[TEXT_ROW] = list(owners)
     features = _features(columns, task)
     features[TEXT_ROW] = datasets.Value("int64")
-    tokenizer("", truncation=False, padding=False)  # as in _tokenize
     return datasets.Dataset.from_dict(columns, features=features)
 
 

@@ -79,6 +79,11 @@ def bfloat16_gain() -> float:
     return best[torch.float32] / best[torch.bfloat16]
 
 
+def bfloat16_pays() -> bool:
+    """Whether ``bf16: auto`` means yes on this machine, by :func:`bfloat16_gain`."""
+    return bfloat16_gain() >= BFLOAT16_WORTH
+
+
 def open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
     """An ``InferenceSession`` on the CPU: operators in sequence, ``threads`` inside each.
 

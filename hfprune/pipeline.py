@@ -87,7 +87,7 @@ from hfprune.imbalance import balanced_weights, weighted_loss
 from hfprune.latency import Landing, calibrated, land, latency_table
 from hfprune.loading import check_fits, load_classifier, load_processor
 from hfprune.lora import check_adapter
-from hfprune.machine import BFLOAT16_WORTH, bfloat16_gain, usable_cpus
+from hfprune.machine import BFLOAT16_WORTH, bfloat16_gain, bfloat16_pays, usable_cpus
 from hfprune.metrics import (
     compute,
     interval,
@@ -292,7 +292,7 @@ class _Run:
         wanted = self.recipe.training.bf16
         if wanted == "auto":
             if "bf16" not in self.done:
-                self.done["bf16"] = self._of_main(bfloat16_gain() >= BFLOAT16_WORTH)
+                self.done["bf16"] = self._of_main(bfloat16_pays())
                 self._save_state()
             return
         self.done["bf16"] = wanted

@@ -130,6 +130,8 @@ def windows(
         return_attention_mask=True,
         verbose=False,
     )
+    # It remembers the truncation of its last call and would save it with the model.
+    tokenizer("", truncation=False, padding=False)
     names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in found]
     return {name: list(found[name]) for name in names}, list(found["overflow_to_sample_mapping"])
 

@@ -54,7 +54,7 @@ from hfprune.files import atomic_write_json, cache_folder
 from hfprune.gates import Gates
 from hfprune.images import IMAGE_COLUMN, ImageCollator
 from hfprune.importance import GradientScores, Scores, magnitude_scores, random_scores
-from hfprune.machine import BFLOAT16_WORTH, bfloat16_gain
+from hfprune.machine import bfloat16_pays
 from hfprune.plan import BlockKey, PruningPlan
 from hfprune.recipe import DistillationConfig, PruningConfig, TrainingConfig
 from hfprune.schedule import fraction
@@ -88,11 +88,11 @@ def training_arguments(
     """A recipe's ``training`` section as ``TrainingArguments`` of the transformers installed.
 
     ``more`` is given to it besides. Without a word on it, the Trainer shows its own bars.
-    ``bf16: auto`` is settled here, by :func:`~hfprune.machine.bfloat16_gain` of this process.
+    ``bf16: auto`` is settled here, by :func:`~hfprune.machine.bfloat16_pays` in this process.
     """
     values = config.model_dump(exclude={"early_stopping_patience", "class_weights"}) | more
     if values["bf16"] == "auto":
-        values["bf16"] = bfloat16_gain() >= BFLOAT16_WORTH
+        values["bf16"] = bfloat16_pays()
     known = inspect.signature(TrainingArguments).parameters
     if "warmup_ratio" not in known:  # transformers 5: below 1, warmup_steps is a fraction
         values["warmup_steps"] = values.pop("warmup_ratio")

@@ -97,7 +97,8 @@ def test_bfloat16_where_this_machine_is_faster_in_it(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepared(bf16: bool | str, gain: float, **changes: Any) -> tuple[_Run, list[str]]:
-        monkeypatch.setattr("hfprune.pipeline.bfloat16_gain", lambda: gain)
+        for module in ("machine", "pipeline"):
+            monkeypatch.setattr(f"hfprune.{module}.bfloat16_gain", lambda: gain)
         path = recipe_file(tmp_path, inputs, training={"bf16": bf16}, **changes)
         made, said = _Run(load_recipe(path), Console(quiet=True)), list[str]()
         monkeypatch.setattr(made.console, "warn", said.append)
