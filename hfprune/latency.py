@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ def land(
     tokenizer: Any,
     quantization: QuantizationConfig | None,
     *,
-    attempts: int = 4,
+    attempts: int = 6,
 ) -> Landing:
     """Plan, measure, correct the table, and plan again until the speed-up is right within 3 %.
 
@@ -211,21 +212,35 @@ def land(
         The attempt that came nearest to ``speedup``.
     """
     best: Landing | None = None
+    factor, slow, fast = (
+        1.0,
+        0.0,
+        math.inf,
+    )  # of the table; the nearest that were too slow, too fast
     for _ in range(attempts):
+        corrected = table.scaled(factor)
         try:
-            plan = plan_for(table)
+            plan = plan_for(corrected)
         except PlanError:  # the correction has put the target out of reach
             if best is None:
                 raise
             break
         pruned = shrink_(copy.deepcopy(model), plan)
-        predicted = table.speedup(model_sizes(pruned))
+        predicted = corrected.speedup(model_sizes(pruned))
         found = _deployed_speedup(pruned, baseline, table, tokenizer, quantization, 60)
-        table = table.scaled(predicted / found)
+        right = factor * predicted / found
         if best is None or abs(found - speedup) < abs(best.measured - speedup):
-            best = Landing(plan, table, predicted, found)
+            best = Landing(plan, table.scaled(right), predicted, found)
         if abs(found / speedup - 1) < CLOSE:
             break
+        if found < speedup:
+            slow = max(slow, factor)
+        else:
+            fast = min(fast, factor)
+        factor = right
+        # Where speeds answer more than in proportion, corrections alone would swing ever wider.
+        if slow > 0 and fast < math.inf and not slow < factor < fast:
+            factor = math.sqrt(slow * fast)
     if best is None:
         raise PlanError(f"attempts is {attempts}; expected at least one")
     return best

@@ -445,7 +445,7 @@ class _Run:
         dense = self._saved(teacher)
         epochs = recipe.pruning.trial_epochs
         if epochs is None:
-            epochs = 1.0 if recipe.recovery.num_train_epochs > 0 else 0.0
+            epochs = 1.0
         if epochs > 0:
             stage = f"trial-{label}-{_slug(name)}"
             trainer = self._recovery_trainer(
@@ -885,7 +885,9 @@ class _Run:
                 budget, cost = table.budget_ms(speed), table.price(sizes)
             found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
         choices: dict[str, list[int] | None] = {"searched": None}
-        for some in found.fewer_layers():
+        # Whole layers fewer need training to be the better choice: see docs/notes.md.
+        trained = self.recipe.recovery.num_train_epochs > 0
+        for some in found.fewer_layers() if trained else ():
             whole = [size if n in some else (0, 0) for n, size in enumerate(sizes)]
             # Those that leave time unused even whole are less than others can have.
             if table is None or table.speedup(whole) <= ROOMY * speed:

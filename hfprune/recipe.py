@@ -611,7 +611,7 @@ class PruningConfig(_Section):
         default=None,
         ge=0,
         description="Epochs that each candidate (the searched sizes; fewer layers) is trained "
-        "before the best goes on; 0: chosen untrained; null: 1 if recovery has epochs, else 0 "
+        "before the best goes on to recovery, which must have epochs; 0: chosen untrained; null: 1 "
         "(reconstruction).",
     )
     schedule: Literal["one_shot", "linear", "cubic"] = Field(
@@ -733,6 +733,11 @@ class DistillationConfig(_Section):
         default=False,
         description="Add to an epoch what data.max_length cut off the training texts, in rows of "
         "that length, labelled by the teacher: more real text, where texts are long.",
+    )
+    dropout: bool = Field(
+        default=True,
+        description="Whether the dropout of the model acts while it learns from the teacher. "
+        "Without it the small model comes nearer to the teacher, and a step is faster.",
     )
     cache_limit_gb: float = Field(
         default=4.0,

@@ -191,6 +191,17 @@ def _damage(folder: Path, needed: Sequence[str]) -> str | None:
         return str(error)
 
 
+def _stop_dropout_(model: nn.Module) -> None:
+    """Until the next ``model.train()``; gradients are computed, and recomputed, as before.
+
+    Encoders differ in training mode by their dropout alone, which each family keeps elsewhere; but
+    gradient checkpointing asks for it too.
+    """
+    for module in model.modules():
+        if not getattr(module, "gradient_checkpointing", False):
+            module.training = False
+
+
 class _GroupedByLength(Sampler[int]):
     """Rows of like length together, in an order that follows from seed and epoch alone.
 
@@ -634,6 +645,8 @@ class HFPruneTrainer(Trainer):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
+        if not settings.dropout:
+            _stop_dropout_(model)
         wants_hidden = settings.hidden_weight > 0
         inputs = {**inputs, "output_hidden_states": wants_hidden}
         teacher_inputs = {name: value for name, value in inputs.items() if name != "labels"}

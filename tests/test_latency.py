@@ -186,3 +186,29 @@ def test_plans_are_measured_until_they_land(
     assert model_sizes(model) == ((4, 48),) * 2
     with pytest.raises(PlanError, match="attempts is 0; expected at least one"):
         land(plan_for, table, 2.0, model, tmp_path, tiny_tokenizer(), None, attempts=0)
+
+
+def test_landing_does_not_swing_around_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where speeds answer to a correction by more than its square, corrections alone diverge."""
+    import hfprune.latency as latency
+
+    table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
+    factors: list[float] = []
+
+    def plan_for(costs: LatencyTable) -> PruningPlan:
+        factors.append(costs.fixed_ms / table.fixed_ms)
+        neurons = 48
+        while costs.speedup([(4, neurons), (0, 0)]) < 2:
+            neurons -= 1
+        return PruningPlan.first_units([(4, 48)] * 2, [(4, neurons), (0, 0)])
+
+    def really(baseline: Path, candidate: Path, vocab_size: int, **shape: Any) -> float:
+        return 2.0 * float((factors[-1] / 1.2) ** 2.2)
+
+    monkeypatch.setattr(latency, "measured_speedup", really)
+    model = tiny_model("bert", layers=2)
+    landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
+    assert landing.measured == pytest.approx(2.0, rel=0.03)
+    assert len(factors) <= 6

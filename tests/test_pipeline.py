@@ -317,6 +317,7 @@ def test_a_shrunk_model_is_pruned_again(
     after = results["pruning"]
     assert after["of_heads"] == before["heads"], "what the first run kept is what this one prunes"
     assert sum(after["neurons"]) < sum(before["neurons"])
+    assert set(after["candidates"]) == {"searched"}, "fewer layers are for those who train"
     again = load_recipe(path, ["overwrite=true", "data.label_names=[a, negative, positive]"])
     with pytest.raises(CheckpointError, match="was shrunk for 2 labels, the data has 3; start"):
         run(again, Console(quiet=True))

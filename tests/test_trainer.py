@@ -318,6 +318,45 @@ def test_distillation_loss_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     torch.testing.assert_close(plain, mine.loss)  # evaluation reports the task's own loss
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
+def test_distillation_without_dropout(family: str, checkpointing: bool, tmp_path: Path) -> None:
+    """As the training of a model that has none; layers are recomputed all the same."""
+    teacher = tiny_model(family, labels=2, seed=3)
+    noisy = tiny_model(family, labels=2)
+    quiet = copy.deepcopy(noisy)
+    dropped = 0
+    for module in noisy.modules():
+        for name in ("p", "dropout_prob", "attention_dropout"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.5)
+                dropped += 1
+    assert dropped
+    for module in quiet.modules():
+        for name in ("p", "dropout_prob", "attention_dropout"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.0)
+    calls: list[Any] = []
+
+    for model, dropout in ((noisy, False), (quiet, True)):
+        inner = next(m for m in model.modules() if isinstance(m, torch.nn.Linear))
+        inner.register_forward_hook(lambda *_: calls.append(1))
+        trainer = make(
+            tmp_path,
+            model=model,
+            teacher=copy.deepcopy(teacher),
+            distillation=DistillationConfig(dropout=dropout),
+            max_steps=3,
+            gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        )
+        trainer.train()
+        assert len(calls) == (6 if checkpointing else 3), "once more for the gradients"
+        calls.clear()
+    for name, weights in noisy.state_dict().items():
+        torch.testing.assert_close(weights, quiet.state_dict()[name])
+
+
 def test_distillation_losses_vanish_for_the_teacher_itself() -> None:
     logits = torch.randn(5, 4)
     for problem in ("single_label_classification", "multi_label_classification", "regression"):
