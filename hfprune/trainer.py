@@ -833,7 +833,29 @@ class HFPruneTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if not self._complete:
             return False
-        return bool(super()._determine_best_metric(metrics, trial))
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        if not self._wins_a_tie(metrics):
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
+
+    def _wins_a_tie(self, metrics: dict[str, float]) -> bool:
+        """Whether the metric is as good as the best so far, and the loss better.
+
+        On a few hundred rows an accuracy takes few values, so ties are common, and the first of
+        them, which the Trainer would keep, is the one that was trained least.
+        """
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        best = self.state.best_metric
+        if best is None or "eval_loss" not in metrics or metrics.get(name) != best:
+            return False
+        losses = [
+            entry["eval_loss"]
+            for entry in self.state.log_history
+            if entry.get("step") == self.state.best_global_step and "eval_loss" in entry
+        ]
+        return bool(losses) and metrics["eval_loss"] < losses[-1]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

@@ -241,6 +241,41 @@ def test_best_model_is_looked_for_after_the_target_only(tmp_path: Path) -> None:
     assert sparsity(model_sizes(trainer.model)) >= 0.5
 
 
+@pytest.mark.parametrize(
+    ("scores", "losses", "best"),
+    [
+        ([0.8, 0.9, 0.9, 0.9], [0.7, 0.6, 0.5, 0.55], 12),  # the first of the best would be 8
+        ([0.8, 0.9, 0.9, 0.8], [0.7, 0.6, 0.65, 0.3], 8),
+        ([0.8, 0.7, 0.6, 0.5], [0.7, 0.6, 0.5, 0.4], 4),
+    ],
+)
+def test_of_equal_checkpoints_the_one_with_the_least_loss(
+    scores: list[float], losses: list[float], best: int, tmp_path: Path
+) -> None:
+    class Rigged(HFPruneTrainer):
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "eval_loss" in logs:
+                logs["eval_accuracy"], logs["eval_loss"] = scores.pop(0), losses.pop(0)
+            super().log(logs, *args, **kwargs)
+
+    trainer = make(
+        tmp_path,
+        cls=Rigged,
+        max_steps=16,
+        eval_dataset=Toy(16),
+        eval_strategy="steps",
+        eval_steps=4,
+        save_strategy="steps",
+        save_steps=4,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == best
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+
+
 def test_training_again_fine_tunes_the_small_model(tmp_path: Path) -> None:
     trainer = make(
         tmp_path, pruning=PruningConfig(sparsity=0.5, min_neurons=4, update_every_steps=2)
