@@ -13,33 +13,37 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it. Loaded on first use, so that importing hfprune stays
 # light (no transformers.Trainer, ONNX Runtime, Optimum or evaluate until they are needed).
 _EXPORTS = {
-    "HFPruneTrainer": "hfprune.trainer",
-    "PruningConfig": "hfprune.recipe",
-    "DistillationConfig": "hfprune.recipe",
-    "Recipe": "hfprune.recipe",
-    "load_recipe": "hfprune.recipe",
-    "PruningPlan": "hfprune.plan",
-    "BlockKey": "hfprune.plan",
-    "Gates": "hfprune.gates",
-    "shrink_": "hfprune.surgery",
-    "from_pretrained": "hfprune.checkpoint",
-    "inspect": "hfprune.inspection",
-    "load_encoder": "hfprune.sentences",
-    "HFPruneError": "hfprune.errors",
+    "HFPruneTrainer": "hfprune.training.trainer",
+    "PruningConfig": "hfprune.recipe.sections.pruning",
+    "DistillationConfig": "hfprune.recipe.sections.training",
+    "Recipe": "hfprune.recipe.sections.whole",
+    "load_recipe": "hfprune.recipe.reading",
+    "PruningPlan": "hfprune.pruning.plan",
+    "BlockKey": "hfprune.families.blocks",
+    "Gates": "hfprune.pruning.gates",
+    "shrink_": "hfprune.pruning.surgery",
+    "from_pretrained": "hfprune.models.checkpoint",
+    "inspect": "hfprune.models.inspection",
+    "load_encoder": "hfprune.models.sentences",
+    "HFPruneError": "hfprune.core.errors",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
-    from hfprune.checkpoint import from_pretrained
-    from hfprune.errors import HFPruneError
-    from hfprune.gates import Gates
-    from hfprune.inspection import inspect
-    from hfprune.plan import BlockKey, PruningPlan
-    from hfprune.recipe import DistillationConfig, PruningConfig, Recipe, load_recipe
-    from hfprune.sentences import load_encoder
-    from hfprune.surgery import shrink_
-    from hfprune.trainer import HFPruneTrainer
+    from hfprune.core.errors import HFPruneError
+    from hfprune.families.blocks import BlockKey
+    from hfprune.models.checkpoint import from_pretrained
+    from hfprune.models.inspection import inspect
+    from hfprune.models.sentences import load_encoder
+    from hfprune.pruning.gates import Gates
+    from hfprune.pruning.plan import PruningPlan
+    from hfprune.pruning.surgery import shrink_
+    from hfprune.recipe.reading import load_recipe
+    from hfprune.recipe.sections.pruning import PruningConfig
+    from hfprune.recipe.sections.training import DistillationConfig
+    from hfprune.recipe.sections.whole import Recipe
+    from hfprune.training.trainer import HFPruneTrainer
 
 
 def __getattr__(name: str) -> Any:

@@ -29,33 +29,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
-from hfprune.benchmark import (
-    batches_for,
-    count_macs,
-    count_parameters,
-    environment,
-    file_size,
-    latency_facts,
-    measure_latency,
-    onnx_runner,
-    ratios,
-    torch_runner,
-)
-from hfprune.comparison import changes, class_scores
-from hfprune.compress import Reconstruction, divergence
-from hfprune.cost import LatencyTable, parameter_costs
-from hfprune.data import (
-    SPLITS,
-    TEXT_ROW,
-    TaskData,
-    data_collator,
-    load_task_data,
-    rest_of_texts,
-    retokenize,
-)
-from hfprune.distill import TeacherCache
-from hfprune.entities import score_counts
-from hfprune.errors import (
+from hfprune.core.errors import (
     CheckpointError,
     HFPruneError,
     HubError,
@@ -63,60 +37,71 @@ from hfprune.errors import (
     PlanError,
     TrainingError,
 )
-from hfprune.export import (
-    MODEL_FILE,
-    QUANTIZED_FILE,
-    OnnxClassifier,
-    check_backend,
-    export_onnx,
-    predict_logits,
-    quantize_onnx,
-)
-from hfprune.faults import is_disk_full, is_out_of_memory
-from hfprune.files import (
+from hfprune.core.faults import is_disk_full, is_out_of_memory
+from hfprune.core.files import (
     atomic_directory,
     atomic_write_json,
     atomic_write_text,
     check_output_dir,
     remove_leftovers,
 )
-from hfprune.html_report import write_report
-from hfprune.hub import find_token, member_repo_id, push, sources, write_card
-from hfprune.images import IMAGE_COLUMN
-from hfprune.imbalance import balanced_weights, weighted_loss
-from hfprune.latency import Landing, calibrated, land, latency_table
-from hfprune.loading import check_fits, load_classifier, load_processor
-from hfprune.lora import check_adapter
-from hfprune.machine import BFLOAT16_WORTH, bfloat16_gain, bfloat16_pays, usable_cpus
-from hfprune.metrics import (
-    compute,
-    interval,
-    is_correct,
-    load_metrics,
-    make_compute_metrics,
-    paired_bootstrap,
-    paired_difference,
-    score,
-    token_counts,
-)
-from hfprune.plan import BlockKey, PruningPlan
-from hfprune.quantize import PLAIN, describe_settings, quantize_auto, usual_settings
-from hfprune.recipe import (
-    LOWER_IS_BETTER,
-    HubConfig,
-    PruningConfig,
-    QuantizationConfig,
-    Recipe,
-    dump_recipe,
-)
-from hfprune.report import Console, lost_processes, processes
-from hfprune.search import plan_sparsity
-from hfprune.sentences import read_layout, save_encoder
-from hfprune.structure import adapter_for, block_views, model_sizes
-from hfprune.surgery import shrink_
-from hfprune.tasks import TEXT_INPUTS, image_shape, model_folder, problem_of
-from hfprune.trainer import HFPruneTrainer, checkpoint_files, last_checkpoint, training_arguments
-from hfprune.vocabulary import compare_tokens, reduce_vocabulary_
+from hfprune.core.kinds import TEXT_INPUTS, image_shape
+from hfprune.core.machine import BFLOAT16_WORTH, bfloat16_gain, bfloat16_pays, usable_cpus
+from hfprune.core.processes import lost_processes, processes
+from hfprune.core.tasks import LOWER_IS_BETTER, problem_of
+from hfprune.data.collate import data_collator
+from hfprune.data.images import IMAGE_COLUMN
+from hfprune.data.loading import load_task_data, rest_of_texts, retokenize
+from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+from hfprune.deploy.exporters.backends import check_backend
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
+from hfprune.deploy.quantize.outcome import PLAIN, describe_settings
+from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.quantize.search import quantize_auto, usual_settings
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.speed.landing import Landing, calibrated, land
+from hfprune.deploy.speed.table import latency_table
+from hfprune.families import adapter_for, block_views, model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.measure.comparison import changes, class_scores
+from hfprune.measure.entities import score_counts
+from hfprune.measure.environment import environment
+from hfprune.measure.intervals import interval, paired_bootstrap, paired_difference
+from hfprune.measure.latency import latency_facts, measure_latency, ratios
+from hfprune.measure.metrics import compute, load_metrics, make_compute_metrics
+from hfprune.measure.runners import batches_for, onnx_runner, torch_runner
+from hfprune.measure.scores import is_correct, score, token_counts
+from hfprune.measure.sizes import count_macs, count_parameters, file_size
+from hfprune.models.adapters import check_adapter
+from hfprune.models.folders import model_folder
+from hfprune.models.loading import check_fits, load_classifier, load_processor
+from hfprune.models.sentences import read_layout, save_encoder
+from hfprune.pruning.cost import LatencyTable, parameter_costs
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.reconstruction.passes import divergence
+from hfprune.pruning.reconstruction.reconstruct import Reconstruction
+from hfprune.pruning.search import plan_sparsity
+from hfprune.pruning.surgery import shrink_
+from hfprune.pruning.vocabulary.compare import compare_tokens
+from hfprune.pruning.vocabulary.reduce import reduce_vocabulary_
+from hfprune.publish.card import write_card
+from hfprune.publish.finished import member_repo_id
+from hfprune.publish.push import find_token, push
+from hfprune.recipe.public import sources
+from hfprune.recipe.reading import dump_recipe
+from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.recipe.sections.hub import HubConfig
+from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.recipe.sections.whole import Recipe
+from hfprune.report.console import Console
+from hfprune.report.html import write_report
+from hfprune.training.arguments import training_arguments
+from hfprune.training.checkpoints import checkpoint_files, last_checkpoint
+from hfprune.training.distillation.cache import TeacherCache
+from hfprune.training.imbalance import balanced_weights, weighted_loss
+from hfprune.training.trainer import HFPruneTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -1179,7 +1164,7 @@ class _Run:
         return {"primary": primary, "confidence": level, "samples": len(labels), "models": report}
 
     def _with_texts(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Test rows that :func:`hfprune.comparison.changes` names, with their texts if any."""
+        """Test rows that ``changes`` names, with their texts if any."""
         texts = {
             "text": self.data.texts.get("test"),
             "text_pair": self.data.text_pairs.get("test"),

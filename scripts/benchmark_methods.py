@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every run")
     options = parser.parse_args(arguments)
 
-    from hfprune.errors import HFPruneError
+    from hfprune.core.errors import HFPruneError
 
     try:
         return compare(options)
@@ -112,11 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from hfprune.errors import OutputError
-    from hfprune.files import atomic_write_json, atomic_write_text
+    from hfprune.core.errors import OutputError
+    from hfprune.core.files import atomic_write_json, atomic_write_text
     from hfprune.pipeline import run
-    from hfprune.quantize import USUAL
-    from hfprune.recipe import Recipe, load_recipe
+    from hfprune.deploy.quantize.outcome import USUAL
+    from hfprune.recipe.sections.whole import Recipe
+    from hfprune.recipe.reading import load_recipe
 
     timing = load_recipe(options.recipe, [*(SHORT if options.short else ()), *options.overrides])
     base = load_recipe(options.recipe, [*(SHORT if options.short else QUICK), *options.overrides])
@@ -175,7 +176,7 @@ def compare(options: argparse.Namespace) -> int:
 def _teacher(values: dict[str, Any], place: Path) -> Path:
     """The dense model of a seed, trained once."""
     from hfprune.pipeline import train_teacher
-    from hfprune.recipe import Recipe
+    from hfprune.recipe.sections.whole import Recipe
 
     if (place / "config.json").is_file():
         return place
@@ -229,8 +230,10 @@ def _dense_files(
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from hfprune.export import MODEL_FILE, QUANTIZED_FILE, export_onnx, quantize_onnx
-    from hfprune.recipe import QuantizationConfig
+    from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
+    from hfprune.deploy.exporters.exporting import export_onnx
+    from hfprune.deploy.quantize.quantizing import quantize_onnx
+    from hfprune.recipe.sections.export import QuantizationConfig
 
     folder = teacher.with_name("teacher-onnx")
     if not (folder / QUANTIZED_FILE).is_file():
@@ -248,14 +251,9 @@ def _time(
     kept: Path,
 ) -> None:
     """Add to each row its ``speedup`` over the dense model; times of the same files are kept."""
-    from hfprune.benchmark import (
-        batches_for,
-        config_beside,
-        measure_latency,
-        onnx_runner,
-        ratios,
-    )
-    from hfprune.files import atomic_write_json, sha256_file
+    from hfprune.measure.runners import batches_for, config_beside, onnx_runner
+    from hfprune.measure.latency import measure_latency, ratios
+    from hfprune.core.files import atomic_write_json, sha256_file
 
     wanted: dict[str, Path] = {}
     for row in rows:

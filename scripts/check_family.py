@@ -120,8 +120,8 @@ class Checks:
 
     def plan(self, model: Any, *removed: Any) -> Any:
         """Every block loses units, not the same ones in each layer; some lose all."""
-        from hfprune.plan import PruningPlan
-        from hfprune.structure import model_sizes
+        from hfprune.pruning.plan import PruningPlan
+        from hfprune.families import model_sizes
 
         plan = PruningPlan.dense(model_sizes(model))
         for key in plan.keys():
@@ -132,12 +132,12 @@ class Checks:
         return plan
 
     def registered(self) -> None:
-        from hfprune.structure import adapter_of
+        from hfprune.families import adapter_of
 
         adapter_of(self.model())
 
     def sizes(self) -> None:
-        from hfprune.structure import block_views, model_sizes
+        from hfprune.families import block_views, model_sizes
 
         model = self.model()
         sizes = model_sizes(model)
@@ -158,8 +158,8 @@ class Checks:
                     )
 
     def parameters(self) -> None:
-        from hfprune.structure import block_views
-        from hfprune.surgery import shrink_
+        from hfprune.families import block_views
+        from hfprune.pruning.surgery import shrink_
 
         model = self.model()
         plan = self.plan(model)
@@ -174,8 +174,8 @@ class Checks:
             raise AssertionError(f"{before - left} parameters left the model, expected {gone}")
 
     def _gated_and_shrunk(self, *removed: Any, hidden: bool = False) -> tuple[Any, Any, Any]:
-        from hfprune.gates import Gates
-        from hfprune.surgery import shrink_
+        from hfprune.pruning.gates import Gates
+        from hfprune.pruning.surgery import shrink_
 
         model = self.model()
         plan = self.plan(model, *removed)
@@ -189,7 +189,7 @@ class Checks:
         _same(found.logits, want.logits)
 
     def removed(self) -> None:
-        from hfprune.plan import BlockKey
+        from hfprune.families.blocks import BlockKey
 
         for key in (BlockKey(1, "attention"), BlockKey(1, "ffn"), BlockKey(0, "attention")):
             _, found, want = self._gated_and_shrunk(key)
@@ -209,9 +209,9 @@ class Checks:
             _same(mine, theirs)
 
     def twice(self) -> None:
-        from hfprune.plan import PruningPlan
-        from hfprune.structure import model_sizes
-        from hfprune.surgery import shrink_
+        from hfprune.pruning.plan import PruningPlan
+        from hfprune.families import model_sizes
+        from hfprune.pruning.surgery import shrink_
 
         model = self.model()
         sizes = model_sizes(model)
@@ -223,8 +223,8 @@ class Checks:
         _same(self.outputs(model).logits, self.outputs(once).logits)
 
     def empty(self) -> None:
-        from hfprune.structure import adapter_of
-        from hfprune.surgery import shrink_
+        from hfprune.families import adapter_of
+        from hfprune.pruning.surgery import shrink_
 
         model = self.model()
         shrink_(model, self.plan(model, *_blocks(1)))
@@ -235,7 +235,7 @@ class Checks:
     def gradients(self) -> None:
         import torch
 
-        from hfprune.gates import Gates
+        from hfprune.pruning.gates import Gates
 
         model = self.model().double()
         for parameter in model.parameters():
@@ -266,7 +266,7 @@ class Checks:
         import torch
 
         import hfprune
-        from hfprune.surgery import shrink_
+        from hfprune.pruning.surgery import shrink_
 
         model = self.model()
         shrink_(model, self.plan(model, *_blocks(1)[:1]))
@@ -277,9 +277,9 @@ class Checks:
             raise AssertionError("the loaded model gives other logits")
 
     def refused(self) -> None:
-        from hfprune.plan import PruningPlan
-        from hfprune.structure import model_sizes
-        from hfprune.surgery import shrink_
+        from hfprune.pruning.plan import PruningPlan
+        from hfprune.families import model_sizes
+        from hfprune.pruning.surgery import shrink_
 
         # Uneven sizes, then each block gone and all else whole: the marker alone must stop it.
         for removed in (None, *_blocks(1)):
@@ -304,9 +304,9 @@ class Checks:
     def reconstruction(self) -> None:
         import tiny
 
-        from hfprune.compress import prune_without_training
-        from hfprune.cost import parameter_costs
-        from hfprune.structure import block_views
+        from hfprune.pruning.reconstruction.reconstruct import prune_without_training
+        from hfprune.pruning.cost import parameter_costs
+        from hfprune.families import block_views
 
         model = self.model()
         costs = parameter_costs(model)
@@ -322,8 +322,8 @@ class Checks:
     def onnx(self) -> None:
         import tiny
 
-        from hfprune.export import export_onnx
-        from hfprune.surgery import shrink_
+        from hfprune.deploy.exporters.exporting import export_onnx
+        from hfprune.pruning.surgery import shrink_
 
         model = self.model()
         if self.family in tiny.IMAGE_FAMILIES:
@@ -338,7 +338,7 @@ class Checks:
 
 
 def _blocks(layer: int) -> tuple[Any, Any]:
-    from hfprune.plan import BlockKey
+    from hfprune.families.blocks import BlockKey
 
     return BlockKey(layer, "attention"), BlockKey(layer, "ffn")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hfprune.files import atomic_write_text
+from hfprune.core.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dest: Path = parser.parse_args(arguments).dest
 
     sys.path.insert(0, str(ROOT))  # the checkout that this script is in, installed or not
-    from hfprune.errors import HFPruneError
-    from hfprune.files import atomic_directory
+    from hfprune.core.errors import HFPruneError
+    from hfprune.core.files import atomic_directory
 
     try:
         for name, write in (("digits", write_images), ("digits-vit", write_model)):

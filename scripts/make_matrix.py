@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from matrix import STATED, cases, check, table
 
-    from hfprune.files import atomic_write_json, atomic_write_text
+    from hfprune.core.files import atomic_write_json, atomic_write_text
 
     kept: dict[str, dict[str, str]] = {}
     if options.keep is not None and options.keep.is_file():

@@ -190,7 +190,7 @@ def shrinking() -> str:
 
 def schedule() -> str:
     """The fraction of the target that is due, by the three schedules."""
-    from hfprune.schedule import ScheduleKind, fraction
+    from hfprune.pruning.schedule import ScheduleKind, fraction
 
     left, right, top, bottom = 70, 690, 38, 262
 

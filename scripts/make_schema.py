@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
 
     sys.path.insert(0, str(ROOT))  # the checkout that this script is in, installed or not
-    from hfprune.recipe import recipe_schema
+    from hfprune.recipe.reading import recipe_schema
     from scripts.generated import keep
 
     schema = recipe_schema()

@@ -36,9 +36,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     # Late: --help answers at once.
-    from hfprune.errors import HFPruneError
-    from hfprune.recipe import dump_recipe, load_recipe
-    from hfprune.workplan import describe
+    from hfprune.core.errors import HFPruneError
+    from hfprune.recipe.reading import dump_recipe, load_recipe
+    from hfprune.recipe.workplan import describe
 
     try:
         recipe = load_recipe(options.recipe, options.overrides)
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
             return 0
         from hfprune.pipeline import run
-        from hfprune.report import Console, leave_processes
+        from hfprune.report.console import Console
+        from hfprune.core.processes import leave_processes
 
         try:
             run(recipe, Console(quiet=options.quiet))

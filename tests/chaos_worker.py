@@ -26,7 +26,7 @@ import transformers
 import hfprune.pipeline
 import hfprune.quantize
 import hfprune.trainer
-from hfprune.importance import GradientScores
+from hfprune.pruning.importance import GradientScores
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prune.py"
 ATTEMPTS = 60
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     nth: int
 
 
-RUN, TRAINER = hfprune.pipeline._Run, hfprune.trainer.HFPruneTrainer
+RUN, TRAINER = hfprune.pipeline._Run, hfprune.training.trainer.HFPruneTrainer
 POINTS = (  # in the order in which a run comes to them
     Point(os, "replace", "before", 2),  # its own record half written
     Point(transformers.Trainer, "_save_optimizer_and_scheduler", "before", 2),

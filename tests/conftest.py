@@ -66,7 +66,7 @@ def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         return
 
     def missing() -> None:
-        from hfprune.errors import MissingExtraError
+        from hfprune.core.errors import MissingExtraError
 
         raise MissingExtraError("no figures in tests")
 

@@ -25,17 +25,19 @@ from tiny import (
 from transformers import TrainerCallback, TrainingArguments
 
 from hfprune import HFPruneTrainer, PruningConfig
-from hfprune.checkpoint import from_pretrained
-from hfprune.compress import prune_without_training
-from hfprune.cost import parameter_costs
-from hfprune.errors import HFPruneError
-from hfprune.export import OnnxClassifier, export_onnx, quantize_onnx
-from hfprune.gates import Gates
-from hfprune.plan import PruningPlan
-from hfprune.recipe import QuantizationConfig
-from hfprune.search import plan_sparsity
-from hfprune.structure import block_views, model_sizes
-from hfprune.surgery import shrink_
+from hfprune.models.checkpoint import from_pretrained
+from hfprune.pruning.reconstruction.reconstruct import prune_without_training
+from hfprune.pruning.cost import parameter_costs
+from hfprune.core.errors import HFPruneError
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.pruning.gates import Gates
+from hfprune.pruning.plan import PruningPlan
+from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.pruning.search import plan_sparsity
+from hfprune.families import block_views, model_sizes
+from hfprune.pruning.surgery import shrink_
 
 TEXT_TASKS = (
     "single_label_classification",

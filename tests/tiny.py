@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import transformers
 
-from hfprune.plan import BlockKey, PruningPlan
-from hfprune.structure import model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.plan import PruningPlan
+from hfprune.families import model_sizes
 
 TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 VOCAB = 100

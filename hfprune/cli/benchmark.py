@@ -1,0 +1,78 @@
+"""``hfprune benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
+from hfprune.core.errors import HFPruneError
+
+
+@app.command(
+    epilog=example("hfprune benchmark runs/reviews --batch-size 1 --batch-size 32 --length 128")
+)
+def benchmark(
+    folder: Folder,
+    batch_size: Annotated[list[int] | None, typer.Option(help="May be given again.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Tokens; may be given again.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds, all models in turn.")] = 30,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An ONNX file to compare with; without: onnx/model.onnx.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time the ONNX models of a directory on this machine, interleaved."""
+    with explained("nothing was changed"):
+        from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files
+        from hfprune.measure.latency import measure_latency, ratios
+        from hfprune.measure.runners import batches_for, config_beside, onnx_runner
+        from hfprune.report.console import Console
+
+        found = onnx_files(folder)
+        if not found:
+            raise HFPruneError(
+                f"there is no {MODEL_FILE} or {QUANTIZED_FILE} in {folder}; run "
+                f"`hfprune export {folder}` first"
+            )
+        limits = config_beside(next(iter(found.values())))
+        if baseline is not None:
+            if not baseline.is_file():
+                raise HFPruneError(f"there is no {baseline}; --baseline names an ONNX file")
+            found = {"baseline": baseline, **found}
+        first = next(iter(found))
+        shapes = [(b, n) for b in batch_size or [1, 32] for n in length or [32, 128]]
+        with Console(quiet=quiet or as_json).progress("benchmark") as progress:
+            rows = measure_latency(
+                {name: onnx_runner(file, threads) for name, file in found.items()},
+                shapes,
+                repeats=repeats,
+                warmup=3,
+                make_batch=batches_for(limits),
+                progress=progress,
+            )
+        factors = ratios(rows, first)
+        results: list[dict[str, Any]] = [
+            {
+                "model": row.name,
+                "batch_size": row.batch_size,
+                "sequence_length": row.sequence_length,
+                "ms": row.median_ms,
+                "speedup": factors[(row.name, (row.batch_size, row.sequence_length))].value,
+                "bytes": found[row.name].stat().st_size,
+            }
+            for row in rows
+        ]
+        if as_json:
+            print_json(results)
+            return
+        for entry in results:
+            shape = f"{entry['batch_size']}x{entry['sequence_length']}"
+            typer.echo(
+                f"{entry['model']:>9} {shape:>7} {entry['ms']:9.2f} ms  {entry['speedup']:5.1f}x  "
+                f"{entry['bytes'] / 1e6:6.1f} MB"
+            )

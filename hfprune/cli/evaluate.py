@@ -1,0 +1,96 @@
+"""``hfprune evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
+
+
+@app.command(
+    epilog=example(
+        "hfprune evaluate runs/reviews",
+        "hfprune evaluate runs/reviews --data new.csv --text-column review --label-column stars",
+        "hfprune evaluate my-model --data test.csv --label-name negative --label-name positive",
+    )
+)
+def evaluate(
+    folder: Folder,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV, JSON lines, Parquet or CoNLL file of rows; may be given again. Without: the "
+            "test rows of the run's recipe."
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text. Without: the recipe's, or text.")
+    ] = None,
+    text_pair_column: Annotated[
+        str | None, typer.Option(help="Column of a second text. Without: the recipe's, or none.")
+    ] = None,
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of the label; again for several columns of 0/1. Without: the recipe's, or "
+            "label."
+        ),
+    ] = None,
+    label_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A label as the rows spell it; once for each class, in the model's order. "
+            "Without: the model's names."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="May be given again. Without: the recipe's, or the task's usual ones."),
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Level of the intervals. Without: the recipe's, or 0.95.")
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Cut rows at so many tokens. Without: the recipe's, or the model's."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 64,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how right a saved model is, in PyTorch and in the ONNX files beside it.
+
+    Accuracy, precision, recall and F1 (other metrics for other tasks), each with its interval.
+    """
+    with explained("nothing was changed, run the same command again"):
+        from rich.console import Console as RichConsole
+
+        from hfprune.deploy.evaluation import evaluate as measure
+        from hfprune.deploy.evaluation import table
+        from hfprune.report.console import Console
+
+        columns = label_column or []
+        with Console(quiet=quiet or as_json).progress("evaluate") as progress:
+            results = measure(
+                folder,
+                data or [],
+                text_column=text_column,
+                text_pair_column=text_pair_column,
+                label_column=columns if len(columns) > 1 else next(iter(columns), None),
+                label_names=label_name,
+                metrics=metric or [],
+                confidence=confidence,
+                max_length=max_length,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        if as_json:
+            print_json(results)
+        else:
+            RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160).print(
+                table(results)
+            )

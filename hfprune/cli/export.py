@@ -1,0 +1,44 @@
+"""``hfprune export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hfprune.cli.app import AsJson, Folder, app, example, explained, print_json
+
+
+@app.command(epilog=example("hfprune export runs/reviews", "hfprune export my-model --output onnx"))
+def export(
+    folder: Folder,
+    output: Annotated[Path | None, typer.Option(help="Where to write; without: DIR/onnx.")] = None,
+    quantize: Annotated[bool, typer.Option(help="Also write model_quantized.onnx.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write ONNX models of a classifier, pruned by hfprune or dense; checked against PyTorch."""
+    with explained("earlier files are untouched, run the same command again"):
+        from hfprune.core.kinds import kind_of_model, task_of_kind
+        from hfprune.deploy.exporters.exporting import export_onnx
+        from hfprune.deploy.quantize.quantizing import quantize_onnx
+        from hfprune.deploy.quantize.search import usual_settings
+        from hfprune.models.loading import load_processor, load_saved_classifier
+
+        model = load_saved_classifier(str(folder))
+        processor = load_processor(
+            str(folder),
+            task_of_kind(kind_of_model(model)),
+            revision=None,
+            trust_remote_code=False,
+            key="the folder",
+        )
+        target = output or folder / "onnx"
+        written = {"float32": export_onnx(model, processor, target)}
+        if quantize:
+            written["int8"] = quantize_onnx(target, usual_settings(target))
+        if as_json:
+            print_json({name: str(file) for name, file in written.items()})
+            return
+        for file in written.values():
+            typer.echo(str(file))

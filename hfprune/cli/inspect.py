@@ -1,0 +1,40 @@
+"""``hfprune inspect``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hfprune.cli.app import AsJson, app, example, explained, print_json
+
+
+@app.command(
+    epilog=example(
+        "hfprune inspect runs/reviews",
+        "hfprune inspect google-bert/bert-base-uncased --json",
+    )
+)
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder of save_pretrained, or a Hub name.")
+    ],
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens of the input whose work is counted.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model is made of, what was pruned and what can be."""
+    with explained("nothing was changed"):
+        from rich.console import Console as RichConsole
+
+        from hfprune.models.inspection import inspect as look
+        from hfprune.models.inspection import tables
+
+        found = look(model, sequence_length=sequence_length)
+        if as_json:
+            print_json(found.to_dict())
+            return
+        console = RichConsole(highlight=False)
+        for shown in tables(found):
+            console.print(shown)

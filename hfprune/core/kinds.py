@@ -1,0 +1,109 @@
+"""What each task needs of transformers: the classes that load it, and what a model's class says.
+
+The rest of hfprune asks here and names no task-specific class of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hfprune.core.errors import UnsupportedModelError
+from hfprune.core.tasks import Task
+
+TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
+IMAGE_INPUTS: Final = ("pixel_values",)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way in which models are loaded, exported and named.
+
+    Attributes:
+        export_task: the name that Optimum, pipelines and the Hub give it.
+        auto_class: the class of transformers that loads such a model.
+        onnx_class: the class of Optimum that runs it from ONNX.
+        ending: how the stock classes' names end.
+    """
+
+    export_task: str
+    auto_class: str
+    onnx_class: str
+    ending: str
+
+
+TEXT: Final = Kind(
+    "text-classification",
+    "AutoModelForSequenceClassification",
+    "ORTModelForSequenceClassification",
+    "ForSequenceClassification",
+)
+TOKENS: Final = Kind(
+    "token-classification",
+    "AutoModelForTokenClassification",
+    "ORTModelForTokenClassification",
+    "ForTokenClassification",
+)
+IMAGE: Final = Kind(
+    "image-classification",
+    "AutoModelForImageClassification",
+    "ORTModelForImageClassification",
+    "ForImageClassification",
+)
+KINDS: Final = (TEXT, TOKENS, IMAGE)
+
+
+def kind_of_task(task: str) -> Kind:
+    """The kind of a recipe's task."""
+    return {"token_classification": TOKENS, "image_classification": IMAGE}.get(task, TEXT)
+
+
+def kind_of_model(model: Any) -> Kind:
+    """The kind of a model, by its class; texts with one label each where the class does not say."""
+    name = type(model).__name__
+    for kind in (TOKENS, IMAGE):
+        if name.endswith(kind.ending):
+            return kind
+    return IMAGE if takes_images(model) else TEXT
+
+
+def task_of_kind(kind: Kind) -> Task:
+    """A task of a kind, for what depends on the kind alone."""
+    if kind is TOKENS:
+        return "token_classification"
+    return "image_classification" if kind is IMAGE else "single_label_classification"
+
+
+def takes_images(model: Any) -> bool:
+    """Whether a model's input is ``pixel_values``."""
+    return getattr(model, "main_input_name", None) == "pixel_values"
+
+
+def auto_class(kind: Kind) -> Any:
+    """The class of transformers that loads models of a kind."""
+    import transformers
+
+    return getattr(transformers, kind.auto_class)
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a model reads, from its config.
+
+    Raises:
+        UnsupportedModelError: if the config does not say.
+    """
+    size = getattr(config, "image_size", None)
+    if size is None:
+        raise UnsupportedModelError(
+            f"the config of a {config.model_type!r} model names no image_size"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(getattr(config, "num_channels", 3)), int(height), int(width)
+
+
+def image_tokens(config: Any) -> int:
+    """How many tokens a ViT or DeiT makes of an image: its patches and the special ones."""
+    _, height, width = image_shape(config)
+    patch = config.patch_size
+    rows, columns = (patch, patch) if isinstance(patch, int) else patch
+    return int((height // rows) * (width // columns) + 1 + (config.model_type == "deit"))

@@ -1,0 +1,1 @@
+"""From files or data sets by name to checked, split and tokenized rows."""

@@ -1,0 +1,147 @@
+"""Texts and words -> token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hfprune.core.kinds import TEXT_INPUTS
+from hfprune.core.tasks import Task
+from hfprune.data.splits import Piece
+from hfprune.data.task_data import TEXT_ROW
+from hfprune.data.windows import windows
+from hfprune.data.words import encode_words
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from hfprune.recipe.sections.data import DataConfig
+
+
+_TOKENIZER_BATCH = 1000
+
+
+def encode_split(
+    piece: Piece, processor: Any, config: DataConfig, task: Task
+) -> tuple[Dataset, int]:
+    """Return the rows of a piece as a model reads them, and how many were cut."""
+    if piece.rows.images is not None:
+        return _with_labels(piece, piece.rows.images), 0
+    if config.stride is not None:
+        return _in_windows(piece, processor, config, task), 0
+    return tokenize(
+        piece.texts, piece.text_pairs, piece.chosen_labels, processor, config.max_length, task
+    )
+
+
+def joined(parts: Sequence[tuple[Dataset, int]]) -> tuple[Dataset, int]:
+    """Return several encoded pieces as one; the texts of windows are numbered through."""
+    import datasets
+
+    found, begin = [], 0
+    for data, _ in parts:
+        if TEXT_ROW in data.column_names:
+            owners = [begin + row for row in data[TEXT_ROW][:]]
+            begin = owners[-1] + 1
+            feature = data.features[TEXT_ROW]
+            data = data.remove_columns(TEXT_ROW).add_column(TEXT_ROW, owners, feature=feature)
+        found.append(data)
+    return datasets.concatenate_datasets(found), sum(cut for _, cut in parts)
+
+
+def tokenize(
+    texts: Sequence[Any],
+    pairs: Sequence[str] | None,
+    labels: list[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    task: Task,
+) -> tuple[Dataset, int]:
+    """Return the tokenized rows and how many of them were cut."""
+    import datasets
+
+    batches = []
+    truncated = 0
+    columns: dict[str, list[Any]]
+    for start in range(0, len(texts), _TOKENIZER_BATCH):
+        part = slice(start, start + _TOKENIZER_BATCH)
+        if task == "token_classification":
+            columns, cut = encode_words(tokenizer, texts[part], labels[part], max_length)
+        else:
+            columns, cut = _encode_batch(
+                tokenizer, texts[part], None if pairs is None else pairs[part], max_length
+            )
+            columns["labels"] = labels[part]
+        truncated += cut
+        batches.append(datasets.Dataset.from_dict(columns, features=_features(columns, task)))
+    # A tokenizer remembers the truncation of its last call and would save it with the model.
+    tokenizer("", truncation=False, padding=False)
+    return datasets.concatenate_datasets(batches), truncated
+
+
+def _with_labels(piece: Piece, images: Dataset) -> Dataset:
+    """Return a piece's images and labels; the images stay as they are kept."""
+    return images.select(piece.chosen).add_column("labels", piece.chosen_labels)
+
+
+def _in_windows(
+    piece: Piece, tokenizer: PreTrainedTokenizerBase, config: DataConfig, task: Task
+) -> Dataset:
+    """Return the rows of a piece's windows, with labels and text numbers."""
+    import datasets
+
+    found, owners = windows(tokenizer, piece.texts, config.max_length, config.stride or 0)
+    labels = piece.chosen_labels
+    columns: dict[str, list[Any]] = {**found}
+    columns["labels"] = [labels[owner] for owner in owners]
+    columns[TEXT_ROW] = list(owners)
+    features = _features(columns, task)
+    features[TEXT_ROW] = datasets.Value("int64")
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _encode_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+) -> tuple[dict[str, list[Any]], int]:
+    def encode(places: Sequence[int], **options: Any) -> dict[str, list[Any]]:
+        second = None if pairs is None else [pairs[place] for place in places]
+        encoding = tokenizer(
+            [texts[place] for place in places],
+            second,
+            padding=False,
+            return_attention_mask=True,
+            verbose=False,
+            **options,
+        )
+        return {name: encoding[name] for name in TEXT_INPUTS if name in encoding}
+
+    columns = encode(range(len(texts)), truncation=False)
+    long = [place for place, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]
+    if long:
+        for name, values in encode(long, truncation=True, max_length=max_length).items():
+            for place, value in zip(long, values, strict=True):
+                columns[name][place] = value
+    return columns, len(long)
+
+
+def _features(columns: Iterable[str], task: Task) -> Any:
+    """Return the column types: as narrow as the values allow, for memory's sake."""
+    import datasets
+
+    token_types = {"input_ids": "int32", "attention_mask": "int8", "token_type_ids": "int8"}
+    features: dict[str, Any] = {
+        name: datasets.Sequence(datasets.Value(token_types[name]))
+        for name in columns
+        if name in token_types
+    }
+    features["labels"] = {
+        "single_label_classification": datasets.Value("int64"),
+        "multi_label_classification": datasets.Sequence(datasets.Value("float32")),
+        "regression": datasets.Value("float32"),
+        "token_classification": datasets.Sequence(datasets.Value("int64")),
+    }[task]
+    return datasets.Features(features)

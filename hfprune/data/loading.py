@@ -1,0 +1,254 @@
+"""Data: from a recipe's ``data`` section to tokenized train, validation and test splits.
+
+:func:`load_task_data` reads a Hub data set or local CSV, JSON Lines or Parquet files, checks every
+row before any long work, settles the label names and the splits, and tokenizes. All of it is a
+function of the configuration, the files and the tokenizer: the same call gives the same rows in the
+same order, on every machine and in every process.
+
+Errors are :class:`~hfprune.errors.DataError` and name the split, the column, and the row. Rows
+count from 1; a header line is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+from hfprune.core.errors import DataError
+from hfprune.core.tasks import Task, problem_of
+from hfprune.data.checks import check_rows
+from hfprune.data.encode import encode_split, joined, tokenize
+from hfprune.data.labels import encode_labels
+from hfprune.data.readers.columns import wanted_columns
+from hfprune.data.readers.files import read_file
+from hfprune.data.readers.reading import read_splits
+from hfprune.data.splits import Piece, hold_out, take_subsets
+from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+from hfprune.data.windows import windows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from hfprune.recipe.sections.data import DataConfig
+
+
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
+    """Read, check, split and tokenize the data that a recipe names.
+
+    A split that the recipe names is used as it is. One that it does not name is held out of the
+    training rows by ``split_seed``: first ``test_fraction`` of them for the test, then
+    ``validation_fraction`` of them (of all, not of what is left) for validation; no row is taken
+    twice. For a single label, held-out rows and the subsets that ``max_*_samples`` ask for are
+    stratified, and every class keeps a row in train as long as there are rows enough.
+
+    Label names are, in this order of preference: ``label_names``; the names that the data set
+    itself declares (a ``ClassLabel`` feature); the values found in train, sorted, as numbers where
+    all of them are whole numbers. In the last case a label that only validation or test holds is an
+    error. Whole numbers in the data are class numbers where ``label_names`` holds no number.
+
+    Args:
+        config: The recipe's ``data`` section.
+        processor: The tokenizer, which is changed in one case: if it has no padding token, its
+            end-of-sequence token becomes the padding token (a model's ``pad_token_id`` must then
+            follow). For images not used: see :func:`data_collator`.
+        task: A recipe's task.
+
+    Raises:
+        DataError: The data cannot be read or do not fit the task.
+    """
+    checked_task = _check_task(task, config)
+    if checked_task != "image_classification":
+        _check_tokenizer(processor, config)
+    rows = read_splits(config, checked_task)
+    label_names, labels = encode_labels(rows, config, checked_task)
+    pieces = {
+        name: Piece(split, labels[name], list(range(len(split.texts))))
+        for name, split in rows.items()
+    }
+    hold_out(pieces, config, checked_task)
+    take_subsets(pieces, config, checked_task)
+
+    encoded, truncated = {}, {}
+    for name in SPLITS:
+        encoded[name], truncated[name] = encode_split(pieces[name], processor, config, checked_task)
+    train_keys = set(pieces["train"].contents())
+    return TaskData(
+        task=problem_of(checked_task),
+        train=encoded["train"],
+        validation=encoded["validation"],
+        test=encoded["test"],
+        texts={name: pieces[name].texts for name in SPLITS if pieces[name].rows.images is None},
+        text_pairs={
+            name: pairs for name in SPLITS if (pairs := pieces[name].text_pairs) is not None
+        },
+        label_names=label_names,
+        max_length=config.max_length,
+        truncated=truncated,
+        seen_in_train={
+            name: sum(key in train_keys for key in pieces[name].contents())
+            for name in SPLITS
+            if name != "train"
+        },
+    )
+
+
+def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: str) -> TaskData:
+    """Read rows to evaluate on, from files of their own.
+
+    Args:
+        config: names columns, label names (all tasks but regression need them) and lengths; the
+            data that it names are not read, and its limits are not applied.
+        files: CSV, JSON Lines, Parquet or CoNLL; their rows follow one another.
+        processor: as for :func:`load_task_data`.
+        task: a recipe's task.
+
+    Returns:
+        What has these rows as its test split; train and validation are empty.
+
+    Raises:
+        DataError: as :func:`load_task_data`, or there is no file, or no label names.
+    """
+    checked_task = _check_task(task, config)
+    if checked_task != "image_classification":
+        _check_tokenizer(processor, config)
+    if not files:
+        raise DataError("no file of rows is given; name at least one")
+    if config.label_names is None and checked_task != "regression":
+        raise DataError("rows of a classifier are read by the names of its labels; none are given")
+    wanted = wanted_columns(config, checked_task)
+    rows = {
+        f"{number}": check_rows("test", file, read_file("test", file, wanted), config, checked_task)
+        for number, file in enumerate(files)
+    }
+    label_names, labels = encode_labels(rows, config, checked_task)
+    pieces = [Piece(rows[n], labels[n], list(range(len(rows[n].texts)))) for n in rows]
+    test, truncated = joined(
+        [encode_split(piece, processor, config, checked_task) for piece in pieces]
+    )
+    empty = test.select([])
+    pairs = [piece.text_pairs for piece in pieces]
+    of_images = checked_task == "image_classification"
+    return TaskData(
+        task=problem_of(checked_task),
+        train=empty,
+        validation=empty,
+        test=test,
+        texts={} if of_images else {"test": [text for piece in pieces for text in piece.texts]},
+        text_pairs={}
+        if config.text_pair_column is None
+        else {"test": [text for part in pairs for text in part or ()]},
+        label_names=label_names,
+        max_length=config.max_length,
+        truncated={"train": 0, "validation": 0, "test": truncated},
+        seen_in_train={"validation": 0, "test": 0},
+    )
+
+
+def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
+    """The same texts, as another tokenizer splits them.
+
+    Args:
+        data: as :func:`load_task_data` gives it, one row a text.
+        tokenizer: of the same family: its rows are cut at ``data.max_length`` too.
+
+    Raises:
+        DataError: for images, tagged words and windows, whose rows are not made of texts alone.
+    """
+    windowed = TEXT_ROW in data.train.column_names
+    if data.of_images or windowed or data.task == "token_classification":
+        raise DataError(
+            "only whole texts with one label each can be split anew by another tokenizer, not "
+            f"{'images' if data.of_images else 'windows' if windowed else 'tagged words'}"
+        )
+    encoded, truncated = {}, {}
+    for name in SPLITS:
+        encoded[name], truncated[name] = tokenize(
+            data.texts[name],
+            data.text_pairs.get(name),
+            list(data.split(name)["labels"]),
+            tokenizer,
+            data.max_length,
+            data.task,
+        )
+    return replace(data, **encoded, truncated=truncated)
+
+
+def rest_of_texts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """What ``max_length`` cut off the training texts: real text of the task, without labels.
+
+    Args:
+        data: whole texts with one label each, without pairs.
+        tokenizer: the one that ``data`` was made with.
+
+    Returns:
+        Rows of at most ``data.max_length`` tokens, special tokens included, text by text in order;
+        ends shorter than a quarter of that are left out. No labels: a part need not mean what the
+        whole text was labelled for, so ask a teacher.
+    """
+    import datasets
+
+    found, owners = windows(tokenizer, data.texts["train"], data.max_length, 0)
+    lengths = [len(ids) for ids in found["input_ids"]]
+    rest = [
+        place
+        for place, owner in enumerate(owners)
+        if place > 0 and owners[place - 1] == owner and 4 * lengths[place] >= data.max_length
+    ]
+    columns = {name: [values[place] for place in rest] for name, values in found.items()}
+    features = {name: data.train.features[name] for name in columns}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _check_task(task: str, config: DataConfig) -> Task:
+    if isinstance(config.label_column, list) and task != "multi_label_classification":
+        raise DataError(
+            f"data.label_column is a list, {config.label_column}, but the task is {task}: a list "
+            "of 0/1 columns needs task multi_label_classification"
+        )
+    if task == "regression" and config.label_names is not None:
+        raise DataError(
+            "data.label_names is given, but the task is regression, which has no classes: leave it "
+            "out, or choose another task"
+        )
+    for known in TASKS:
+        if task == known:
+            return known
+    raise DataError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
+    longest = tokenizer.model_max_length
+    if config.max_length > longest:
+        raise DataError(
+            f"data.max_length is {config.max_length}, but the model reads at most {longest} tokens "
+            f"(the tokenizer's model_max_length): set data.max_length to {longest} or less"
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=config.text_pair_column is not None)
+    if config.max_length <= special:
+        raise DataError(
+            f"data.max_length is {config.max_length}, but the tokenizer adds {special} special "
+            f"tokens to each row: set it to {special + 1} or more"
+        )
+    if config.stride is not None and config.stride >= config.max_length - special:
+        raise DataError(
+            f"data.stride is {config.stride}, but of data.max_length {config.max_length} tokens "
+            f"{special} are special ones, so no window would get any further: set it to less than "
+            f"{config.max_length - special}"
+        )
+    if config.stride is not None and not tokenizer.is_fast:
+        raise DataError(
+            f"data.stride needs a fast tokenizer (tokenizer.json), this is a "
+            f"{type(tokenizer).__name__}: remove data.stride, so that long texts are cut"
+        )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise DataError(
+                "the tokenizer has no padding token (pad_token) and no end-of-sequence token to "
+                "use in its place: add a pad_token to the tokenizer and save it again"
+            )
+        tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,128 @@
+"""The three splits, ready for a Trainer, and what is needed to read a model's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfprune.core.errors import DataError
+from hfprune.core.tasks import Task
+from hfprune.data.images import IMAGE_COLUMN
+from hfprune.data.windows import mean_by_text, padded
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+SPLITS = ("train", "validation", "test")
+
+# Column of windows of long texts: the number of the text in its split.
+TEXT_ROW = "text_row"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The three splits, ready for a Trainer, and what is needed to read a model's output.
+
+    Attributes:
+        task: What the model's output means, spelled as ``config.problem_type`` (so images are of
+            ``single_label_classification``), or ``token_classification``.
+        train, validation, test: Columns ``input_ids``, ``attention_mask`` and, where the tokenizer
+            gives them, ``token_type_ids`` (lists of ints, truncated, not padded) and ``labels``: an
+            int class number (single label), a list of ``num_labels`` floats 0 or 1 (multi-label),
+            a float (regression), or a list of ints as long as ``input_ids`` (tokens; -100 where a
+            token stands for no word). Of images ``image``, not decoded, and ``labels``. With
+            ``data.stride`` a row is a window, and ``text_row`` is the number of its text.
+        texts, text_pairs: The raw texts by split name, text for text as in the splits; lists of
+            words for tokens, empty for images. ``text_pairs`` is empty where the recipe names no
+            second text column.
+        label_names: The name of each class number; empty for regression.
+        max_length: The most tokens that a row holds, special tokens included.
+        truncated: By split name, how many rows were cut to ``max_length``.
+        seen_in_train: For validation and test, how many rows have a text (pair, image) that also
+            stands in train: scores on such rows say nothing about new text.
+    """
+
+    task: Task
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    texts: dict[str, list[Any]]
+    text_pairs: dict[str, list[str]]
+    label_names: list[str]
+    max_length: int
+    truncated: dict[str, int]
+    seen_in_train: dict[str, int]
+
+    @property
+    def num_labels(self) -> int:
+        """The size of the model's output: one a class, and 1 for regression."""
+        return len(self.label_names) or 1
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class number to name, as ``config.id2label`` wants it (``LABEL_0`` for regression)."""
+        return dict(enumerate(self.label_names or ["LABEL_0"]))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class name to number, as ``config.label2id`` wants it."""
+        return {name: number for number, name in self.id2label.items()}
+
+    def split(self, name: str) -> Dataset:
+        """Return a split by name; DataError if there is no such split."""
+        if name not in SPLITS:
+            raise DataError(f"there is no split {name!r}; the splits are {', '.join(SPLITS)}")
+        chosen: Dataset = getattr(self, name)
+        return chosen
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the rows are images."""
+        return IMAGE_COLUMN in self.train.column_names
+
+    def label_array(self, name: str) -> NDArray[Any]:
+        """The labels of a split, one entry a text; of tokens ``(rows, longest)`` with -100."""
+        data = self.split(name)
+        labels = data["labels"][:]
+        if self.task == "token_classification":
+            return padded(labels)
+        if TEXT_ROW not in data.column_names:
+            return np.asarray(labels)
+        # Windows lie text by text: the first of each speaks for it.
+        _, first = np.unique(np.asarray(data[TEXT_ROW][:]), return_index=True)
+        return np.asarray(labels)[first]
+
+    def by_text(self, name: str, logits: NDArray[Any]) -> NDArray[Any]:
+        """Logits of a split's rows as logits of its texts: the mean where a text has windows."""
+        data = self.split(name)
+        if TEXT_ROW not in data.column_names:
+            return logits
+        return mean_by_text(logits, data[TEXT_ROW][:])
+
+    def judged(
+        self, name: str, logits: NDArray[Any], rows: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Logits and labels of some rows of a split, one a text; of windows the mean of those.
+
+        Args:
+            logits: of these rows; of tokens ``(rows, longest of these, labels)``.
+            rows: positions in the split.
+        """
+        data, chosen = self.split(name), list(rows)
+        labels = self.label_array(name)
+        if TEXT_ROW not in data.column_names:
+            labels = labels[chosen]
+            return logits, labels[:, : logits.shape[1]] if logits.ndim == 3 else labels
+        owners = np.asarray(data[TEXT_ROW][:])[chosen]
+        texts, places = np.unique(owners, return_inverse=True)
+        return mean_by_text(logits, places), labels[texts]
+
+    def size(self, name: str) -> int:
+        """How many texts or images a split holds; windows of a text count once."""
+        data = self.split(name)
+        return int(max(data[TEXT_ROW][:])) + 1 if TEXT_ROW in data.column_names else len(data)

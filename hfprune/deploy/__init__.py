@@ -1,0 +1,1 @@
+"""Files that are deployed: exported, rewritten, quantized, checked and run."""

@@ -1,0 +1,269 @@
+"""How right a saved model is, in PyTorch and in the ONNX files beside it, on rows that are named.
+
+:func:`evaluate` reads a directory and changes nothing. What it is not told it takes from the recipe
+that a run left there, or else from the model's config. Its result is plain data, and
+:func:`table` shows it to a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from hfprune.core.errors import CheckpointError, DataError, RecipeError
+from hfprune.core.kinds import IMAGE, TOKENS, kind_of_model
+from hfprune.core.machine import usable_cpus
+from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task
+from hfprune.data.collate import data_collator
+from hfprune.data.loading import load_rows, load_task_data
+from hfprune.data.task_data import TaskData
+from hfprune.data.words import IGNORED
+from hfprune.deploy.files import onnx_files
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.families import position_limit
+from hfprune.measure.intervals import interval
+from hfprune.measure.metrics import compute
+from hfprune.measure.scores import predict
+from hfprune.models.loading import check_fits, load_processor, load_saved_classifier
+from hfprune.recipe.reading import load_recipe
+from hfprune.recipe.sections.data import DataConfig
+from hfprune.recipe.sections.whole import Recipe
+
+FORMAT_VERSION = 1
+RECIPE_FILE = "recipe.yaml"
+
+# Where neither model nor tokenizer says how long an input may be.
+LONGEST = 512
+
+
+def evaluate(
+    folder: str | Path,
+    files: Sequence[str | Path] = (),
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | list[str] | None = None,
+    label_names: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
+    confidence: float | None = None,
+    max_length: int | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a saved classifier, pruned or dense, and the ONNX files beside it, on the same rows.
+
+    Args:
+        folder: what a run or ``save_pretrained`` wrote, with its tokenizer; ONNX files are looked
+            for in it and in its ``onnx``.
+        files: rows to measure on; without, the test rows of the recipe in the folder.
+        text_column, text_pair_column, label_column: columns of ``files``; without, those of the
+            recipe, or ``text`` and ``label``.
+        label_names: names of the labels as ``files`` spell them, in the order of the model's
+            classes; without, the model's own.
+        metrics: without, those of the recipe, or the usual ones of the task. The first is
+            called primary.
+        confidence: level of the intervals; without, the recipe's, or 0.95.
+        max_length: most tokens of a row; without, the recipe's, or what the model takes.
+        batch_size: rows a forward pass.
+        progress: called with models done and models in all.
+
+    Returns:
+        ``format_version``, ``task``, ``labels``, ``rows`` (what they are), ``samples``,
+        ``truncated`` (rows cut at ``max_length``), ``max_length``, ``confidence``, ``primary``, and
+        ``models``: for ``PyTorch`` and, where there are such files, ``ONNX`` and ``int8`` the
+        ``metrics``, an interval for each of them (``intervals``), and ``agreement``, the fraction
+        of predictions that are those of PyTorch (``None`` for regression).
+
+    Raises:
+        CheckpointError: there is no classifier, or none that fits the recipe beside it.
+        DataError: no rows are named, or they cannot be read or do not fit the model.
+        RecipeError: a metric is not one of the task, or a setting out of bounds.
+    """
+    folder = Path(folder)
+    _check_single(folder)
+    recipe = _recipe_of(folder)
+    model = load_saved_classifier(str(folder))
+    task = _task_of(model) if recipe is None else recipe.task
+    processor = load_processor(
+        str(folder), task, revision=None, trust_remote_code=False, key="the folder"
+    )
+    columns: dict[str, Any] = {
+        "text_column": text_column,
+        "text_pair_column": text_pair_column,
+        "label_column": label_column,
+        "max_length": max_length,
+    }
+    given = {name: value for name, value in columns.items() if value is not None}
+    # Of a recipe's metrics those of the Hub, which are code from elsewhere, are left out.
+    recorded = [n for n in recipe.evaluation.metrics if n in METRICS[task]] if recipe else []
+    names = list(metrics or recorded or DEFAULT_METRICS[task])
+    for name in names:
+        if name not in METRICS[task]:
+            raise RecipeError(
+                f"{name!r} is not a metric of task {task}; choose from {', '.join(METRICS[task])}"
+            )
+    if confidence is None:
+        confidence = recipe.evaluation.confidence if recipe else 0.95
+    if not 0 < confidence < 1:
+        raise RecipeError(f"the confidence is {confidence}; expected a number between 0 and 1")
+    data, rows = _rows(folder, recipe, files, model, processor, task, given, label_names)
+    if data.num_labels != model.config.num_labels:
+        raise DataError(
+            f"the model in {folder} has {model.config.num_labels} labels, the rows have "
+            f"{data.num_labels} ({', '.join(data.label_names) or 'a number'}): evaluate it on rows "
+            "of its own task"
+        )
+    check_fits(model, data, processor, ())
+    if not data.of_images and model.config.pad_token_id is None:
+        model.config.pad_token_id = processor.pad_token_id
+    candidates: dict[str, Any] = {"PyTorch": model}
+    for kind, file in onnx_files(folder).items():
+        candidates["ONNX" if kind == "float32" else kind] = file
+    found: dict[str, Any] = {}
+    base: Any = None
+    labels = data.label_array("test")
+    told = (data.task, data.num_labels, data.label_names)
+    for number, (name, candidate) in enumerate(candidates.items()):
+        if progress is not None:
+            progress(number, len(candidates))
+        runner = candidate
+        if isinstance(candidate, Path):
+            runner = OnnxClassifier(candidate, usable_cpus())
+        logits = predict_logits(
+            runner, data.test, data_collator(processor, task), batch_size=batch_size
+        )
+        logits = data.by_text("test", logits)
+        predictions = predict(logits, data.task, data.num_labels)
+        base = predictions if base is None else base
+        found[name] = {
+            "metrics": compute(logits, labels, names, *told),
+            "intervals": {
+                metric: list(interval(metric, logits, labels, *told, confidence))
+                for metric in names
+            },
+            "agreement": _agreement(predictions, base, labels, data.task),
+        }
+    if progress is not None:
+        progress(len(candidates), len(candidates))
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": task,
+        "labels": data.label_names,
+        "rows": rows,
+        "samples": data.size("test"),
+        "truncated": data.truncated["test"],
+        "max_length": None if data.of_images else data.max_length,
+        "confidence": confidence,
+        "primary": names[0],
+        "models": found,
+    }
+
+
+def table(results: dict[str, Any]) -> Table:
+    """A row a model: each metric with its interval, and how often it agrees with PyTorch."""
+    cut = results["truncated"]
+    shown = Table(
+        caption=(
+            f"{results['samples']} rows of {', '.join(results['rows'])}, "
+            f"{results['confidence']:.0%} intervals"
+            + (f"; {cut} rows cut at {results['max_length']} tokens" if cut else "")
+        )
+    )
+    entries = results["models"]
+    metrics = list(next(iter(entries.values()))["metrics"])
+    shown.add_column("model")
+    for name in (*metrics, "as PyTorch"):
+        shown.add_column(name, justify="right")
+    for name, entry in entries.items():
+        agreement = entry["agreement"]
+        shown.add_row(
+            name,
+            *(
+                f"{entry['metrics'][metric]:.4f} ({low:.3f}-{high:.3f})"
+                for metric, (low, high) in entry["intervals"].items()
+            ),
+            "-" if agreement is None else f"{agreement:.2%}",
+        )
+    return shown
+
+
+def _check_single(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    members = sorted(path.parent for path in folder.glob("*/metrics.json"))
+    if members:
+        raise CheckpointError(
+            f"{folder} holds a family of models: give {' or '.join(map(str, members))}"
+        )
+
+
+def _recipe_of(folder: Path) -> Recipe | None:
+    file = folder / RECIPE_FILE
+    return load_recipe(file) if file.is_file() else None
+
+
+def _task_of(model: Any) -> Task:
+    """What a model without a recipe predicts."""
+    kind, config = kind_of_model(model), model.config
+    if kind is TOKENS:
+        return "token_classification"
+    if kind is IMAGE:
+        return "image_classification"
+    for task in ("single_label_classification", "multi_label_classification", "regression"):
+        if config.problem_type == task:
+            return task
+    return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
+def _rows(
+    folder: Path,
+    recipe: Recipe | None,
+    files: Sequence[str | Path],
+    model: Any,
+    processor: Any,
+    task: Task,
+    given: dict[str, Any],
+    label_names: Sequence[str] | None,
+) -> tuple[TaskData, list[str]]:
+    """The data, whose test split is what to measure on, and what these rows are, in words."""
+    if not files:
+        if recipe is None:
+            raise DataError(
+                f"{folder} holds no {RECIPE_FILE} that would name its test rows; name files of "
+                "rows (--data)"
+            )
+        named = recipe.data.model_copy(update=given)
+        try:
+            data = load_task_data(named, processor, task)
+        except DataError as error:
+            raise DataError(
+                f"the data of {folder / RECIPE_FILE} cannot be read: {error}. Start where the run "
+                "was started, or name files of rows (--data)"
+            ) from error
+        return data, ["the test split of its recipe"]
+    names = list(map(str, files))
+    if recipe is None:
+        limits = [getattr(processor, "model_max_length", LONGEST), position_limit(model) or LONGEST]
+        given.setdefault("max_length", min(LONGEST, *limits))
+        config = DataConfig(train_file=names[0], **given)
+    else:
+        config = recipe.data.model_copy(update=given)
+    if task != "regression":
+        own = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
+        config = config.model_copy(update={"label_names": list(label_names or own)})
+    return load_rows(config, names, processor, task), [Path(name).name for name in names]
+
+
+def _agreement(predictions: Any, base: Any, labels: Any, task: Task) -> float | None:
+    """The fraction of equal predictions, of tokens those that are labelled."""
+    if task == "regression":
+        return None
+    same = np.asarray(predictions == base)
+    if task == "token_classification":
+        return float(same[np.asarray(labels) != IGNORED].mean())
+    return float(same.mean() if same.ndim == 1 else same.all(axis=1).mean())

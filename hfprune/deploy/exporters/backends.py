@@ -1,0 +1,83 @@
+"""The exporter that fits: Optimum's on transformers 4, transformers' own from 5."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hfprune.core.errors import ExportError
+from hfprune.core.kinds import image_shape, kind_of_model, takes_images
+from hfprune.deploy.files import MODEL_FILE, before_transformers_5, has_module, require
+from hfprune.deploy.limits import limits_of
+from hfprune.deploy.staging import save_graph
+
+BACKENDS = ("auto", "optimum", "transformers")
+
+
+def check_backend(name: str = "auto") -> None:
+    """Refuse what :func:`export_onnx` would refuse for want of packages, before any work.
+
+    Raises:
+        MissingExtraError: without a backend that can export here.
+        ExportError: for an unknown one.
+    """
+    find_backend(name)
+
+
+def find_backend(name: str) -> Callable[[Any, Path, int | None], None]:
+    if name not in BACKENDS:
+        raise ExportError(f"unknown export backend {name!r}, expected one of {list(BACKENDS)}")
+    require("onnx", "onnxruntime")
+    if name == "auto":
+        name = (
+            "optimum"
+            if before_transformers_5() or has_module("optimum.exporters.onnx")
+            else "transformers"
+        )
+    if name == "optimum":
+        require("optimum.exporters.onnx")
+        return _write_with_optimum
+    require("transformers.exporters", "onnxscript")
+    return _write_with_transformers
+
+
+def _write_with_optimum(model: Any, output: Path, opset: int | None) -> None:
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    # Optimum's own validation takes one shape and only warns; ours follows.
+    onnx_export_from_model(
+        model,
+        output,
+        opset=opset,
+        task=kind_of_model(model).export_task,
+        device="cpu",
+        do_validation=False,
+    )
+
+
+def _write_with_transformers(model: Any, output: Path, opset: int | None) -> None:
+    # By name: an environment with Optimum has neither.
+    exporters = importlib.import_module("transformers.exporters")
+    onnx_ir = importlib.import_module("onnx_ir")
+
+    if takes_images(model):
+        inputs = {"pixel_values": torch.zeros(2, *image_shape(model.config))}
+        axes = {0: torch.export.Dim.AUTO}
+    else:
+        limits = limits_of(model, model.get_input_embeddings().num_embeddings)
+        ids = torch.full((2, min(16, limits.length)), int(limits.ids[0]), dtype=torch.long)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        # As Optimum does: an input of the graph where it makes a difference.
+        if limits.types > 1 and "token_type_ids" in inspect.signature(model.forward).parameters:
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+        # Without a bound of ours: the tracer finds the one that the table of positions sets.
+        axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    config = exporters.OnnxConfig(opset_version=opset, dynamic_shapes=dict.fromkeys(inputs, axes))
+    program = exporters.OnnxExporter().export(model, inputs, config=config).program
+    save_graph(onnx_ir.to_proto(program), output / MODEL_FILE)
+    model.config.save_pretrained(output)

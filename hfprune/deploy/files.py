@@ -1,0 +1,75 @@
+"""Names of deployed files, limits of their formats, and what must be installed to write them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hfprune.core.errors import MissingExtraError
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
+
+MODEL_FILE = "model.onnx"
+QUANTIZED_FILE = "model_quantized.onnx"
+INSTALL_HINT = 'pip install "hfprune[onnx]"'
+
+# Optimum's ONNX package and transformers 5 exclude each other; transformers 5 has its own exporter.
+INSTALL_HINT_5 = "pip install onnx onnxruntime onnxscript"
+MODEL_INPUTS = (*TEXT_INPUTS, *IMAGE_INPUTS)
+UNTOUCHED = "Nothing was replaced: earlier files are untouched."
+
+# Protobuf ends at 2 GiB; the rest is for the graph itself.
+MOST_WEIGHT_BYTES = 2**31 - 2**26
+Batch = Mapping[str, NDArray[Any]]
+
+
+def onnx_files(directory: str | Path) -> dict[str, Path]:
+    """The ONNX files of a run's output (in its ``onnx/``), or of a directory that holds them.
+
+    Returns:
+        ``"float32"`` and ``"int8"`` to those that are there, in this order.
+    """
+    place = Path(directory)
+    place = place / "onnx" if (place / "onnx").is_dir() else place
+    files = {"float32": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
+def before_transformers_5() -> bool:
+    import transformers
+
+    return int(transformers.__version__.split(".")[0]) < 5
+
+
+def has_module(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def require(*modules: str) -> Any:
+    """Import optional modules; returns the first."""
+    found = []
+    for name in modules:
+        try:
+            found.append(importlib.import_module(name))
+        except ImportError as error:
+            hint = INSTALL_HINT if before_transformers_5() else INSTALL_HINT_5
+            if name == "transformers.exporters":
+                hint = 'pip install "transformers>=5.23" onnx onnxruntime onnxscript'
+            raise MissingExtraError(
+                f"ONNX export needs {name.split('.')[0]}, which cannot be imported ({error}): "
+                f"{hint}"
+            ) from error
+    return found[0]
+
+
+def brief(error: Exception) -> str:
+    """The kind of an error and its first line: exporters put whole graphs behind it."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first[:300]}".rstrip(" .:")

@@ -1,0 +1,1 @@
+"""Rewrites of ONNX graphs: the same logits with less work."""

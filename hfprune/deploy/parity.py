@@ -1,0 +1,170 @@
+"""An exported model against the one that it was made from."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from hfprune.core.errors import ExportError
+from hfprune.core.kinds import IMAGE_INPUTS, image_shape, takes_images
+from hfprune.deploy.files import UNTOUCHED
+from hfprune.deploy.limits import InputLimits, attends, limits_beside, limits_of
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import logits_function
+
+logger = logging.getLogger(__name__)
+
+
+# Largest difference of logits that rewriting a graph may make.
+REWRITE_ATOL = 1e-3
+
+
+def check_parity(
+    model: nn.Module,
+    onnx_path: str | Path,
+    tokenizer_or_vocab_size: Any,
+    *,
+    atol: float = 1e-4,
+    seed: int = 0,
+) -> float:
+    """Compare an ONNX file with PyTorch on random batches of several shapes.
+
+    Shapes: one token, one sequence of the greatest length (at most 512), and batches of 2 to 4
+    with padding. Images have one size: batches of 1 and 3 of them.
+
+    Args:
+        model: float32 classifier, any device; run in eval mode.
+        onnx_path: the file.
+        tokenizer_or_vocab_size: a tokenizer, or the number of token ids to draw from; not looked
+            at for images.
+        atol: largest absolute difference of logits.
+        seed: of the random token ids.
+
+    Returns:
+        The largest absolute difference found.
+
+    Raises:
+        ExportError: if it is above ``atol``, or a logit is not a number; says on which shape.
+    """
+    runner = OnnxClassifier(onnx_path)
+    if "attention_mask" not in runner.input_names and not takes_images(model) and attends(model):
+        raise ExportError(
+            f"ONNX parity: the graph has the inputs {list(runner.input_names)} and no "
+            f"'attention_mask', so padded batches would go wrong. {UNTOUCHED}"
+        )
+    images = takes_images(model)
+    if images:
+        batches = _image_batches(model.config, seed)
+    else:
+        batches = _batches(limits_of(model, tokenizer_or_vocab_size), seed)
+    worst = 0.0
+    with logits_function(model) as reference:
+        for label, batch in batches:
+            expected = reference(
+                {name: batch[name] for name in runner.input_names if name in batch}
+            )
+            got = runner.logits(batch)
+            if got.shape != expected.shape:
+                raise ExportError(
+                    f"ONNX parity ({label}): the graph gives logits of shape {got.shape}, PyTorch "
+                    f"of {expected.shape}. {UNTOUCHED}"
+                )
+            if got.ndim == 3:  # what stands at padding is read by nobody
+                real = np.asarray(batch["attention_mask"]).astype(bool)
+                got, expected = got[real], expected[real]
+            for source, values in (("PyTorch", expected), ("ONNX", got)):
+                if not np.isfinite(values).all():
+                    raise ExportError(
+                        f"ONNX parity ({label}): {source} gives logits that are not finite "
+                        f"({_count_bad(values)}). {UNTOUCHED}"
+                    )
+            difference = float(np.abs(got - expected).max())
+            if difference > atol:
+                raise ExportError(
+                    f"ONNX parity ({label}): logits differ from PyTorch by up to "
+                    f"{difference:.3e}, allowed is {atol:.0e}. {UNTOUCHED}"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _count_bad(values: NDArray[Any]) -> str:
+    return f"{int((~np.isfinite(values)).sum())} of {values.size} values"
+
+
+def _batches(limits: InputLimits, seed: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Random batches of several shapes, each with a name for errors."""
+    rng = np.random.default_rng(seed)
+    shapes = [(1, 1, False), (1, 7, False), (1, limits.length, False)]
+    shapes += [(4, 16, True), (2, limits.length, True)]
+    for size, wanted, padded in shapes:
+        length = min(wanted, limits.length)
+        ids = rng.choice(limits.ids, size=(size, length))
+        types = rng.integers(0, limits.types, size=(size, length))
+        mask = np.ones((size, length), dtype=np.int64)
+        if padded:
+            # Row 0 is full, the last row holds one token.
+            for row, kept in enumerate(np.linspace(length, 1, size).astype(int)):
+                hole = slice(0, length - kept) if limits.pad_left else slice(kept, length)
+                ids[row, hole], types[row, hole], mask[row, hole] = limits.pad_id, 0, 0
+        label = f"batch {size}, length {length}{', padded' if padded else ''}"
+        yield label, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def _image_batches(config: Any, seed: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Random images, each batch with a name for errors."""
+    rng = np.random.default_rng(seed)
+    for size in (1, 3):
+        shape = (size, *image_shape(config))
+        yield f"{size} images", {"pixel_values": rng.normal(size=shape).astype(np.float32)}
+
+
+def _batches_beside(
+    source: Path, runner: OnnxClassifier, *, pad_left: bool = False
+) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Random input of a graph."""
+    if set(runner.input_names) & set(IMAGE_INPUTS):
+        from transformers import AutoConfig
+
+        return _image_batches(AutoConfig.from_pretrained(source.parent), seed=0)
+    return _batches(limits_beside(source, pad_left=pad_left), seed=0)
+
+
+def check_rewritten(path: Path, source: Path, graph: str) -> None:
+    """The rewritten float graph gives the same logits, whichever side is padded."""
+    before, after = OnnxClassifier(source), OnnxClassifier(path)
+    for pad_left in (False, True):
+        for label, batch in _batches_beside(source, before, pad_left=pad_left):
+            expected, got = before.logits(batch), after.logits(batch)
+            difference = math.inf
+            if got.shape == expected.shape:
+                gap = np.abs(got - expected)
+                if gap.ndim == 3:  # what stands at padding is read by nobody
+                    gap = gap[np.asarray(batch["attention_mask"]).astype(bool)]
+                difference = float(gap.max())
+            if not difference <= REWRITE_ATOL:  # NaN is no less either
+                raise ExportError(
+                    f"graph: {graph} changes the logits by up to {difference:.3e} ({label}), "
+                    f"allowed is {REWRITE_ATOL:.0e}. {UNTOUCHED}"
+                )
+
+
+def check_quantized(path: Path, source: Path) -> None:
+    before, after = OnnxClassifier(source), OnnxClassifier(path)
+    worst = 0.0
+    for label, batch in _batches_beside(source, before):
+        expected, got = before.logits(batch), after.logits(batch)
+        if got.shape != expected.shape or not np.isfinite(got).all():
+            raise ExportError(
+                f"the quantized graph fails ({label}): logits of shape {got.shape}, expected "
+                f"{expected.shape}; not finite: {_count_bad(got)}. {UNTOUCHED}"
+            )
+        worst = max(worst, float(np.abs(got - expected).max()))
+    logger.info("8-bit logits differ from float32 by up to %.2e on random input", worst)

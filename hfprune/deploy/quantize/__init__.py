@@ -1,0 +1,1 @@
+"""int8: settings, the quantizer, the search for settings."""

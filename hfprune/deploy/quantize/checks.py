@@ -1,0 +1,99 @@
+"""Quantization settings against the graph they are for, and the rows of a calibration run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfprune.core.errors import ExportError
+from hfprune.core.kinds import IMAGE_INPUTS
+from hfprune.deploy.runtimes.onnxruntime import dtype_of
+
+
+def reader(samples: Any) -> Any:
+    """Gives ONNX Runtime's calibration one sample at a time."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc,unused-ignore]
+        def __init__(self) -> None:
+            self._rows = iter(samples)
+
+        def get_next(self) -> dict[str, NDArray[np.int64]] | None:
+            row = next(self._rows, None)
+            if row is None:
+                return None
+            return {name: np.asarray([value], dtype=dtype_of(name)) for name, value in row.items()}
+
+    return Reader()
+
+
+def check_nodes(wanted: Sequence[str], names: Sequence[str]) -> None:
+    unknown = [name for name in wanted if name not in set(names)]
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], names, n=5, cutoff=0.0)
+    raise ExportError(
+        f"nodes_to_exclude names {unknown}, which the graph does not have; among its "
+        f"{len(names)} nodes are {close}"
+    )
+
+
+def check_operators(wanted: Sequence[str] | None, present: set[str], is_static: bool) -> None:
+    if wanted is None:
+        return
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
+
+    # Static quantization can put a scale around any operator; dynamic only around these. Gemm is
+    # rewritten to MatMul beforehand.
+    possible = set(present) if is_static else present & set(IntegerOpsRegistry)
+    if not is_static and "Gemm" in present:
+        possible.add("MatMul")
+    unknown = [name for name in wanted if name not in possible]
+    if unknown or not wanted:
+        raise ExportError(
+            f"operators_to_quantize={list(wanted)}: {unknown or 'an empty list'} cannot be "
+            f"quantized here; this graph and {'static' if is_static else 'dynamic'} quantization "
+            f"allow {sorted(possible)}"
+        )
+
+
+def calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) -> Any:
+    """At most ``limit`` samples with just the inputs of the graph, as Optimum reads them."""
+    if calibration is None:
+        raise ExportError(
+            "static quantization needs calibration data: pass calibration= (tokenised samples of "
+            "the training split), or set is_static to false"
+        )
+    if not {"input_ids", *IMAGE_INPUTS} & set(calibration.column_names):
+        raise ExportError(
+            "calibration data must be tokenised: expected a column 'input_ids', got "
+            f"{calibration.column_names}"
+        )
+    if len(calibration) == 0 or limit < 1:
+        raise ExportError(
+            f"static quantization needs at least one calibration sample, got {len(calibration)} "
+            f"and calibration_samples={limit}"
+        )
+    from datasets import Dataset
+
+    count = min(limit, len(calibration))
+    # Data sets are often sorted by label, so the first rows would not do.
+    chosen = sorted(np.random.default_rng(0).choice(len(calibration), count, replace=False))
+    plain = calibration.with_format(None)
+    columns: dict[str, list[Any]] = {name: [] for name in inputs}
+    for index in chosen:
+        sample = plain[int(index)]
+        # One unpadded sentence: all its tokens count, and they are of type 0.
+        fill = {"attention_mask": 1, "token_type_ids": 0}
+        for name in inputs:
+            if name not in sample and name not in fill:
+                raise ExportError(
+                    f"the graph needs the input {name!r}, the calibration data has "
+                    f"{calibration.column_names}"
+                )
+            columns[name].append(sample.get(name) or [fill[name]] * len(sample["input_ids"]))
+    return Dataset.from_dict(columns)

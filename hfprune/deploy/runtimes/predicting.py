@@ -1,0 +1,143 @@
+"""Logits of a model, PyTorch or ONNX, on the rows of a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hfprune.core.errors import DataError
+from hfprune.core.kinds import TEXT_INPUTS
+from hfprune.data.collate import ImageCollator
+from hfprune.data.images import IMAGE_COLUMN
+from hfprune.deploy.files import MODEL_INPUTS, Batch
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier, dtype_of
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def predict_logits(
+    model: nn.Module | OnnxClassifier,
+    dataset: datasets.Dataset | Sequence[Mapping[str, Any]],
+    collator: Any,
+    *,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """The logits of a whole data set, from PyTorch and ONNX alike.
+
+    Batches are made of samples of like length, so that little padding is computed; the rows come
+    back in the order of the data set. A PyTorch model runs where it is, in eval mode, and gets its
+    mode back.
+
+    Args:
+        model: a transformers classifier or an :class:`OnnxClassifier`.
+        dataset: tokenised samples, unpadded, with ``input_ids``, or images that the collator
+            reads; columns that are no input of the model (labels, text) are left out.
+        collator: a tokenizer, or a callable that pads a list of samples to a batch.
+        batch_size: samples a batch.
+
+    Returns:
+        float32, shape ``[samples, labels]``; of tokens ``[samples, longest, labels]``, zero where
+        a row has no more tokens (padding is on the right).
+
+    Raises:
+        DataError: if the data set is empty or not tokenised.
+    """
+    if len(dataset) == 0:
+        raise DataError("cannot predict on a data set without samples")
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    columns = getattr(dataset, "column_names", None) or sorted(dataset[0])
+    images = isinstance(collator, ImageCollator)
+    if not images and "input_ids" not in columns:
+        raise DataError(f"expected tokenised samples with 'input_ids', got the columns {columns}")
+    pad = _padding(collator)
+    names = [IMAGE_COLUMN] if images else [name for name in TEXT_INPUTS if name in columns]
+    if images:
+        lengths = [1] * len(dataset)
+    elif hasattr(dataset, "column_names"):
+        lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[call-overload]
+    else:
+        lengths = [len(sample["input_ids"]) for sample in dataset]
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+
+    rows: list[NDArray[np.float32]] = []
+    with logits_function(model) as logits:
+        for start in range(0, len(order), batch_size):
+            samples = [dataset[int(i)] for i in order[start : start + batch_size]]
+            padded = pad([{name: sample[name] for name in names} for sample in samples])
+            batch = {name: np.asarray(padded[name]) for name in MODEL_INPUTS if name in padded}
+            rows.append(logits(batch))
+    if rows[0].ndim == 2:
+        by_length = np.concatenate(rows)
+        restored = np.empty_like(by_length)
+        restored[order] = by_length
+        return restored
+    restored = np.zeros((len(order), max(lengths), rows[0].shape[-1]), dtype=np.float32)
+    place = 0
+    for batch_logits in rows:
+        for logits_of_row in batch_logits:
+            row = int(order[place])
+            count = lengths[row]
+            # Of what a tokenizer padded on the left, the tokens are at the end.
+            kept = logits_of_row[-count:] if _pads_left(collator) else logits_of_row[:count]
+            restored[row, :count] = kept
+            place += 1
+    return restored
+
+
+def _pads_left(collator: Any) -> bool:
+    tokenizer = getattr(collator, "tokenizer", collator)
+    return getattr(tokenizer, "padding_side", "right") == "left"
+
+
+def _padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+    if hasattr(collator, "pad"):  # a tokenizer
+        from transformers import DataCollatorWithPadding
+
+        padding: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = DataCollatorWithPadding(
+            collator, return_tensors="np"
+        )
+        return padding
+    if not callable(collator):
+        raise DataError(f"expected a tokenizer or a collator, got {type(collator).__name__}")
+    found: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = collator
+    return found
+
+
+@contextlib.contextmanager
+def logits_function(
+    model: nn.Module | OnnxClassifier,
+) -> Iterator[Callable[[Batch], NDArray[np.float32]]]:
+    """One way to call both kinds; a PyTorch model is in eval mode inside."""
+    if isinstance(model, OnnxClassifier):
+        yield model.logits
+        return
+    device = next(model.parameters()).device
+    accepted = set(inspect.signature(model.forward).parameters)
+
+    def run(batch: Batch) -> NDArray[np.float32]:
+        tensors = {
+            name: torch.as_tensor(np.asarray(value, dtype=dtype_of(name)), device=device)
+            for name, value in batch.items()
+            if name in accepted
+        }
+        with torch.inference_mode():
+            logits = model(**tensors).logits
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield run
+    finally:
+        for module, training in modes.items():  # a model may have been frozen in parts
+            module.training = training

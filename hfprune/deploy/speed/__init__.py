@@ -1,0 +1,1 @@
+"""Speed as it will be deployed: a table of blocks' times, and landing on a target."""

@@ -1,0 +1,1 @@
+"""Numbers that can be compared: metrics, intervals, latency, sizes."""

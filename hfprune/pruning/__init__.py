@@ -1,0 +1,1 @@
+"""Plans, gates, importance, search and the physical removal."""

@@ -1,0 +1,1 @@
+"""Matrices in, matrices out: structured OBS and the refit of what stays."""

@@ -1,0 +1,1 @@
+"""One level a block under a budget."""

@@ -1,0 +1,231 @@
+"""What the blocks' inputs and gates tell on scoring batches, and the levels made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hfprune.families import BlockView, block_views
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.importance import knowledge_scores
+from hfprune.pruning.obs.levels import ObsLevel, obs_prune, repair
+from hfprune.pruning.obs.moments import SecondMoment
+from hfprune.pruning.obs.rearrange import rearrange_mask
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.programme.levels import level_counts
+from hfprune.pruning.reconstruction.common import (
+    DAMPING_RATIO,
+    Batch,
+    BlockLevels,
+    Progress,
+    Selection,
+    squared,
+    token_rows,
+)
+from hfprune.pruning.reconstruction.passes import captured, counted
+
+
+@dataclass
+class _Statistics:
+    """What the scoring batches say of one block.
+
+    Attributes:
+        moment: of the consumer's inputs, tokens weighted.
+        gradients: ``(samples, units)`` float32 parts, by each unit's gate. Not for OBS.
+        energy: float64 ``(units,)``, sum over tokens of ``||W_u x_u||^2``. For K-prune only.
+        tokens: how many that were.
+    """
+
+    moment: SecondMoment
+    gradients: list[Tensor] = field(default_factory=list)
+    energy: Tensor | None = None
+    tokens: float = 0.0
+
+    @property
+    def hessian(self) -> Tensor:
+        return self.moment.hessian(DAMPING_RATIO)
+
+    @property
+    def damping(self) -> float:
+        return self.moment.damping(DAMPING_RATIO)
+
+
+def gather(
+    model: nn.Module, batches: Sequence[Batch], selection: Selection, tell: Progress
+) -> dict[BlockKey, _Statistics]:
+    views = block_views(model)
+    found = {key: _Statistics(SecondMoment(view.weight.shape[1])) for key, view in views.items()}
+    generator = torch.Generator().manual_seed(0)
+    for done, batch in enumerate(batches):
+        inputs, gradients = sensitivities(model, views, batch, generator)
+        for key, x in inputs.items():
+            rows, mask = token_rows(x, batch)
+            found[key].moment.update(rows, weight=squared(gradients[key], batch)[0])
+            if selection != "obs":
+                found[key].gradients.append(_gate_gradients(views[key], x, gradients[key]))
+            if selection == "kprune":
+                level = rows.new_ones(len(rows)) if mask is None else mask
+                _add_energy(found[key], views[key], rows, level)
+        tell("statistics", done + 1, len(batches))
+    return found
+
+
+def _gate_gradients(view: BlockView, x: Tensor, gradient: Tensor) -> Tensor:
+    """``(samples, units)`` float32: each sample's gradient by the gate of each unit, at 1."""
+    parts: Tensor = x * (gradient @ view.weight)
+    each = parts.float().reshape(*x.shape[:-1], view.units, view.unit_size).sum(-1)
+    if each.ndim == 2:  # flash attention has run the samples together: one gradient for all
+        return each.sum(0, keepdim=True)
+    return each.sum(1).reshape(view.uses, -1, view.units).sum(0)
+
+
+def _add_energy(found: _Statistics, view: BlockView, rows: Tensor, level: Tensor) -> None:
+    parts = rows.double().unflatten(-1, (view.units, view.unit_size))
+    moments = torch.einsum("tus,tur,t->usr", parts, parts, level.double())
+    weight = view.weight.double().unflatten(-1, (view.units, view.unit_size))
+    energy = torch.einsum("ous,usr,our->u", weight, moments, weight)
+    found.energy = energy if found.energy is None else found.energy + energy
+    found.tokens += float(level.sum())
+
+
+def levels_of(
+    model: nn.Module,
+    statistics: Mapping[BlockKey, _Statistics],
+    selection: Selection,
+    tell: Progress,
+) -> dict[BlockKey, BlockLevels]:
+    views = block_views(model)
+    scores = _unit_scores(statistics, selection)
+    found = {}
+    for done, (key, view) in enumerate(views.items()):
+        known = statistics[key]
+        counts = level_counts(view.units, every=key.kind == "attention")
+        hessian, damping = known.hessian, known.damping
+        results: tuple[ObsLevel, ...]
+        if scores is None:
+            results = obs_prune(
+                view.weight, hessian, view.unit_size, stop_at=counts, damping=damping
+            ).levels
+            errors = np.array([level.error for level in results]) ** 2
+            errors = errors * _energy(view.weight, known.moment)
+        else:
+            values = scores[key].double()
+            ranked = values.argsort(descending=True, stable=True)
+            results = tuple(
+                repair(view.weight, hessian, view.unit_size, ranked[:n].sort()[0], damping=damping)
+                for n in counts
+            )
+            errors = np.array([float(values[ranked[n:]].sum()) for n in counts])
+        found[key] = BlockLevels(
+            counts=counts,
+            kept=tuple(tuple(level.kept.tolist()) for level in results),
+            weights=tuple(level.weight for level in results),
+            errors=errors,
+        )
+        tell("reconstruction", done + 1, len(views))
+    return found
+
+
+def _unit_scores(
+    statistics: Mapping[BlockKey, _Statistics], selection: Selection
+) -> Mapping[BlockKey, Tensor] | None:
+    """``(units,)`` a block, higher = keep; ``None`` where OBS chooses."""
+    if selection == "obs":
+        return None
+    gradients = {key: torch.cat(known.gradients) for key, known in statistics.items()}
+    if selection == "fisher":
+        return {key: value.double().square().mean(0) / 2 for key, value in gradients.items()}
+    energies = {
+        key: known.energy / max(known.tokens, 1.0)
+        for key, known in statistics.items()
+        if known.energy is not None
+    }
+    return knowledge_scores(energies, gradients)
+
+
+def rearranged(
+    model: nn.Module,
+    plan: PruningPlan,
+    levels: Mapping[BlockKey, BlockLevels],
+    statistics: Mapping[BlockKey, _Statistics],
+) -> tuple[PruningPlan, dict[BlockKey, BlockLevels]]:
+    """Other units of the same number in each block, by the whole Fisher matrix of its gates."""
+    found = dict(levels)
+    for key, view in block_views(model).items():
+        count = len(plan.kept(key))
+        if count in (0, view.units):
+            continue
+        known = statistics[key]
+        mask = rearrange_mask(torch.cat(known.gradients), torch.tensor(plan.mask(key)))
+        kept = mask.nonzero().flatten()
+        level = repair(view.weight, known.hessian, view.unit_size, kept, damping=known.damping)
+        old, place = levels[key], levels[key].counts.index(count)
+        sets, weights = list(old.kept), list(old.weights)
+        sets[place], weights[place] = tuple(kept.tolist()), level.weight
+        found[key] = replace(old, kept=tuple(sets), weights=tuple(weights))
+        plan = plan.with_block(key, mask.tolist())
+    return plan, found
+
+
+def sensitivities(
+    model: Any,
+    views: Mapping[BlockKey, BlockView],
+    batch: Batch,
+    generator: torch.Generator,
+) -> tuple[dict[BlockKey, Tensor], dict[BlockKey, Tensor]]:
+    """The consumers' inputs, and the gradients at their outputs; both ``(batch, length, width)``.
+
+    Each sample's gradient is its own (the loss is a sum over samples). A block that is used more
+    than once gives a batch for each use, one after the other.
+    """
+    outputs: dict[BlockKey, list[Tensor]] = {key: [] for key in views}
+    handles = []
+    for key, view in views.items():
+
+        def keep(module: nn.Module, args: Any, output: Tensor, key: BlockKey = key) -> Tensor:
+            # A leaf of its own: gradients reach it, and no parameter needs any.
+            outputs[key].append(torch.zeros_like(output, requires_grad=True))
+            return output + outputs[key][-1]
+
+        handles.append(view.consumer.register_forward_hook(keep))
+    try:
+        with torch.enable_grad(), captured({k: v.consumer for k, v in views.items()}) as inputs:
+            logits = counted(model(**batch).logits.float(), batch)
+            loss = _sampled_loss(logits, getattr(model.config, "problem_type", None), generator)
+            leaves = [leaf for uses in outputs.values() for leaf in uses]
+            found = iter(torch.autograd.grad(loss, leaves))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs, {key: torch.cat([next(found) for _ in uses]) for key, uses in outputs.items()}
+
+
+def _sampled_loss(logits: Tensor, problem: str | None, generator: torch.Generator) -> Tensor:
+    """Negative log-likelihood, summed, of labels drawn from the model's own predictions."""
+    with torch.no_grad():
+        if problem == "regression" or logits.shape[-1] == 1:
+            noise = torch.randn(logits.shape, generator=generator).to(logits)
+            target = logits + noise
+        elif problem == "multi_label_classification":
+            draw = torch.rand(logits.shape, generator=generator).to(logits)
+            target = (draw < torch.sigmoid(logits)).to(logits)
+        else:
+            odds = torch.softmax(logits, -1).cpu()
+            target = torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
+    if problem == "regression" or logits.shape[-1] == 1:
+        return 0.5 * (logits - target).square().sum()
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    return F.cross_entropy(logits, target, reduction="sum")
+
+
+def _energy(weight: Tensor, moment: SecondMoment) -> float:
+    """||W X||^2 a token (of those that count)."""
+    dense = weight.double()
+    return float(torch.einsum("od,de,oe->", dense, moment.second, dense))

@@ -1,0 +1,1 @@
+"""Which tokens a task needs, and the tokenizer that knows only those."""

@@ -1,0 +1,1 @@
+"""Recipes: what they may say, read from YAML, with every problem told at once."""

@@ -1,0 +1,56 @@
+"""What is measured: metrics on the test rows, and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from hfprune.core.tasks import CLASSIFICATION_METRICS, TOKEN_METRICS
+from hfprune.recipe.places import Clash
+from hfprune.recipe.sections.base import Name, Positive, Section, twice
+
+
+class EvaluationConfig(Section):
+    """What is measured on the test rows."""
+
+    metrics: list[Name] = Field(
+        default=[],
+        description="Metrics to compute; []: the usual ones of the task. Classification: "
+        + ", ".join(CLASSIFICATION_METRICS)
+        + ". Regression: pearson, spearman, mse. Tokens: "
+        + ", ".join(TOKEN_METRICS)
+        + ". With a slash (evaluate-metric/brier_score): a metric on the Hub.",
+    )
+    confidence: float = Field(
+        default=0.95, gt=0, lt=1, description="Level of the confidence intervals."
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        return twice("metrics", self.metrics)
+
+
+class BenchmarkConfig(Section):
+    """How the speed of the exported models is measured."""
+
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[1, 32], description="Batch sizes to time."
+    )
+    sequence_lengths: list[Positive] = Field(
+        default=[32, 128],
+        description="Input lengths to time, in tokens; at most data.max_length (where not given: "
+        "32 and 128, as far as that allows). Images have one size and none of these.",
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of one session.")
+    repeats: int = Field(default=30, ge=1, description="Timed runs of each case.")
+    warmup: int = Field(default=5, ge=0, description="Runs before the timed ones.")
+    full_table: bool = Field(
+        default=False,
+        description="Also time lengths 16 to 256, batches of 1, 8 and 32, with one thread and "
+        "with all (ONNX models; some minutes more).",
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        yield from twice("batch_sizes", self.batch_sizes)
+        yield from twice("sequence_lengths", self.sequence_lengths)

@@ -1,0 +1,106 @@
+"""Which files are written for deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hfprune.recipe.places import Clash
+from hfprune.recipe.sections.base import Name, Section, twice
+
+
+class QuantizationConfig(Section):
+    """Quantization to int8; the keys are spelled as in Optimum's configurations."""
+
+    instruction_set: Literal["auto", "avx2", "avx512", "avx512_vnni", "arm64"] = Field(
+        default="auto", description="CPU that the model will run on; auto: this machine's."
+    )
+    is_static: bool = Field(
+        default=False,
+        description="Fix the scales of activations by a calibration run, instead of computing "
+        "them for each input.",
+    )
+    per_channel: bool = Field(
+        default=False, description="One scale for each output channel of a weight, not one in all."
+    )
+    reduce_range: bool | None = Field(
+        default=None, description="7-bit weights; null: where the instruction set needs it."
+    )
+    operators_to_quantize: Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None, description="ONNX operators to quantize; null: the usual ones."
+    )
+    nodes_to_exclude: list[Name] = Field(
+        default=[], description="Names of ONNX nodes that stay in float."
+    )
+    matmul_const_b_only: bool = Field(
+        default=False,
+        description="Quantize products with a weight only, not those of two activations (in "
+        "attention).",
+    )
+    graph: Literal["exported", "lean", "lean_multihead", "lean_attention", "fused"] = Field(
+        default="exported",
+        description="Graph that is quantized: as exported; lean: without work for other tokens "
+        "than the first where only that one is read, and without the slow fusion of residual "
+        "additions; lean_multihead, lean_attention: also with attention as one operator, "
+        "MultiHeadAttention or Attention; fused: all of ONNX Runtime's transformer fusions.",
+    )
+    embeddings: Literal["usual", "float32", "float16", "int8", "int4"] = Field(
+        default="usual",
+        description="How word embeddings are stored. usual: as the quantizer does it (int8, one "
+        "scale in all); int8: one scale a row; int4: one scale a block of 32 columns.",
+    )
+    static_format: Literal["qdq", "qoperator"] = Field(
+        default="qdq", description="Form of the static graph (is_static only)."
+    )
+    calibration_samples: int = Field(
+        default=256, ge=1, description="Training rows of the calibration run (is_static only)."
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        # Compared with the default, not with "was it given": a dumped recipe gives every key.
+        for key in ("calibration_samples", "static_format"):
+            default = type(self).model_fields[key].default
+            if not self.is_static and getattr(self, key) != default:
+                yield Clash(
+                    f"{key} is only used with is_static: true: remove it, or set is_static: true",
+                    (key, "is_static"),
+                )
+        for key in ("operators_to_quantize", "nodes_to_exclude"):
+            yield from twice(key, getattr(self, key) or [])
+
+
+class ExportConfig(Section):
+    """Export to ONNX."""
+
+    opset: Annotated[int, Field(ge=11)] | None = Field(
+        default=None, description="ONNX operator set; null: the exporter's choice for the model."
+    )
+    quantization: QuantizationConfig | Literal["auto"] | None = Field(
+        default="auto",
+        description="Also write an int8 model. auto: the best of many settings, by speed measured "
+        "on this machine and a little by size, that keeps the metric on the validation rows; a "
+        "section: these settings; null: float only.",
+    )
+    quantization_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="Time for the search (quantization: auto); what was not tried by then is not.",
+    )
+    max_quantization_drop: float = Field(
+        default=0.002,
+        ge=0,
+        description="How much of the first metric the search may lose against float32 "
+        "(quantization: auto).",
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        for key in ("quantization_seconds", "max_quantization_drop"):
+            default = type(self).model_fields[key].default
+            if self.quantization != "auto" and getattr(self, key) != default:
+                yield Clash(
+                    f"{key} is only used with quantization: auto: remove it, or set quantization "
+                    "to auto",
+                    (key, "quantization"),
+                )

@@ -1,0 +1,78 @@
+"""Which model is pruned, and which one teaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from hfprune.recipe.places import Clash
+from hfprune.recipe.sections.base import Name, Section
+
+
+class ModelConfig(Section):
+    """The pretrained encoder to prune."""
+
+    name_or_path: Name = Field(
+        description="Model to start from: a Hub id, or a local folder (relative to the working "
+        "directory).",
+        examples=["google-bert/bert-base-uncased"],
+    )
+    revision: Name | None = Field(
+        default=None, description="Branch, tag or commit of the model on the Hub; null: main."
+    )
+    tokenizer: Name | None = Field(
+        default=None, description="Hub id or folder of the tokenizer; null: the model's own."
+    )
+    tokenizer_revision: Name | None = Field(
+        default=None, description="Branch, tag or commit of `tokenizer` on the Hub; null: main."
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run Python code that comes with a model, a tokenizer or a metric of the Hub. "
+        "Leave it false.",
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        if self.tokenizer_revision is not None and self.tokenizer is None:
+            yield Clash(
+                "tokenizer_revision belongs to a tokenizer of its own, but the model's is used, at "
+                "revision: remove it, or name the tokenizer",
+                ("tokenizer_revision",),
+            )
+
+
+class TeacherConfig(Section):
+    """The dense model that the pruned one starts from and learns from."""
+
+    name_or_path: Name | None = Field(
+        default=None,
+        description="A model already fine-tuned on this task (Hub id or folder), used as it is; "
+        "null: fine-tune `model` first.",
+    )
+    revision: Name | None = Field(
+        default=None, description="Branch, tag or commit of `name_or_path` on the Hub; null: main."
+    )
+    num_train_epochs: float | None = Field(
+        default=None, gt=0, description="Epochs of its fine-tuning; null: as under `training`."
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Peak learning rate of its fine-tuning; null: as under `training`.",
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        if self.revision is not None and self.name_or_path is None:
+            yield Clash(
+                "revision belongs to a teacher by name: remove it, or give name_or_path",
+                ("revision",),
+            )
+        for key in ("num_train_epochs", "learning_rate"):
+            if self.name_or_path is not None and getattr(self, key) is not None:
+                yield Clash(
+                    f"the teacher {self.name_or_path!r} is used as it is and not trained: remove "
+                    f"{key}, or set name_or_path to null",
+                    (key, "name_or_path"),
+                )

@@ -1,0 +1,186 @@
+"""What to remove, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hfprune.recipe.places import Clash
+from hfprune.recipe.sections.base import Section
+
+
+class VocabularyConfig(Section):
+    """Removal of tokens that the training texts do not use, and of their embeddings."""
+
+    min_count: int = Field(
+        default=1,
+        ge=1,
+        description="A token stays if the training rows hold it at least so often. Special tokens, "
+        "single characters and bytes always stay. Above 1 the model also learns to read rare words "
+        "in pieces.",
+    )
+
+
+class PruningConfig(Section):
+    """What to remove, and when."""
+
+    sparsity: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Target: fraction of the encoder's weights to remove, in [0, 1).",
+        examples=[0.8],
+    )
+    speedup: (
+        Annotated[float, Field(gt=1)]
+        | Annotated[list[Annotated[float, Field(gt=1)]], Field(min_length=1)]
+        | None
+    ) = Field(
+        default=None,
+        description="Target: how many times faster than the dense float32 ONNX model, as measured "
+        "here, quantized, at the first batch size and length of `benchmark`. A list gives a family "
+        "of models from one gradual run.",
+        examples=[8.0],
+    )
+    max_metric_drop: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Target: the fastest model whose metric on the validation rows is at most this "
+        "much below the dense model's (0.01: one point), found by stepping up the speed.",
+        examples=[0.01],
+    )
+    keep_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Target: keep these layers (numbers from 0) whole and drop the others at once, "
+        "the usual baseline; `recovery` trains what is left.",
+        examples=[[0, 2, 4]],
+    )
+    vocabulary: VocabularyConfig | None = Field(
+        default=None,
+        description="Also remove tokens that the task does not need, before anything else is "
+        "pruned; the tokenizer is saved with the model. null: keep all; {}: the defaults.",
+    )
+    method: Literal["gates", "reconstruction"] = Field(
+        default="gates",
+        description="gates: prune while training, by `score`. reconstruction: prune in minutes "
+        "without training, each block by structured OBS, its output refitted; `recovery` trains "
+        "what is left.",
+    )
+    selection: Literal["obs", "fisher", "kprune"] = Field(
+        default="obs",
+        description="How heads and neurons are chosen (reconstruction). obs: those whose loss the "
+        "others can make up for best (ZipLM). fisher: by squared gradients of their gates, then "
+        "rearranged. kprune: by what they add to outputs and predictions (K-prune).",
+    )
+    search_rounds: int = Field(
+        default=60,
+        ge=0,
+        description="Mutations tried in the search over the sizes of blocks (reconstruction).",
+    )
+    scoring_samples: int = Field(
+        default=1024, ge=1, description="Training rows that pruning looks at (reconstruction)."
+    )
+    trial_epochs: float | None = Field(
+        default=None,
+        ge=0,
+        description="Epochs that each candidate (the searched sizes; fewer layers) is trained "
+        "before the best goes on to recovery, which must have epochs; 0: chosen untrained; null: 1 "
+        "(reconstruction).",
+    )
+    schedule: Literal["one_shot", "linear", "cubic"] = Field(
+        default="cubic",
+        description="Course from nothing to `sparsity`: at once (at `start`), at a constant rate, "
+        "or fast first and slow near the target.",
+    )
+    start: float = Field(
+        default=0.1, ge=0, le=1, description="Fraction of the training at which pruning begins."
+    )
+    end: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Fraction of the training from which `sparsity` is reached (one_shot: not "
+        "used).",
+    )
+    update_every_steps: int = Field(
+        default=20, ge=1, description="Choose anew what is removed every so many steps."
+    )
+    score: Literal["random", "magnitude", "taylor", "fisher"] = Field(
+        default="fisher", description="How the importance of a head or neuron is measured."
+    )
+    score_decay: float = Field(
+        default=0.98,
+        ge=0,
+        lt=1,
+        description="Weight of the past in the running mean of the scores (taylor, fisher).",
+    )
+    allocation: Literal["uniform", "global"] = Field(
+        default="global",
+        description="The same sparsity in each block, or what matters least anywhere.",
+    )
+    min_heads: int = Field(
+        default=2,
+        ge=0,
+        description="An attention block left with fewer heads is removed whole; 0 or 1: never.",
+    )
+    min_neurons: int = Field(
+        default=32,
+        ge=0,
+        description="A feed-forward block left with fewer neurons is removed whole; 0 or 1: never.",
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        targets = ("sparsity", "speedup", "max_metric_drop", "keep_layers")
+        given = [key for key in targets if getattr(self, key) is not None]
+        if len(given) != 1:
+            came = " and ".join(given) if given else "none"
+            yield Clash(f"give exactly one of {', '.join(targets)}; got {came}", targets)
+        if isinstance(self.speedup, list) and self.speedup != sorted(set(self.speedup)):
+            yield Clash(
+                f"speedup {self.speedup} must rise: each model is pruned from the one before it",
+                ("speedup",),
+            )
+        layers = self.keep_layers
+        if layers is not None and layers != sorted(set(layers)):
+            yield Clash(f"keep_layers {layers} must rise, each layer once", ("keep_layers",))
+        by_method = {
+            "gates": (
+                "schedule",
+                "start",
+                "end",
+                "update_every_steps",
+                "score",
+                "score_decay",
+                "allocation",
+                "min_heads",
+                "min_neurons",
+            ),
+            "reconstruction": ("selection", "search_rounds", "scoring_samples", "trial_epochs"),
+        }
+        for method, keys in by_method.items():
+            for key in keys:
+                changed = getattr(self, key) != type(self).model_fields[key].default
+                if changed and layers is not None:
+                    yield Clash(
+                        f"{key} has no meaning with keep_layers: remove it", (key, "keep_layers")
+                    )
+                elif changed and method != self.method:
+                    yield Clash(
+                        f"{key} is only used with method: {method}: remove it", (key, "method")
+                    )
+        if self.sparsity is None and layers is None:
+            for key in ("allocation", "min_heads", "min_neurons"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    yield Clash(
+                        f"{key} is only used with sparsity; with a speed as the target, sizes come "
+                        "from measured times: remove it",
+                        (key,),
+                    )
+        if self.schedule != "one_shot" and self.start > self.end:
+            yield Clash(
+                f"pruning cannot start ({self.start}) after its end ({self.end}): swap them",
+                ("start", "end"),
+            )

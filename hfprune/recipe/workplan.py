@@ -1,0 +1,95 @@
+"""What a run will do, in words; for dry runs, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.recipe.sections.whole import Recipe
+
+
+def describe(recipe: Recipe) -> list[str]:
+    """The stages that a run of this recipe goes through, one line each. Reads no model, no data."""
+    training, pruning = recipe.training, recipe.pruning
+    source = recipe.data.name or recipe.data.train_file
+    amount = (
+        f"{training.max_steps} steps"
+        if training.max_steps > 0
+        else f"{training.num_train_epochs:g} epochs"
+    )
+    teacher, vocabulary = recipe.teacher, pruning.vocabulary
+    if teacher.name_or_path is not None:
+        first = f"teacher: {teacher.name_or_path}, used as it is"
+    else:
+        epochs = teacher.num_train_epochs or training.num_train_epochs
+        rate = teacher.learning_rate or training.learning_rate
+        first = (
+            f"teacher: fine-tune {recipe.model.name_or_path} for {epochs:g} epochs, learning rate "
+            f"{rate:g}"
+        )
+    lines = [
+        f"data: {source}, {recipe.task}{_length(recipe)}",
+        first,
+        *(
+            [f"vocabulary: tokens that the training rows hold {vocabulary.min_count} times or more"]
+            if vocabulary
+            else []
+        ),
+        f"prune: {_target(recipe.pruning)}, "
+        + (
+            f"{pruning.score} scores, {pruning.schedule} schedule, while training for {amount}"
+            + (" with distillation" if recipe.distillation else "")
+            if pruning.method == "gates" and pruning.keep_layers is None
+            else "the others dropped whole"
+            if pruning.keep_layers is not None
+            else f"by reconstruction ({pruning.selection}) on {pruning.scoring_samples} rows"
+        ),
+        "shrink: remove heads, neurons and blocks physically",
+    ]
+    if recipe.recovery.num_train_epochs > 0:
+        lines.append(
+            f"recover: train the small model for {recipe.recovery.num_train_epochs:g} epochs"
+        )
+    quantization = recipe.export.quantization
+    if quantization == "auto":
+        eight_bit = (
+            f" and int8 (the fastest of what is tried in {recipe.export.quantization_seconds:g} s, "
+            f"within {recipe.export.max_quantization_drop:g})"
+        )
+    else:
+        eight_bit = f" and int8 ({quantization.instruction_set})" if quantization else ""
+    lines.append(f"export: ONNX float32{eight_bit}")
+    lines.append(f"evaluate: {', '.join(recipe.evaluation.metrics)} on the test split")
+    benchmark = recipe.benchmark
+    lines.append(
+        f"benchmark: batch {benchmark.batch_sizes}, "
+        + (f"length {benchmark.sequence_lengths}, " if benchmark.sequence_lengths else "")
+        + f"{benchmark.threads} thread(s), {benchmark.repeats} rounds"
+        + (", and the full table of shapes" if benchmark.full_table else "")
+    )
+    lines.append(f"write: {recipe.output_dir}")
+    if recipe.hub.push_to_hub:
+        branch = recipe.hub.hub_revision or "main"
+        speeds = pruning.speedup if isinstance(pruning.speedup, list) else []
+        names = [f"{recipe.hub.hub_model_id}-{speed:g}x" for speed in speeds]
+        shown = ", ".join(names) or recipe.hub.hub_model_id
+        lines.append(f"push: to {shown} on the Hub, branch {branch}")
+    return lines
+
+
+def _length(recipe: Recipe) -> str:
+    data = recipe.data
+    if recipe.task == "image_classification":
+        return ""
+    if data.stride is not None:
+        return f", long texts in windows of {data.max_length} tokens that share {data.stride}"
+    return f", at most {data.max_length} tokens"
+
+
+def _target(pruning: PruningConfig) -> str:
+    if pruning.sparsity is not None:
+        return f"{pruning.sparsity:.0%} of the encoder's weights"
+    if pruning.keep_layers is not None:
+        return f"to layers {', '.join(map(str, pruning.keep_layers))}"
+    if pruning.max_metric_drop is not None:
+        return f"as far as the metric falls by at most {pruning.max_metric_drop:g}"
+    speeds = pruning.speedup if isinstance(pruning.speedup, list) else [pruning.speedup]
+    return f"to {', '.join(f'{speed:g}x' for speed in speeds)} measured speed-up"

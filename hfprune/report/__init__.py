@@ -1,0 +1,1 @@
+"""What a person is shown: the console, tables, charts, the HTML report."""

@@ -1,0 +1,292 @@
+"""What a run tells a person: stages as they go, a table at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hfprune.core.processes import processes
+from hfprune.report.tables import quantization_table, summary_table
+
+logger = logging.getLogger(__name__)
+
+
+# Where there is no terminal, how often a long stage says how far it is.
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class _Work:
+    """How far one piece of work is, and how long the rest will take at the pace so far."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.start = self.begin = time.monotonic()
+        self.first = self.done = self.total = 0
+        self.facts: dict[str, str] = {}
+
+    def restart(self, done: int = 0) -> None:
+        """Count the pace from here: what was done before, by another run, took no time of ours."""
+        self.begin, self.first = time.monotonic(), done
+        self.done = self.total = 0
+
+    def move(self, done: int, total: int) -> None:
+        if done < self.done:  # a second round of the same work
+            self.restart(done)
+        self.done, self.total = done, total
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, or ``None`` where nothing has been done yet that would tell."""
+        if self.done <= self.first or not self.total:
+            return None
+        pace = (time.monotonic() - self.begin) / (self.done - self.first)
+        return max(0.0, pace * (self.total - self.done))
+
+    def text(self) -> str:
+        """``40% (120 of 300), 1:20, 2:00 left; loss 0.3120``."""
+        parts = []
+        if self.total:
+            parts.append(f"{self.done / self.total:.0%} ({self.done} of {self.total})")
+        parts.append(clock(self.elapsed))
+        if self.left is not None:
+            parts.append(f"{clock(self.left)} left")
+        return ", ".join(parts) + (f"; {self.facts_text()}" if self.facts else "")
+
+    def facts_text(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.facts.items())
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, from an hour on with hours: ``1:05``, ``2:01:05``."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+class Console:
+    """Writes to stderr, on the main process only; plain lines where that is no terminal.
+
+    On a terminal the stage that is running stands below the lines, with its bar, its time, the
+    time left, what training has reached, and the stages that are done. Elsewhere a line says so
+    every :data:`SECONDS_BETWEEN_LINES`.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._rich = RichConsole(file=sys.stderr, highlight=False)
+        self._finished: list[str] = []
+        self._stage: _Work | None = None
+        self._told = 0.0
+
+    @property
+    def silent(self) -> bool:
+        return self._quiet or not processes().is_main_process
+
+    def note(self, text: str) -> None:
+        """One line."""
+        if not self.silent:
+            self._rich.print(f"  {text}", markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that is shown also where progress is not."""
+        if processes().is_main_process:
+            self._rich.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage, and how long it took when it ends well."""
+        stage = _Work(name)
+        if not self.silent:
+            self._rich.print(f"== {name}", markup=False, style="bold")
+        self._stage, self._told = stage, stage.start
+        try:
+            with self._shown(stage):
+                yield
+        finally:
+            self._stage = None
+        self.note(f"{name}: {stage.elapsed:.0f} s")
+        self._finished.append(f"{name} {clock(stage.elapsed)}")
+
+    @contextmanager
+    def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Gives a function of (done, total) that moves a bar."""
+        alone = self._stage is None
+        work = self._stage or _Work(name)
+        work.restart()
+        self._told = time.monotonic()
+
+        def move(done: int, total: int) -> None:
+            work.move(done, total)
+            self._tell(work)
+
+        with self._shown(work) if alone else nullcontext():
+            yield move
+        work.restart()
+
+    def begin(self, done: int, total: int) -> None:
+        """A training of the current stage begins, at the step where an earlier run stopped."""
+        if self._stage is not None:
+            self._stage.restart(done)
+            self._stage.move(done, total)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the current stage is done, where that can be told."""
+        return None if self._stage is None else self._stage.left
+
+    def reached(self, done: int, total: int, **facts: str) -> None:
+        """Where the training of the current stage is; ``facts`` are kept until they change."""
+        if self._stage is not None:
+            self._stage.facts |= facts
+            self._stage.move(done, total)
+            self._tell(self._stage)
+
+    def training(self, metric: str) -> TrainerCallback:
+        """What shows a Trainer's steps, losses, sparsity and evaluations in the current stage.
+
+        Args:
+            metric: of those that evaluations compute, the one to show.
+        """
+        return _TrainingProgress(self, metric)
+
+    @contextmanager
+    def _shown(self, work: _Work) -> Iterator[None]:
+        """On a terminal, the view of a piece of work while it is being done."""
+        if self.silent or not self._rich.is_terminal:
+            yield
+            return
+        with (
+            Live(
+                get_renderable=lambda: self._view(work),
+                console=self._rich,
+                transient=True,
+                # Results go to stdout, which may be a file.
+                redirect_stdout=sys.stdout.isatty(),
+            ),
+            _logged_through(self._rich.file),
+        ):
+            yield
+
+    def _view(self, work: _Work) -> Group:
+        row = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=work.total or None, completed=work.done, width=30)
+        left = work.left
+        counted = f"{work.done}/{work.total}" if work.total else ""
+        remaining = "" if left is None else f"{clock(left)} left"
+        row.add_row(work.name, bar, counted, clock(work.elapsed), remaining)
+        lines: list[Any] = [row]
+        if work.facts:
+            lines.append(Text(f"  {work.facts_text()}", overflow="ellipsis", no_wrap=True))
+        if self._finished:
+            lines.insert(0, Text(f"done: {', '.join(self._finished)}", style="dim"))
+        return Group(*lines)
+
+    def _tell(self, work: _Work) -> None:
+        """Where there is no terminal, a line now and then."""
+        now = time.monotonic()
+        if self.silent or self._rich.is_terminal or now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        self.note(f"{work.name}: {work.text()}")
+
+    def quantization(self, label: str, record: dict[str, Any]) -> None:
+        """The candidates of a search for int8 settings, to stderr."""
+        if not self.silent:
+            width = None if self._rich.is_terminal else 160
+            RichConsole(file=sys.stderr, highlight=False, width=width).print(
+                quantization_table(label, record)
+            )
+
+    def summary(self, results: dict[str, Any]) -> None:
+        """The table of a run, to stdout."""
+        if not self.silent:
+            RichConsole(highlight=False, width=_width()).print(summary_table(results))
+
+
+@contextmanager
+def _logged_through(stream: Any) -> Iterator[None]:
+    """What libraries log to a stream goes where :data:`sys.stderr` leads now: above the live view.
+
+    Handlers keep the stream that they were made with, and would write into the view's lines.
+    """
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    moved = [
+        handler
+        for logger in loggers
+        for handler in getattr(logger, "handlers", ())
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream
+    ]
+    for handler in moved:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler in moved:
+            handler.setStream(stream)
+
+
+class _TrainingProgress(TrainerCallback):
+    """Carries a Trainer's events to a console."""
+
+    def __init__(self, console: Console, metric: str) -> None:
+        self._console = console
+        self._metric = metric
+        self._sparsity = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._console.begin(state.global_step, state.max_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._console.reached(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        names = {
+            "loss": ("loss", ".4f"),
+            "pruning/sparsity": ("sparsity", ".1%"),
+            f"eval_{self._metric}": (self._metric, ".4f"),
+        }
+        facts = {
+            shown: format(value, form)
+            for name, (shown, form) in names.items()
+            if isinstance(value := (logs or {}).get(name), float)
+        }
+        self._sparsity = facts.get("sparsity", self._sparsity)
+        self._console.reached(state.global_step, state.max_steps, **facts)
+        if self._metric in facts:
+            at = f", sparsity {self._sparsity}" if self._sparsity else ""
+            left = "" if self._console.left is None else f", {clock(self._console.left)} left"
+            self._console.note(
+                f"epoch {state.epoch or 0:.3g} of {state.num_train_epochs:.3g}: "
+                f"{self._metric} {facts[self._metric]} on validation rows{at}{left}"
+            )
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() else 120

@@ -1,0 +1,1 @@
+"""`HFPruneTrainer`, its checkpoints, and what it learns from a teacher."""

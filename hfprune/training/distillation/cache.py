@@ -1,0 +1,193 @@
+"""The teacher's outputs on the training rows, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from hfprune.core.errors import TrainingError
+from hfprune.core.files import atomic_write_bytes
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
+
+
+class TeacherCache:
+    """A teacher's outputs on a data set, computed once, looked up by row.
+
+    The teacher never changes and sees every row once an epoch, so for a few epochs its forward
+    passes cost more than the memory. Logits are kept in float32, hidden states in float16 (their
+    rounding is far below what a student gets near to), real tokens only. An image has as many
+    tokens as the model makes of it.
+
+    Args:
+        teacher: in eval mode.
+        dataset: rows with ``input_ids``, or images.
+        collate: rows to a padded batch.
+        hidden: of how many rows, from the first, to keep hidden states too (of all layers but the
+            embeddings); rows after them have logits only.
+        batch_size: rows a forward pass.
+        folder: where logits are kept from one run to the next, by the teacher's weights and the
+            rows' token ids; ``None``: nowhere.
+        progress: called with rows done and rows in all.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        dataset: Any,
+        collate: Callable[[list[Any]], Any],
+        *,
+        hidden: int,
+        batch_size: int = 64,
+        folder: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        rows = self._rows = len(dataset)
+        ids: list[list[int]] | None = None
+        if "input_ids" in dataset.column_names:
+            ids = [list(row) for row in dataset["input_ids"]]
+        lengths = _lengths(rows, ids, teacher.config)
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        self._hidden_rows = hidden
+        self._hidden: Tensor | None = None
+        self._of_tokens = False
+        # Images are told apart by nothing that is cheap to read; logits of tokens are not kept.
+        place = None
+        if folder is not None and ids is not None:
+            place = folder / f"{_digest(teacher, ids)}.safetensors"
+        self._logits = None if place is None else _kept_logits(place, rows)
+        known = self._logits is not None
+        todo = [row for row in range(rows) if row < hidden or not known]
+        todo.sort(key=lambda row: (row >= hidden, -int(lengths[row])))
+        device = next(teacher.parameters()).device
+        done = 0
+        while done < len(todo):
+            chosen = todo[done : done + batch_size]
+            # A batch has rows of one sort, with or without hidden states.
+            chosen = [row for row in chosen if (row < hidden) == (chosen[0] < hidden)]
+            batch = _inputs(collate([dataset[row] for row in chosen]), device)
+            wants = chosen[0] < hidden
+            with torch.no_grad():
+                found = teacher(**batch, output_hidden_states=wants)
+            logits = found.logits.float().cpu()
+            if self._logits is None:
+                tokens = logits.dim() == 3
+                places = int(self._starts[-1]) if tokens else rows
+                self._logits = torch.empty(places, *logits.shape[1 + tokens :])
+                self._of_tokens = tokens
+            if self._of_tokens:
+                self._put(self._logits, chosen, logits)
+            elif not known:
+                self._logits[chosen] = logits
+            if wants:
+                # (batch, length, layers, hidden)
+                states = torch.stack(found.hidden_states[1:], 2).half().cpu()
+                if self._hidden is None:
+                    self._hidden = torch.empty(
+                        int(self._starts[hidden]), *states.shape[2:], dtype=torch.float16
+                    )
+                self._put(self._hidden, chosen, states)
+            done += len(chosen)
+            if progress is not None:
+                progress(done, len(todo))
+        fresh = not known and not self._of_tokens
+        if place is not None and fresh and self._logits is not None:
+            atomic_write_bytes(place, save({"logits": self._logits}))
+
+    def _put(self, store: Tensor, chosen: list[int], values: Tensor) -> None:
+        """Write the real tokens of a padded batch into a store of all tokens."""
+        for place, row in enumerate(chosen):
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            if end - begin > values.shape[1]:
+                raise TrainingError(
+                    f"the teacher gives {values.shape[1]} hidden states where its config says "
+                    f"{end - begin}; set distillation.cache_limit_gb to 0"
+                )
+            store[begin:end] = values[place, : end - begin]
+
+    def _padded(self, store: Tensor, rows: Tensor, length: int) -> Tensor:
+        padded = store.new_zeros(len(rows), length, *store.shape[1:])
+        for place, row in enumerate(rows.tolist()):
+            begin, end = int(self._starts[row]), int(self._starts[row + 1])
+            if end <= len(store):
+                padded[place, : end - begin] = store[begin:end]
+        return padded
+
+    @staticmethod
+    def size(teacher: nn.Module, tokens: int) -> int:
+        """Bytes that the hidden states of so many tokens would take."""
+        config: Any = teacher.config
+        return tokens * int(config.num_hidden_layers) * int(config.hidden_size) * 2
+
+    def require(self, rows: int, hidden: int) -> None:
+        """Refuse to serve other rows than those that the outputs are of.
+
+        Raises:
+            TrainingError: unless there are outputs of so many rows, and hidden states of so many.
+        """
+        if (rows, hidden) != (self._rows, self._hidden_rows):
+            raise TrainingError(
+                f"the teacher's outputs are of {self._rows} rows, with hidden states of "
+                f"{self._hidden_rows}, but {rows} and {hidden} are trained on; pass teacher_cache "
+                "only on to a trainer of the same rows and distillation"
+            )
+
+    def has_hidden(self, rows: Tensor) -> Tensor:
+        """bool ``(batch,)``: of which rows hidden states are kept."""
+        return rows < self._hidden_rows
+
+    def logits(self, rows: Tensor, length: int = 0) -> Tensor:
+        """float32 ``(batch, labels)``; for tokens ``(batch, length, labels)``, padding is zero."""
+        if self._logits is None:
+            raise TrainingError("the teacher's outputs were computed on an empty data set")
+        return self._padded(self._logits, rows, length) if self._of_tokens else self._logits[rows]
+
+    def hidden_states(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
+        """One float16 ``(batch, length, hidden)`` a layer, embeddings left out.
+
+        Padding, and rows whose hidden states are not kept, are zero.
+        """
+        if self._hidden is None:
+            raise TrainingError("the teacher's hidden states were not kept")
+        return self._padded(self._hidden, rows, length).unbind(2)
+
+
+def _digest(teacher: nn.Module, ids: Sequence[Sequence[int]]) -> str:
+    """Of all that logits depend on: weights, what the model makes of them, inputs, precision."""
+    digest = hashlib.sha256(repr((type(teacher).__name__, torch.__version__)).encode())
+    digest.update(repr((torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled())).encode())
+    digest.update(cast(Any, teacher).config.to_json_string().encode())
+    for name, value in teacher.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for row in ids:
+        digest.update(np.asarray(row, dtype=np.int64).tobytes() + b";")
+    return digest.hexdigest()[:32]
+
+
+def _kept_logits(place: Path, rows: int) -> Tensor | None:
+    """Logits of an earlier run, or ``None`` where there are none or the file is damaged."""
+    try:
+        found = load_file(place)["logits"].clone()
+    except (OSError, KeyError, SafetensorError):
+        return None
+    return found if len(found) == rows else None
+
+
+def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:
+    names = (*TEXT_INPUTS, *IMAGE_INPUTS)
+    return {name: batch[name].to(device) for name in names if name in batch}
+
+
+def _lengths(rows: int, ids: Sequence[Sequence[int]] | None, config: Any) -> Tensor:
+    """Tokens of each row, int64; ``ids`` is ``None`` for images."""
+    if ids is None:
+        return torch.full((rows,), image_tokens(config))
+    return torch.tensor([len(row) for row in ids])

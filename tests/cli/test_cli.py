@@ -1,0 +1,195 @@
+"""The ``hfprune`` command: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    random_plan,
+    save_tiny_classifier,
+    tiny_batch,
+    tiny_model,
+    tiny_tokenizer,
+    write_reviews,
+)
+from typer.testing import CliRunner
+
+import hfprune
+from hfprune.cli.app.app import app
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.recipe.reading import load_recipe, recipe_schema
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("prune", "export", "evaluate", "benchmark", "inspect", "push")
+RECIPE_COMMANDS = ("check", "schema", "new")
+
+
+def call(*arguments: Any, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    program = (
+        "import sys; from hfprune.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip().endswith("False")
+    for name in (*COMMANDS, "recipe", "Examples:", "Exit codes: 0 done, 1 an error"):
+        assert name in done.stdout
+    assert call("--version").stdout.strip() == hfprune.__version__
+
+
+def test_every_command_has_an_example_and_the_common_options() -> None:
+    for names in [(name,) for name in COMMANDS] + [("recipe", name) for name in RECIPE_COMMANDS]:
+        shown = call(*names, "--help").stdout
+        assert f"  hfprune {' '.join(names)}" in shown.partition("Example")[2], names
+        assert ("--json" in shown) == (names[-1] != "schema"), "which is JSON anyway"
+        shows_progress = names[-1] in ("prune", "evaluate", "benchmark", "push")
+        assert ("--quiet" in shown) == shows_progress, names
+
+
+def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="hfprune").stdout
+    assert "complete -o default -F _hfprune_completion hfprune" in script
+    program = "from hfprune.cli import app; app(prog_name='hfprune')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "_HFPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": "hfprune e",
+             "COMP_CWORD": "1"},
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["export", "evaluate"]
+
+
+def test_a_new_recipe_is_whole_and_never_overwrites(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.yaml"
+    made = call("recipe", "new", file, "--model", "some/model", "--train", "a.csv", "--speedup", 9)
+    assert f"next: hfprune recipe check {file}" in made.stdout
+    recipe = load_recipe(file)
+    assert recipe.pruning.speedup == 9
+    assert recipe.data.train_file == "a.csv"
+    again = call("recipe", "new", file, "--model", "m", "--train", "a.csv", code=1)
+    assert "exists; name a file that does not" in again.stderr
+    other = tmp_path / "slow.yaml"
+    bad = call("recipe", "new", other, "--model", "m", "--train", "a", "--speedup", 0.5, code=1)
+    assert "speedup" in bad.stderr
+    assert not other.exists()
+
+
+def test_check_prints_what_a_run_will_do(tmp_path: Path) -> None:
+    recipe = ROOT / "recipes/bert-base-sst2.yaml"
+    shown = call("recipe", "check", recipe, "pruning.sparsity=0.9").stdout
+    assert "sparsity: 0.9" in shown
+    assert "prune: 90% of the encoder's weights" in shown
+    found = json.loads(call("recipe", "check", recipe, "--json").stdout)
+    assert found["recipe"]["pruning"]["sparsity"] == load_recipe(recipe).pruning.sparsity
+    assert found["plan"][0].startswith("data: ")
+    dry = call("prune", recipe, "--dry-run", "pruning.sparsity=0.9")
+    assert dry.stdout == shown
+    wrong = call("recipe", "check", recipe, "pruning.sparsty=0.9", code=1)
+    assert "sparsity" in wrong.stderr
+    assert not wrong.stdout
+    assert call("recipe", "check", code=2).exit_code == 2
+    assert json.loads(call("recipe", "schema").stdout) == recipe_schema()
+
+
+def test_prune_gives_the_results_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hfprune.pipeline as pipeline
+
+    recipe = ROOT / "recipes/bert-base-sst2.yaml"
+    seen: list[Any] = []
+    monkeypatch.setattr(pipeline, "run", lambda *args: seen.append(args) or {"format_version": 1})
+    found = call("prune", recipe, "--json", f"output_dir={tmp_path / 'out'}")
+    assert json.loads(found.stdout) == {"format_version": 1}
+    assert seen[0][0].output_dir == str(tmp_path / "out")
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", interrupt)
+    stopped = call("prune", recipe, code=130)
+    assert "interrupted; run the same command with resume=true to go on" in stopped.stderr
+
+
+def test_export_and_benchmark_of_a_saved_model(tmp_path: Path) -> None:
+    model = tiny_model("bert", labels=2)
+    hfprune.shrink_(model, random_plan(model, seed=3))
+    model.save_pretrained(tmp_path)
+    nothing = call("benchmark", tmp_path, code=1)
+    assert "run `hfprune export" in nothing.stderr
+    missing = call("export", tmp_path, code=1)
+    assert "error: the folder" in missing.stderr
+    empty = call("export", tmp_path / "empty", code=1)
+    assert "empty holds no classifier" in empty.stderr
+    tiny_tokenizer().save_pretrained(tmp_path)
+    files = call("export", tmp_path).stdout.split()
+    assert [Path(file).name for file in files] == ["model.onnx", "model_quantized.onnx"]
+    batch = tiny_batch()
+    with torch.no_grad():
+        expected = model(**batch).logits.numpy()
+    inputs = {name: value.numpy() for name, value in batch.items()}
+    inputs["token_type_ids"] = np.zeros_like(inputs["input_ids"])
+    np.testing.assert_allclose(OnnxClassifier(files[0]).logits(inputs), expected, atol=1e-4)
+    shape = ("--batch-size", 2, "--length", 8, "--repeats", 2)
+    rows = json.loads(call("benchmark", tmp_path, *shape, "--json").stdout)
+    assert [row["model"] for row in rows] == ["float32", "int8"]
+    assert rows[0]["speedup"] == 1
+    assert rows[0]["bytes"] == Path(files[0]).stat().st_size
+    shown = call("benchmark", tmp_path, *shape, "--baseline", files[0]).stdout
+    assert " baseline " in shown
+    assert shown.count("2x8") == 3
+
+
+def test_export_of_a_dense_model_elsewhere(tmp_path: Path) -> None:
+    save_tiny_classifier("distilbert", tmp_path / "model")
+    out = tmp_path / "out"
+    files = call("export", tmp_path / "model", "--output", out, "--no-quantize").stdout.split()
+    assert files == [str(out / "model.onnx")]
+
+
+def test_inspect_is_the_script(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path)
+    found = json.loads(call("inspect", tmp_path, "--json", "--sequence-length", 10).stdout)
+    assert found == {**hfprune.inspect(tmp_path, sequence_length=10).to_dict()}
+    assert "can be pruned" in call("inspect", tmp_path).stdout
+    assert "holds no model" in call("inspect", tmp_path / "nothing", code=1).stderr
+
+
+def test_evaluate_of_a_model_without_a_recipe(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path)
+    write_reviews(tmp_path / "rows.csv", 30)
+    nothing = call("evaluate", tmp_path, code=1)
+    assert "holds no recipe.yaml that would name its test rows; name files" in nothing.stderr
+    file = ("--data", tmp_path / "rows.csv")
+    unknown = call("evaluate", tmp_path, *file, code=1)
+    assert "the label 'positive' is unknown; data.label_names holds 'LABEL_0'" in unknown.stderr
+    names = ("--label-name", "negative", "--label-name", "positive")
+    found = json.loads(call("evaluate", tmp_path, *file, *names, "--json").stdout)
+    assert found["rows"] == ["rows.csv"]
+    assert list(found["models"]) == ["PyTorch"]
+    shown = call("evaluate", tmp_path, *file, *names, "--quiet").stdout
+    accuracy = found["models"]["PyTorch"]["metrics"]["accuracy"]
+    assert f"{accuracy:.4f} (" in shown
+    assert "30 rows of rows.csv, 95% intervals" in shown
+
+
+def test_errors_of_the_hub_are_one_line(tmp_path: Path) -> None:
+    failed = call("push", tmp_path, "--repo-id", "user/name", code=1)
+    assert failed.stderr.startswith("error: ")
+    assert "Traceback" not in failed.output

@@ -1,0 +1,680 @@
+"""A recipe from end to end: on a tiny random model always, on the real MiniLM once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny import save_tiny_classifier, tiny_model, write_reviews
+
+import hfprune
+from hfprune import load_recipe
+from hfprune.pruning.cost import LatencyTable
+from hfprune.training.distillation.cache import TeacherCache
+from hfprune.core.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
+from hfprune.deploy.speed.landing import Landing
+from hfprune.pipeline import _Run, run
+from hfprune.pruning.plan import PruningPlan
+from hfprune.report.console import Console
+from hfprune.report.tables import quantization_table
+from hfprune.recipe.workplan import describe
+
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "demo-assets"
+MODELS = tuple(
+    f"{size} {kind}" for size in ("dense", "pruned") for kind in ("PyTorch", "ONNX", "int8")
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    save_tiny_classifier("bert", folder / "model")
+    write_reviews(folder / "reviews.csv", 120)
+    return folder
+
+
+def recipe_file(folder: Path, inputs: Path, **changes: Any) -> Path:
+    recipe: dict[str, Any] = {
+        "model": {"name_or_path": str(inputs / "model")},
+        "data": {"train_file": str(inputs / "reviews.csv"), "max_length": 32},
+        "training": {
+            "num_train_epochs": 2,
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 8,
+        },
+        "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 3},
+        "recovery": {"num_train_epochs": 1},
+        "export": {"quantization": {}},  # a search takes its time: one test makes one
+        "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 3},
+        "output_dir": str(folder / "out"),
+        **changes,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    results = run(load_recipe(recipe_file(folder, inputs)), Console(quiet=True))
+    assert results is not None
+    return folder / "out", results
+
+
+def test_a_new_head_is_told_in_one_line(
+    inputs: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    save_tiny_classifier("bert", tmp_path / "encoder")
+    tiny_model("bert").bert.save_pretrained(tmp_path / "encoder")
+    recipe = load_recipe(
+        recipe_file(tmp_path, inputs), [f"model.name_or_path={tmp_path / 'encoder'}"]
+    )
+    made = _Run(recipe, Console(quiet=True))
+    made._prepare()
+    capfd.readouterr()
+    made._load(str(tmp_path / "encoder"), None)
+    said = [r.getMessage() for r in caplog.records if r.name == "hfprune.loading"]
+    assert said == [
+        f"{tmp_path / 'encoder'} has no weights for classifier.bias, classifier.weight: they start "
+        "from random numbers, and training fits them"
+    ]
+    assert "newly initialized" not in "".join(capfd.readouterr())
+
+
+def test_bfloat16_where_this_machine_is_faster_in_it(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(bf16: bool | str, gain: float, **changes: Any) -> tuple[_Run, list[str]]:
+        for module in ("machine", "pipeline"):
+            monkeypatch.setattr(f"hfprune.{module}.bfloat16_gain", lambda: gain)
+        path = recipe_file(tmp_path, inputs, training={"bf16": bf16}, **changes)
+        made, said = _Run(load_recipe(path), Console(quiet=True)), list[str]()
+        monkeypatch.setattr(made.console, "warn", said.append)
+        made._prepare()
+        return made, said
+
+    resumed = {"resume": True}
+    fresh = {"overwrite": True}
+    for gain, chosen in ((0.1, False), (1.1, False), (1.9, True)):
+        made, said = prepared("auto", gain, **fresh)
+        args = made._trainer(made._load(str(inputs / "model"), None), "teacher", made.dense).args
+        assert (args.bf16, said) == (chosen, [])
+        # A busy moment measures otherwise; what was begun goes on as it was begun.
+        made, said = prepared("auto", 3.0 - gain, **resumed)
+        assert made.done["bf16"] is chosen
+    made, said = prepared(True, 0.1, **fresh)
+    assert made.done["bf16"] is True
+    assert said == [
+        "training.bf16 is true, but this machine multiplies 10.0 times slower in bfloat16 than in "
+        "float32; write bf16: auto, which uses it where it is faster"
+    ]
+    assert prepared(True, 0.9, **fresh)[1] == []
+    assert prepared(False, 0.1, **fresh)[1] == []
+
+
+def test_distilling_on_the_rest_of_long_texts(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(length: int) -> tuple[_Run, list[str], list[str]]:
+        path = recipe_file(tmp_path, inputs, distillation={"rest_of_texts": True})
+        recipe = load_recipe(
+            path,
+            [
+                f"data.max_length={length}",
+                "benchmark.sequence_lengths=[4]",
+                "overwrite=true",
+            ],
+        )
+        made, noted, warned = _Run(recipe, Console(quiet=True)), list[str](), list[str]()
+        monkeypatch.setattr(made.console, "note", noted.append)
+        monkeypatch.setattr(made.console, "warn", warned.append)
+        made._prepare()
+        return made, noted, warned
+
+    made, noted, warned = prepared(5)
+    rest = made.small.unlabeled
+    assert rest is not None
+    assert warned == []
+    assert f"{len(rest)} more rows to distil on: the rest of training texts" in noted
+    teacher = made._load(str(inputs / "model"), None)
+    trainer = made._recovery_trainer(
+        made._load(str(inputs / "model"), None), teacher, "recover", num_train_epochs=1
+    )
+    trainer.train()
+    assert len(trainer.train_dataset) == made.data.size("train") + len(rest)
+    made, noted, warned = prepared(32)
+    assert warned == [
+        "distillation.rest_of_texts adds nothing: no training text goes on for a quarter of "
+        "data.max_length (32) beyond it"
+    ]
+
+
+def test_output_directory(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, results = finished
+    names = {path.name for path in output.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "onnx",
+        "metrics.json",
+        "plan.json",
+        "recipe.yaml",
+        "report.html",
+        "details.json",
+    }
+    assert not output.with_name("out.work").exists()
+    assert json.loads((output / "metrics.json").read_text()) == results
+    text = (output / "metrics.json").read_text()
+    assert str(output.parent) not in text, "results name no path of this machine"
+
+
+def test_results_say_what_was_measured(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, results = finished
+    assert results["format_version"] == 1
+    assert results["labels"] == ["negative", "positive"]
+    assert results["data"]["samples"] == {"train": 84, "validation": 12, "test": 24}
+    assert tuple(results["evaluation"]["models"]) == MODELS
+    assert {row["name"] for row in results["benchmark"]["rows"]} == set(MODELS)
+    pruning = results["pruning"]
+    config = json.loads((output / "config.json").read_text())
+    assert config["hfprune"]["heads"] == pruning["heads"]
+    assert config["hfprune"]["neurons"] == pruning["neurons"]
+    assert pruning["sparsity"] >= 0.5
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    parameters = results["benchmark"]["parameters"]
+    assert parameters["pruned"]["encoder"] < parameters["dense"]["encoder"]
+
+
+def test_details_and_report_of_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
+    output, results = finished
+    details = json.loads((output / "details.json").read_text())
+    stages = [(entry["model"], entry["stage"]) for entry in details["training"]]
+    assert stages == [("dense", "teacher"), ("pruned", "prune"), ("pruned", "recover")]
+    assert any("pruning/sparsity" in line for line in details["training"][1]["log"])
+    summary = results["evaluation"]["models"]["pruned int8"]["changes"]
+    (name,) = details["changed"]
+    assert name == "pruned int8"
+    assert len(details["changed"][name]) == summary["changed"]
+    assert all(row["text"] for row in details["changed"][name])
+    for entry in results["evaluation"]["models"].values():
+        table = np.asarray(entry["by_class"]["confusion"])
+        assert table.sum() == 24
+        assert table.trace() / 24 == pytest.approx(entry["metrics"]["accuracy"])
+    assert "<h1>out</h1>" in (output / "report.html").read_text()
+
+
+def test_a_report_that_fails_is_a_warning(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    console = Console(quiet=True)
+    pipeline._Run(load_recipe(recipe_file(tmp_path, inputs)), console)._report(tmp_path)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no report was made (OutputError" in told
+    assert "`hfprune report" in told
+
+
+def test_reload_pipeline_and_onnx_agree(finished: tuple[Path, dict[str, Any]]) -> None:
+    pytest.importorskip("optimum.onnxruntime", reason="needs Optimum, which needs transformers 4")
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    output, _ = finished
+    model = hfprune.from_pretrained(output)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    texts = ["good fine film", "bad dull film", "fine"]
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    answers = classify(texts, top_k=None)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    want = torch.softmax(logits, -1)
+    for row, answer in zip(want, answers, strict=True):
+        found = {entry["label"]: entry["score"] for entry in answer}
+        assert found["positive"] == pytest.approx(float(row[1]), abs=1e-5)
+    for name, tolerance in (("model.onnx", 1e-4), ("model_quantized.onnx", 0.5)):
+        ort = ORTModelForSequenceClassification.from_pretrained(
+            output, subfolder="onnx", file_name=name
+        )
+        np.testing.assert_allclose(ort(**batch).logits.numpy(), logits.numpy(), atol=tolerance)
+
+
+def test_finished_output_is_not_overwritten(
+    finished: tuple[Path, dict[str, Any]], inputs: Path
+) -> None:
+    output, _ = finished
+    before = (output / "model.safetensors").read_bytes()
+    recipe = load_recipe(recipe_file(output.parent, inputs))
+    with pytest.raises(OutputError, match="is not empty: choose another output folder"):
+        run(recipe, Console(quiet=True))
+    assert (output / "model.safetensors").read_bytes() == before
+
+
+def test_resume_equals_uninterrupted(
+    finished: tuple[Path, dict[str, Any]],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    path = recipe_file(tmp_path, inputs)
+    calls: list[str] = []
+    for stop in ("_prune", "_recover", "_export", "_benchmark"):
+        real = getattr(pipeline._Run, stop)
+
+        def interrupted(self: Any, *args: Any, real: Any = real, stop: str = stop) -> Any:
+            calls.append(stop)
+            result = real(self, *args)
+            if calls.count(stop) == 1:
+                raise KeyboardInterrupt  # the work is done, but not yet recorded
+            return result
+
+        monkeypatch.setattr(pipeline._Run, stop, interrupted)
+    overrides: list[str] = []
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run(load_recipe(path, overrides), Console(quiet=True))
+        overrides = ["resume=true"]
+    with pytest.raises(CheckpointError, match="holds an unfinished run; add resume=true"):
+        run(load_recipe(path), Console(quiet=True))
+    with pytest.raises(CheckpointError, match="was begun with another recipe"):
+        run(load_recipe(path, ["resume=true", "pruning.sparsity=0.4"]), Console(quiet=True))
+    run(load_recipe(path, overrides), Console(quiet=True))
+    assert calls == ["_prune"] * 2 + ["_recover"] * 2 + ["_export"] * 2 + ["_benchmark"] * 2
+    for name in ("model.safetensors", "plan.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_shrunk_model_is_pruned_again(
+    finished: tuple[Path, dict[str, Any]], inputs: Path, tmp_path: Path
+) -> None:
+    before = finished[1]["pruning"]
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        model={"name_or_path": str(finished[0])},
+        teacher={"name_or_path": str(finished[0])},
+        pruning={"sparsity": 0.4, "method": "reconstruction", "search_rounds": 2},
+        recovery={"num_train_epochs": 0},
+    )
+    results = run(load_recipe(path), Console(quiet=True))
+    assert results is not None
+    after = results["pruning"]
+    assert after["of_heads"] == before["heads"], "what the first run kept is what this one prunes"
+    assert sum(after["neurons"]) < sum(before["neurons"])
+    assert set(after["candidates"]) == {"searched"}, "fewer layers are for those who train"
+    again = load_recipe(path, ["overwrite=true", "data.label_names=[a, negative, positive]"])
+    with pytest.raises(CheckpointError, match="was shrunk for 2 labels, the data has 3; start"):
+        run(again, Console(quiet=True))
+
+
+def test_a_reduced_vocabulary(
+    finished: tuple[Path, dict[str, Any]],
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pruned models read fewer tokens, the dense ones all."""
+    from transformers import AutoTokenizer
+
+    import hfprune.pipeline as pipeline
+
+    vocabulary = {"vocabulary": {"min_count": 15}}
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        pruning={
+            "sparsity": 0.5,
+            "method": "reconstruction",
+            "selection": "kprune",
+            "search_rounds": 2,
+            **vocabulary,
+        },
+        training={"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8},
+        benchmark={
+            "batch_sizes": [1], "sequence_lengths": [16], "repeats": 3, "full_table": True,
+        },
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    assert any("the training rows hold 15 times or more" in line for line in describe(recipe))
+    assert any("by reconstruction (kprune) on 1024 rows" in line for line in describe(recipe))
+    chosen: list[str] = []
+    real = pipeline.Reconstruction
+    monkeypatch.setattr(
+        pipeline,
+        "Reconstruction",
+        lambda *args, **options: chosen.append(options["selection"]) or real(*args, **options),
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    assert chosen == ["kprune"]
+    timed = {row["name"] for row in results["benchmark"]["full_table"]}
+    assert "pruned int8" in timed, "on ids that the small vocabulary has as well"
+    report, output = results["vocabulary"], tmp_path / "out"
+    assert report["tokens_before"] == 100
+    assert 5 < report["tokens_after"] < 28
+    assert report["unknown_after"] > report["unknown_before"] == 0
+    assert 0 < report["changed"] <= 1
+    assert finished[1]["vocabulary"] is None
+
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    model = hfprune.from_pretrained(output)
+    plan = hfprune.PruningPlan.from_dict(json.loads((output / "plan.json").read_text()))
+    assert plan.vocabulary is not None
+    assert len(tokenizer) == model.config.vocab_size == report["tokens_after"]
+    assert len(plan.vocabulary) == report["tokens_after"]
+    sizes = results["benchmark"]["parameters"]
+    removed = sizes["dense"]["embeddings"] - sizes["pruned"]["embeddings"]
+    assert removed == 32 * (100 - report["tokens_after"])
+    # The dense models are those of the run that kept all tokens: same teacher, same numbers.
+    for kind in ("PyTorch", "ONNX"):
+        mine, theirs = (r["evaluation"]["models"][f"dense {kind}"] for r in (results, finished[1]))
+        assert mine == theirs
+
+
+def test_unknown_family_is_refused_before_any_work(inputs: Path, tmp_path: Path) -> None:
+    model = tmp_path / "xlnet"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "xlnet"}')
+    path = recipe_file(tmp_path, inputs, model={"name_or_path": str(model)})
+    with pytest.raises(UnsupportedModelError, match="'xlnet'; supported: .*bert"):
+        run(load_recipe(path), Console(quiet=True))
+    assert not (tmp_path / "out.work").exists()
+
+
+def prune_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts/prune.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("flag", ["--recipe", "--config"])
+def test_dry_run_loads_nothing_and_shows_overrides(flag: str) -> None:
+    done = prune_script(flag, "recipes/bert-base-sst2.yaml", "--dry-run", "pruning.sparsity=0.9")
+    assert done.returncode == 0, done.stderr
+    assert "sparsity: 0.9" in done.stdout
+    assert "prune: 90% of the encoder's weights" in done.stdout
+    assert not (ROOT / "runs/bert-base-sst2.work").exists()
+
+
+def test_script_errors_are_one_line_and_exit_1() -> None:
+    done = prune_script("--recipe", "recipes/bert-base-sst2.yaml", "pruning.sparsty=0.9")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "sparsity" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_can_be_described(path: Path) -> None:
+    lines = describe(load_recipe(path))
+    assert lines[0].startswith("data: ")
+    assert any(line.startswith("prune: ") for line in lines)
+    recipe = load_recipe(path)
+    assert ("tokens" in lines[0]) == (recipe.task != "image_classification")
+
+
+def test_windows_are_described() -> None:
+    changes = ["data.stride=32", "distillation.rest_of_texts=false"]
+    recipe = load_recipe(ROOT / "recipes/bbc-news-minilm.yaml", changes)
+    assert "long texts in windows of 256 tokens that share 32" in describe(recipe)[0]
+
+
+def test_real_minilm_end_to_end(tmp_path: Path) -> None:
+    """The demo's recipe on a sliver of the real data: loads, prunes, exports and agrees."""
+    if not (ASSETS / "all-MiniLM-L6-v2").is_dir():
+        pytest.skip("run scripts/fetch_demo.py first (make test does)")
+    recipe = load_recipe(
+        ROOT / "recipes/demo-minilm-movie-reviews.yaml",
+        [
+            f"model.name_or_path={ASSETS / 'all-MiniLM-L6-v2'}",
+            f"data.train_file={ASSETS / 'movie-reviews/train.csv'}",
+            f"data.test_file={ASSETS / 'movie-reviews/test.csv'}",
+            "data.max_train_samples=48",
+            "data.max_validation_samples=16",
+            "data.max_test_samples=32",
+            "training.max_steps=3",
+            "training.per_device_train_batch_size=16",
+            "pruning.update_every_steps=1",
+            "recovery.num_train_epochs=1",
+            "export.quantization_seconds=5",
+            "benchmark.repeats=2",
+            "benchmark.batch_sizes=[1]",
+            "benchmark.sequence_lengths=[32]",
+            f"output_dir={tmp_path / 'out'}",
+        ],
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    assert results["pruning"]["sparsity"] >= recipe.pruning.sparsity
+    assert results["benchmark"]["parameters"]["dense"]["encoder"] > 10_000_000
+    assert set(results["evaluation"]["models"]) == set(MODELS)
+
+
+def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A latency table worked by hand: times of a tiny model would be noise."""
+    import hfprune.pipeline as pipeline
+
+    table = LatencyTable(
+        batch_size=1,
+        sequence_length=16,
+        threads=1,
+        baseline_ms=10.0,
+        fixed_ms=0.4,
+        attention=((0, 0.0), (1, 0.4), (4, 1.0)),
+        ffn=((0, 0.0), (8, 0.2), (48, 1.0)),
+    )
+    monkeypatch.setattr(pipeline, "latency_table", lambda *args, **kwargs: table)
+    monkeypatch.setattr(pipeline, "calibrated", lambda table, *args: table)
+
+    def land(plan_for: Any, table: LatencyTable, *args: Any) -> Landing:
+        plan = plan_for(table)
+        return Landing(plan, table, table.speedup(plan.sizes()), table.speedup(plan.sizes()))
+
+    monkeypatch.setattr(pipeline, "land", land)
+
+
+def test_a_family_from_one_run(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_times(monkeypatch)
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            pruning={"method": "reconstruction", "speedup": [2.0, 5.0], "search_rounds": 3},
+            recovery={"num_train_epochs": 1, "freeze_embeddings": True},
+            distillation={"augmentation": 1},
+        )
+    )
+    made: list[Any] = []
+    real = TeacherCache.__init__
+
+    def count(self: Any, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(TeacherCache, "__init__", count)
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    assert len(made) == 1, "the teacher's outputs serve all trials and recoveries"
+    family = results["family"]
+    assert list(family) == ["2x", "5x"]
+    for label, entry in family.items():
+        assert entry["predicted_speedup"] >= float(label[:-1]) - 1e-9
+    assert family["5x"]["sparsity"] > family["2x"]["sparsity"]
+    assert set(family["2x"]["candidates"]) == {"searched", "layers 0, 2"}, "one layer: too fast"
+    for kind in ("heads", "neurons"):
+        pairs = zip(family["5x"][kind], family["2x"][kind], strict=True)
+        assert all(small <= large for small, large in pairs), "each from the one before it"
+    for label in family:
+        member = json.loads((tmp_path / "out" / label / "metrics.json").read_text())
+        assert member["pruning"] == family[label]
+        assert tuple(member["evaluation"]["models"]) == MODELS
+        model = hfprune.from_pretrained(tmp_path / "out" / label)
+        assert sum(model.config.hfprune["heads"]) == sum(family[label]["heads"])
+        assert (tmp_path / "out" / label / "onnx" / "model_quantized.onnx").is_file()
+        plan = PruningPlan.from_dict(
+            json.loads((tmp_path / "out" / label / "plan.json").read_text())
+        )
+        assert plan.totals() == ((4, 48),) * 3, "from the dense model, not from the one before"
+        assert plan.sizes() == hfprune.families.model_sizes(model)
+        candidates = family[label]["candidates"]
+        assert "searched" in candidates
+        best = min(candidates.values(), key=lambda entry: entry["divergence"])
+        assert [entry["chosen"] for entry in candidates.values()].count(True) == 1
+        assert best["chosen"]
+        assert best["sizes"] == [list(size) for size in plan.sizes()]
+        assert best["predicted"] == family[label]["predicted_speedup"]
+
+
+def test_frozen_embeddings_stay_the_teachers(inputs: Path, tmp_path: Path) -> None:
+    for freeze in (True, False):
+        recipe = load_recipe(
+            recipe_file(
+                tmp_path,
+                inputs,
+                teacher={"name_or_path": str(inputs / "model")},
+                pruning={"keep_layers": [0, 2]},
+                recovery={"num_train_epochs": 1, "freeze_embeddings": freeze},
+                output_dir=str(tmp_path / f"out-{freeze}"),
+            )
+        )
+        run(recipe, Console(quiet=True))
+        before, after = (
+            load_file(place / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+            for place in (inputs / "model", tmp_path / f"out-{freeze}")
+        )
+        assert torch.equal(before, after) == freeze
+
+
+def test_one_speed_with_gates(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_times(monkeypatch)
+    recipe = load_recipe(
+        recipe_file(tmp_path, inputs, pruning={"speedup": 4, "update_every_steps": 3})
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    assert results["pruning"]["predicted_speedup"] >= 4 - 1e-9
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.9])
+def test_the_fastest_within_a_drop(
+    limit: float, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    fake_times(monkeypatch)
+    metric = {"dense": 0.9, "3x": 0.85, "3.9x": 0.7, "5.07x": 0.4}
+    monkeypatch.setattr(
+        pipeline._Run, "_validation", lambda self, place, label: metric.get(label, 0.3)
+    )
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            recovery={"num_train_epochs": 0},
+            pruning={
+                "method": "reconstruction",
+                "max_metric_drop": limit,
+                "search_rounds": 0,
+            },
+        )
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    steps = results["search"]["steps"]
+    if limit == 0.3:
+        assert [step["speedup"] for step in steps] == [3.0, 3.9, 5.07]
+        assert steps[-1]["drop"] == pytest.approx(0.5)
+        assert results["pruning"]["predicted_speedup"] >= 3.9 - 1e-9
+        assert results["pruning"]["predicted_speedup"] < 5.07
+    else:
+        assert "the model has no block left to prune" in steps[-1]["stopped"]
+        assert sum(results["pruning"]["heads"] + results["pruning"]["neurons"]) == 0
+
+
+def test_no_speed_within_the_drop_is_an_error(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hfprune.pipeline as pipeline
+
+    fake_times(monkeypatch)
+    monkeypatch.setattr(
+        pipeline._Run, "_validation", lambda self, place, label: 0.9 if label == "dense" else 0.5
+    )
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        recovery={"num_train_epochs": 0},
+        pruning={"method": "reconstruction", "max_metric_drop": 0.01, "search_rounds": 0},
+    )
+    with pytest.raises(TrainingError, match=r"even at a speed-up of 3 .* falls by 0\.4000, more"):
+        run(load_recipe(path), Console(quiet=True))
+
+
+# -- quantization: auto, and the table of shapes ----------------------------------------------
+
+
+def test_searched_quantization_and_full_table(inputs: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            recovery={"num_train_epochs": 0},
+            training={"num_train_epochs": 1, "per_device_train_batch_size": 8},
+            export={"quantization_seconds": 20, "max_quantization_drop": 0.1},
+            benchmark={
+                "batch_sizes": [1],
+                "sequence_lengths": [16],
+                "repeats": 2,
+                "full_table": True,
+            },
+        )
+    )
+    assert recipe.export.quantization == "auto"
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    (label,) = results["quantization"]
+    record = results["quantization"][label]
+    assert label == "pruned"
+    assert record["metric"] == "accuracy"
+    assert record["candidates"][0]["settings"] == {}, "plain dynamic int8 comes first"
+    assert [c["settings"] for c in record["candidates"] if c["refused"] is None] == [
+        record["chosen"]
+    ]
+    chosen = next(c for c in record["candidates"] if c["refused"] is None)
+    file = tmp_path / "out" / "onnx" / "model_quantized.onnx"
+    assert chosen["file_bytes"] == file.stat().st_size
+    assert results["benchmark"]["file_bytes"]["pruned int8"] == file.stat().st_size
+    shown = quantization_table(label, record)
+    assert shown.row_count == len(record["candidates"])
+
+    rows = results["benchmark"]["full_table"]
+    assert {row["name"] for row in rows} == {n for n in MODELS if "PyTorch" not in n}
+    # The tiny model has 66 positions.
+    shapes = {(row["batch_size"], row["sequence_length"]) for row in rows}
+    assert shapes == {(b, n) for b in (1, 8, 32) for n in (16, 32, 64)}
+    assert 1 in {row["threads"] for row in rows}
+    assert all(row["speedup"] == 1 for row in rows if row["name"] == "dense ONNX")

@@ -1,0 +1,92 @@
+"""The comparison of methods, its short mode, on a tiny model of six layers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import save_tiny_classifier, write_reviews
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_methods.py"
+
+
+def load_script() -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_methods", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_short_mode_writes_a_table_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script()
+    save_tiny_classifier("bert", tmp_path / "model", layers=6)
+    write_reviews(tmp_path / "reviews.csv", 160)
+    recipe = {
+        "model": {"name_or_path": str(tmp_path / "model")},
+        "data": {"train_file": str(tmp_path / "reviews.csv"), "max_length": 32},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 16},
+        "pruning": {"sparsity": 0.5},
+        "output_dir": str(tmp_path / "unused"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--short"]
+    command += ["--output", str(tmp_path / "out"), "--only", "layers 4", "magnitude 80%"]
+    assert script.main(command) == 0
+    saved = json.loads((tmp_path / "out" / "methods.json").read_text())
+    assert [row["name"] for row in saved["summary"]] == [
+        "dense",
+        "dense int8",
+        "layers 4",
+        "magnitude 80%",
+    ]
+    dense = saved["summary"][0]
+    assert dense["change"] == 0
+    assert dense["speedup"] == {"1x32": 1.0}
+    assert [row["removed"] for row in saved["summary"][:2]] == [0, 0]
+    assert saved["summary"][2]["removed"] == pytest.approx(1 / 3)
+    assert saved["summary"][3]["removed"] == pytest.approx(0.8, abs=0.05)
+    table = (tmp_path / "out" / "methods.md").read_text()
+    assert "| magnitude 80% | 1 | " in table
+    assert table in capsys.readouterr().out
+    assert (tmp_path / "out" / "methods.png").read_bytes().startswith(b"\x89PNG")
+    metrics = tmp_path / "out" / "seed-0" / "layers-4" / "metrics.json"
+    assert json.loads(metrics.read_text())["pruning"]["heads"] == [4, 4, 0, 4, 0, 4]
+
+    import hfprune.pipeline as pipeline
+
+    monkeypatch.setattr(pipeline, "run", lambda recipe: pytest.fail("run again"))
+    monkeypatch.setattr(pipeline, "train_teacher", lambda recipe: pytest.fail("trained again"))
+    assert script.main(command) == 0
+    capsys.readouterr()
+    assert script.main([*command[:-1], "random 80%", "--finished"]) == 0, "layers 4 is finished"
+    assert "random" not in (tmp_path / "out" / "methods.md").read_text()
+    assert script.main([*command[:-2], "random 80%", "--finished"]) == 1
+    assert "holds no finished run; leave out --finished" in capsys.readouterr().err
+
+
+def test_mean_and_interval_by_hand() -> None:
+    rows = [
+        {
+            "name": "m",
+            "seed": s,
+            "metric": 0.8,
+            "change": c,
+            "bytes": 10,
+            "removed": 0.5,
+            "speedup": {"1x32": v},
+        }
+        for s, (c, v) in enumerate([(-0.01, 4.0), (0.01, 6.0), (0.0, 5.0)])
+    ]
+    (found,) = load_script()._summary(rows)
+    assert found["change"] == pytest.approx(0)
+    assert found["speedup"] == {"1x32": pytest.approx(5)}
+    # Student's t for 2 degrees of freedom is 4.303; the standard error is 0.01 / sqrt(3)
+    assert found["change_half_width"] == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)

@@ -1,0 +1,64 @@
+"""transformers 4 and 5: a model saved on one is the same on the other, and so is its ONNX file.
+
+``make test-v5`` names the interpreter of the other stack in ``HFPRUNE_OTHER_PYTHON``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from stack_worker import EXPORTED, FAMILIES, digest, save
+
+WORKER = Path(__file__).parents[1] / "stack_worker.py"
+OTHER = os.environ.get("HFPRUNE_OTHER_PYTHON")
+
+
+def worker(python: str, mode: str, folder: Path) -> str:
+    found = subprocess.run(
+        [python, str(WORKER), mode, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.skipif(OTHER is None, reason="`make test-v5` runs it, with both stacks at hand")
+@pytest.mark.parametrize("saved_by", ["this", "other"])
+def test_saved_here_loaded_there(saved_by: str, tmp_path: Path) -> None:
+    this, other = sys.executable, os.path.abspath(str(OTHER))
+    first, second = (this, other) if saved_by == "this" else (other, this)
+    worker(first, "save", tmp_path)
+    found = json.loads(worker(second, "load", tmp_path).splitlines()[-1])
+    version = found.pop("transformers")
+    assert (version == transformers.__version__) == (saved_by == "other")
+    assert {family: entry["equal"] for family, entry in found.items()} == dict.fromkeys(found, True)
+    for family, entry in found.items():
+        assert max(entry["differences"].values()) <= 1e-5, (family, entry)
+    assert set(found[EXPORTED]["differences"]) == {
+        "PyTorch",
+        "ONNX of the other stack",
+        "ONNX of this stack",
+    }
+
+
+def test_the_worker_sees_a_changed_weight(tmp_path: Path) -> None:
+    """So that the comparison above can fail."""
+    import torch
+
+    import hfprune
+
+    save(tmp_path, export=False)
+    model = hfprune.from_pretrained(tmp_path / FAMILIES[0])
+    before = digest(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+    assert digest(model) != before
