@@ -114,10 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compare(options: argparse.Namespace) -> int:
     from hfprune.core.errors import OutputError
     from hfprune.core.files import atomic_write_json, atomic_write_text
-    from hfprune.pipeline import run
     from hfprune.deploy.quantize.outcome import USUAL
-    from hfprune.recipe.sections.whole import Recipe
+    from hfprune.pipeline import run
     from hfprune.recipe.reading import load_recipe
+    from hfprune.recipe.sections.whole import Recipe
 
     timing = load_recipe(options.recipe, [*(SHORT if options.short else ()), *options.overrides])
     base = load_recipe(options.recipe, [*(SHORT if options.short else QUICK), *options.overrides])
@@ -230,8 +230,8 @@ def _dense_files(
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
     from hfprune.deploy.exporters.exporting import export_onnx
+    from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
     from hfprune.deploy.quantize.quantizing import quantize_onnx
     from hfprune.recipe.sections.export import QuantizationConfig
 
@@ -251,9 +251,9 @@ def _time(
     kept: Path,
 ) -> None:
     """Add to each row its ``speedup`` over the dense model; times of the same files are kept."""
-    from hfprune.measure.runners import batches_for, config_beside, onnx_runner
-    from hfprune.measure.latency import measure_latency, ratios
     from hfprune.core.files import atomic_write_json, sha256_file
+    from hfprune.measure.latency import measure_latency, ratios
+    from hfprune.measure.runners import batches_for, config_beside, onnx_runner
 
     wanted: dict[str, Path] = {}
     for row in rows:

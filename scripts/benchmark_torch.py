@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from hfprune.measure.runners import batches_for, torch_runner
-from hfprune.measure.latency import measure_latency, ratios
-from hfprune.models.loading import load_saved
+from hfprune.measure.latency import measure_latency, ratios  # noqa: E402
+from hfprune.measure.runners import batches_for, torch_runner  # noqa: E402
+from hfprune.models.loading import load_saved  # noqa: E402
 
 
 def measure(

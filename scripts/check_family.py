@@ -120,8 +120,8 @@ class Checks:
 
     def plan(self, model: Any, *removed: Any) -> Any:
         """Every block loses units, not the same ones in each layer; some lose all."""
-        from hfprune.pruning.plan import PruningPlan
         from hfprune.families import model_sizes
+        from hfprune.pruning.plan import PruningPlan
 
         plan = PruningPlan.dense(model_sizes(model))
         for key in plan.keys():
@@ -209,8 +209,8 @@ class Checks:
             _same(mine, theirs)
 
     def twice(self) -> None:
-        from hfprune.pruning.plan import PruningPlan
         from hfprune.families import model_sizes
+        from hfprune.pruning.plan import PruningPlan
         from hfprune.pruning.surgery import shrink_
 
         model = self.model()
@@ -277,8 +277,8 @@ class Checks:
             raise AssertionError("the loaded model gives other logits")
 
     def refused(self) -> None:
-        from hfprune.pruning.plan import PruningPlan
         from hfprune.families import model_sizes
+        from hfprune.pruning.plan import PruningPlan
         from hfprune.pruning.surgery import shrink_
 
         # Uneven sizes, then each block gone and all else whole: the marker alone must stop it.
@@ -304,9 +304,9 @@ class Checks:
     def reconstruction(self) -> None:
         import tiny
 
-        from hfprune.pruning.reconstruction.reconstruct import prune_without_training
-        from hfprune.pruning.cost import parameter_costs
         from hfprune.families import block_views
+        from hfprune.pruning.cost import parameter_costs
+        from hfprune.pruning.reconstruction.reconstruct import prune_without_training
 
         model = self.model()
         costs = parameter_costs(model)

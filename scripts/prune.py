@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(dump_recipe(recipe))
             print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
             return 0
+        from hfprune.core.processes import leave_processes
         from hfprune.pipeline import run
         from hfprune.report.console import Console
-        from hfprune.core.processes import leave_processes
 
         try:
             run(recipe, Console(quiet=options.quiet))

@@ -23,9 +23,9 @@ import optimum.exporters.onnx  # what the export imports late
 import optimum.onnxruntime  # noqa: F401
 import transformers
 
+import hfprune.deploy.quantize.search
 import hfprune.pipeline
-import hfprune.quantize
-import hfprune.trainer
+import hfprune.training.trainer
 from hfprune.pruning.importance import GradientScores
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prune.py"
@@ -50,14 +50,14 @@ POINTS = (  # in the order in which a run comes to them
     Point(RUN, "_keep", "after", 1),  # the teacher is there, but not yet recorded
     Point(GradientScores, "update", "before", 3),
     Point(TRAINER, "_next_plan", "after", 2),  # at a step of the schedule
-    Point(hfprune.trainer, "save_file", "half", 1),  # the scores, within a checkpoint
+    Point(hfprune.training.trainer, "save_file", "half", 1),  # the scores, within a checkpoint
     Point(TRAINER, "_write_checkpoint", "after", 1),
     Point(TRAINER, "shrink", "before", 1),
     Point(RUN, "_keep", "before", 1),
     Point(transformers.Trainer, "training_step", "after", 3),  # of the recovery
     Point(hfprune.pipeline, "export_onnx", "after", 1),
     Point(hfprune.pipeline, "quantize_onnx", "before", 1),
-    Point(hfprune.quantize, "quantize_onnx", "after", 2),  # within the search for settings
+    Point(hfprune.deploy.quantize.search, "quantize_onnx", "after", 2),  # in the search
     Point(RUN, "_evaluate", "after", 1),
     Point(RUN, "_benchmark", "before", 1),
     Point(shutil, "copytree", "after", 1),  # the output half assembled

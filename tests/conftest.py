@@ -61,7 +61,7 @@ def no_mixed_precision_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The PNG figures of a report take a second a run: only the report's own tests draw them."""
-    report = sys.modules.get("hfprune.html_report")
+    report = sys.modules.get("hfprune.report.html")
     if report is None or request.module.__name__ == "test_html_report":
         return
 

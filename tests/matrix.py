@@ -25,19 +25,19 @@ from tiny import (
 from transformers import TrainerCallback, TrainingArguments
 
 from hfprune import HFPruneTrainer, PruningConfig
-from hfprune.models.checkpoint import from_pretrained
-from hfprune.pruning.reconstruction.reconstruct import prune_without_training
-from hfprune.pruning.cost import parameter_costs
 from hfprune.core.errors import HFPruneError
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.families import block_views, model_sizes
+from hfprune.models.checkpoint import from_pretrained
+from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.plan import PruningPlan
-from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.pruning.reconstruction.reconstruct import prune_without_training
 from hfprune.pruning.search import plan_sparsity
-from hfprune.families import block_views, model_sizes
 from hfprune.pruning.surgery import shrink_
+from hfprune.recipe.sections.export import QuantizationConfig
 
 TEXT_TASKS = (
     "single_label_classification",

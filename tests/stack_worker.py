@@ -30,10 +30,10 @@ from tiny import (  # noqa: E402
 )
 
 import hfprune  # noqa: E402
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
-from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.families.blocks import BlockKey
-from hfprune.pruning.surgery import shrink_
+from hfprune.deploy.exporters.exporting import export_onnx  # noqa: E402
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier  # noqa: E402
+from hfprune.families.blocks import BlockKey  # noqa: E402
+from hfprune.pruning.surgery import shrink_  # noqa: E402
 
 EXPORTED = "bert"  # exporters take seconds a model
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import transformers
 
+from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.plan import PruningPlan
-from hfprune.families import model_sizes
 
 TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 VOCAB = 100
@@ -226,3 +226,10 @@ def write_reviews(path: Any, rows: int) -> None:
         draw.shuffle(words)
         lines.append(f"{' '.join(words)},{'positive' if positive else 'negative'}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def within(plan: PruningPlan, other: PruningPlan) -> bool:
+    """Whether everything that a plan keeps is kept by the other too."""
+    return plan.totals() == other.totals() and all(
+        set(plan.kept(key)) <= set(other.kept(key)) for key in plan.keys()
+    )

@@ -23,7 +23,7 @@ from tiny import (
 from typer.testing import CliRunner
 
 import hfprune
-from hfprune.cli.app.app import app
+from hfprune.cli import app
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.recipe.reading import load_recipe, recipe_schema
 

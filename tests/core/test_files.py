@@ -16,7 +16,13 @@ from typing import Any
 import pytest
 
 from hfprune.core.errors import HFPruneError, OutputError
-from hfprune.core.files import atomic_directory, atomic_write_json, atomic_write_text, check_output_dir, sha256_file
+from hfprune.core.files import (
+    atomic_directory,
+    atomic_write_json,
+    atomic_write_text,
+    check_output_dir,
+    sha256_file,
+)
 
 
 def fail(code: int) -> Any:

@@ -22,11 +22,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hfprune.data.task_data import TaskData
-from hfprune.data.splits import _draw
+from hfprune.core.errors import DataError
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_task_data
-from hfprune.core.errors import DataError
+from hfprune.data.splits import _draw
+from hfprune.data.task_data import TaskData
 from hfprune.recipe.sections.data import DataConfig
 
 SINGLE = "single_label_classification"

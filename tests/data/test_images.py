@@ -25,17 +25,17 @@ from transformers import TrainingArguments
 
 import hfprune
 from hfprune import DistillationConfig, HFPruneTrainer, load_recipe
-from hfprune.measure.runners import batches_for
-from hfprune.data.task_data import TaskData
+from hfprune.core.errors import DataError
+from hfprune.core.kinds import image_shape, image_tokens
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_task_data
-from hfprune.core.errors import DataError
+from hfprune.data.processors import load_processor
+from hfprune.data.task_data import TaskData
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.measure.runners import batches_for
 from hfprune.pipeline import run
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.report.console import Console
-from hfprune.core.kinds import image_shape, image_tokens
-from hfprune.data.processors import load_processor
 
 pytest.importorskip("PIL")
 TASK = "image_classification"

@@ -19,19 +19,19 @@ from transformers import DataCollatorForTokenClassification, TrainingArguments
 
 import hfprune
 from hfprune import DistillationConfig, HFPruneTrainer, load_recipe
-from hfprune.data.loading import load_task_data
-from hfprune.training.distillation.losses import logits_loss
-from hfprune.measure.entities import row_counts, score_counts, score_tags
 from hfprune.core.errors import DataError, RecipeError
+from hfprune.data.loading import load_task_data
+from hfprune.data.processors import load_processor
+from hfprune.data.readers.files import read_conll
+from hfprune.data.windows import mean_by_text
+from hfprune.data.words import align
+from hfprune.measure.entities import row_counts, score_counts, score_tags
 from hfprune.measure.metrics import compute, load_metrics, make_compute_metrics
 from hfprune.measure.scores import score
 from hfprune.pipeline import run
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.report.console import Console
-from hfprune.data.processors import load_processor
-from hfprune.data.words import align
-from hfprune.data.windows import mean_by_text
-from hfprune.data.readers.files import read_conll
+from hfprune.training.distillation.losses import logits_loss
 
 TASK = "token_classification"
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -23,16 +23,16 @@ from tiny import (
 )
 from transformers import AutoTokenizer
 
-from hfprune.data.task_data import TEXT_ROW
-from hfprune.data.loading import load_rows
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
+from hfprune.data.loading import load_rows
+from hfprune.data.task_data import TEXT_ROW
 from hfprune.deploy.evaluation import evaluate, table
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.measure.intervals import wilson_interval
+from hfprune.pruning.surgery import shrink_
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.export import QuantizationConfig
-from hfprune.pruning.surgery import shrink_
 
 NAMES = ("negative", "positive")
 

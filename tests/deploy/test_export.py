@@ -18,16 +18,20 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from hfprune import export
 from hfprune.core.errors import DataError, ExportError, MissingExtraError
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
-from hfprune.deploy.parity import check_parity
+from hfprune.deploy import files, parity
+from hfprune.deploy import staging as staging_module
+from hfprune.deploy.exporters import backends
 from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.limits import limits_of
+from hfprune.deploy.parity import check_parity
+from hfprune.deploy.quantize import checks, quantizing
 from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.families.blocks import BlockKey
-from hfprune.recipe.sections.export import QuantizationConfig
 from hfprune.pruning.surgery import shrink_
+from hfprune.recipe.sections.export import QuantizationConfig
 from tests.tiny import (
     IMAGE_FAMILIES,
     TEXT_FAMILIES,
@@ -247,8 +251,8 @@ def test_another_opset_is_the_one_that_is_written(tmp_path: Path) -> None:
 
 def test_errors_of_exporters_are_shortened() -> None:
     error = ValueError("no such op.\n" + "graph " * 500)
-    assert export._brief(error) == "ValueError: no such op"
-    assert export._brief(KeyError()) == "KeyError"
+    assert files.brief(error) == "ValueError: no such op"
+    assert files.brief(KeyError()) == "KeyError"
 
 
 def test_the_graph_holds_the_small_matrices_only(exported: tuple[Any, Path]) -> None:
@@ -339,7 +343,8 @@ def test_external_weights_are_exported_quantized_and_found(
 ) -> None:
     # As for models above 2 GB.
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
-    monkeypatch.setattr(export, "MOST_WEIGHT_BYTES", 1000)
+    monkeypatch.setattr(staging_module, "MOST_WEIGHT_BYTES", 1000)
+    monkeypatch.setattr(quantizing, "MOST_WEIGHT_BYTES", 1000)
     model = uneven_model()
     path = export_onnx(model, tiny_tokenizer(), tmp_path)
     assert (tmp_path / "model.onnx_data").stat().st_size > 1000
@@ -366,7 +371,7 @@ def random_batch() -> dict[str, np.ndarray]:
 def test_a_graph_that_disagrees_is_refused_and_earlier_files_stay(
     copy_of_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = getattr(export, WRITER)
+    honest = getattr(backends, WRITER)
 
     def wrong(model: Any, output: Path, opset: int | None) -> None:
         with torch.no_grad():
@@ -375,7 +380,7 @@ def test_a_graph_that_disagrees_is_refused_and_earlier_files_stay(
             honest(model, output, opset)
             model.classifier.bias.copy_(bias)
 
-    monkeypatch.setattr(export, WRITER, wrong)
+    monkeypatch.setattr(backends, WRITER, wrong)
     before = contents(copy_of_export)
     with pytest.raises(ExportError) as caught:
         export_onnx(uneven_model(), tiny_tokenizer(), copy_of_export)
@@ -396,7 +401,7 @@ def test_a_mask_that_was_lost_shows_on_the_padded_shape(
         def logits(self, batch: Any) -> Any:
             return super().logits({**batch, "attention_mask": np.ones_like(batch["input_ids"])})
 
-    monkeypatch.setattr(export, "OnnxClassifier", NoMask)
+    monkeypatch.setattr(parity, "OnnxClassifier", NoMask)
     with pytest.raises(ExportError, match=r"ONNX parity \(batch 4, length 16, padded\)"):
         export_onnx(uneven_model(), tiny_tokenizer(), copy_of_export)
 
@@ -422,8 +427,8 @@ def test_nan_in_the_graph_only_is_refused(
 
 def test_parity_goes_from_one_token_to_the_longest_sequence() -> None:
     def shapes(family: str, tokenizer: Any) -> set[tuple[int, ...]]:
-        limits = export._limits_of(uneven_model(family), tokenizer)
-        found = {batch["input_ids"].shape for _, batch in export._batches(limits, 0)}
+        limits = limits_of(uneven_model(family), tokenizer)
+        found = {batch["input_ids"].shape for _, batch in parity._batches(limits, 0)}
         return {(size, length) for size, length in found if length not in (7, 16)}
 
     assert shapes("bert", VOCAB) == {(1, 1), (1, 66), (2, 66)}
@@ -434,8 +439,8 @@ def test_parity_goes_from_one_token_to_the_longest_sequence() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_parity_batches_are_padded_as_the_tokenizer_pads(side: str) -> None:
-    limits = export._limits_of(uneven_model(), tiny_tokenizer(padding_side=side))
-    batches = dict(export._batches(limits, 0))
+    limits = limits_of(uneven_model(), tiny_tokenizer(padding_side=side))
+    batches = dict(parity._batches(limits, 0))
     batch = batches["batch 4, length 16, padded"]
     assert batch["attention_mask"].sum(axis=1).tolist() == [16, 11, 6, 1]
     assert batch["attention_mask"][3, 0 if side == "right" else -1] == 1
@@ -478,16 +483,16 @@ def test_a_move_that_fails_half_way_is_undone(
     for name in ("a.json", "b.json", "model.onnx"):
         (staging / name).write_text(f"new {name}")
     before = contents(target)
-    real = export.os.replace
+    real = staging_module.os.replace
 
     def replace(source: Any, destination: Any) -> None:
         if Path(source) == staging / "model.onnx":
             raise OSError("no space left")
         real(source, destination)
 
-    monkeypatch.setattr(export.os, "replace", replace)
+    monkeypatch.setattr(staging_module.os, "replace", replace)
     with pytest.raises(OSError, match="no space left"):
-        export._install(staging, target)
+        staging_module.install(staging, target)
     assert contents(target) == before
 
 
@@ -515,18 +520,18 @@ def test_the_backend_that_is_asked_for_and_the_one_that_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr(export, "_require", lambda *names: loaded.extend(names))
+    monkeypatch.setattr(backends, "require", lambda *names: loaded.extend(names))
     for before_5, optimum_there, expected in (
-        (True, True, export._write_with_optimum),
-        (True, False, export._write_with_optimum),  # and so Optimum is what the error asks for
-        (False, True, export._write_with_optimum),
-        (False, False, export._write_with_transformers),
+        (True, True, backends._write_with_optimum),
+        (True, False, backends._write_with_optimum),  # and so Optimum is what the error asks for
+        (False, True, backends._write_with_optimum),
+        (False, False, backends._write_with_transformers),
     ):
-        monkeypatch.setattr(export, "_before_transformers_5", lambda before_5=before_5: before_5)
-        monkeypatch.setattr(export, "_has", lambda _, there=optimum_there: there)
-        assert export._backend("auto") is expected
-        assert export._backend("optimum") is export._write_with_optimum
-        assert export._backend("transformers") is export._write_with_transformers
+        monkeypatch.setattr(backends, "before_transformers_5", lambda before_5=before_5: before_5)
+        monkeypatch.setattr(backends, "has_module", lambda _, there=optimum_there: there)
+        assert backends.find_backend("auto") is expected
+        assert backends.find_backend("optimum") is backends._write_with_optimum
+        assert backends.find_backend("transformers") is backends._write_with_transformers
     assert {"onnxscript", "transformers.exporters", "optimum.exporters.onnx"} <= set(loaded)
 
 
@@ -541,10 +546,10 @@ def test_the_backend_that_is_asked_for_and_the_one_that_is_there(
 def test_what_to_install_depends_on_transformers(
     before_5: bool, missing: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_before_transformers_5", lambda: before_5)
+    monkeypatch.setattr(files, "before_transformers_5", lambda: before_5)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=hint):
-        export._require(missing)
+        files.require(missing)
 
 
 # -- quantization -----------------------------------------------------------------------------
@@ -596,8 +601,8 @@ def test_optimum_and_onnx_runtime_alone_give_the_same_graph(
     optimum = OnnxClassifier(
         quantize_onnx(copy_of_export, config, calibration=samples(6), file_name="a.onnx")
     )
-    monkeypatch.setattr(export, "_before_transformers_5", lambda: False)
-    monkeypatch.setattr(export, "_has", lambda _: False)
+    monkeypatch.setattr(files, "before_transformers_5", lambda: False)
+    monkeypatch.setattr(quantizing, "has_module", lambda _: False)
     alone = OnnxClassifier(
         quantize_onnx(copy_of_export, config, calibration=samples(6), file_name="b.onnx")
     )
@@ -628,7 +633,7 @@ def test_reduce_range_is_what_the_instruction_set_needs(
     instruction_set: Any, wanted: bool | None, expected: bool
 ) -> None:
     config = QuantizationConfig(instruction_set=instruction_set, reduce_range=wanted)
-    assert export._settings(config, []).reduce_range is expected
+    assert quantizing._settings(config, []).reduce_range is expected
 
 
 def largest_weight(path: Path) -> int:
@@ -646,7 +651,7 @@ def test_reduce_range_and_auto_reach_the_weights(
     copy_of_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for found, largest in (("avx512_vnni", 127), ("avx512", 64)):
-        monkeypatch.setattr(export, "detect_instruction_set", lambda found=found: found)
+        monkeypatch.setattr(quantizing, "detect_instruction_set", lambda found=found: found)
         path = quantize_onnx(copy_of_export, QuantizationConfig(operators_to_quantize=["MatMul"]))
         assert largest_weight(path) == largest
 
@@ -692,7 +697,7 @@ def test_settings_that_do_not_fit_the_graph(
 def test_a_misspelt_node_is_answered_with_its_like() -> None:
     names = [f"/layer.{i}/{part}/MatMul" for i in range(9) for part in ("query", "key", "value")]
     with pytest.raises(ExportError, match=r"27 nodes are \['/layer.3/query/MatMul'"):
-        export._check_nodes(["/layer.3/quary/MatMul"], names)
+        checks.check_nodes(["/layer.3/quary/MatMul"], names)
 
 
 def test_quantizing_nothing_is_refused(copy_of_export: Path) -> None:
@@ -724,7 +729,7 @@ def test_calibration_data_that_will_not_do(data: Any, message: str, copy_of_expo
 def test_calibration_samples_are_drawn_from_all_the_data_and_completed() -> None:
     data = samples(200).remove_columns(["token_type_ids", "attention_mask"])
     inputs = ["input_ids", "attention_mask", "token_type_ids"]
-    chosen = export._calibration_samples(data, inputs, 10)
+    chosen = checks.calibration_samples(data, inputs, 10)
     assert chosen.column_names == inputs
     assert len(chosen) == 10
     places = [list(data["input_ids"]).index(ids) for ids in chosen["input_ids"]]
@@ -733,9 +738,9 @@ def test_calibration_samples_are_drawn_from_all_the_data_and_completed() -> None
     for row in chosen:
         assert row["attention_mask"] == [1] * len(row["input_ids"])
         assert row["token_type_ids"] == [0] * len(row["input_ids"])
-    assert len(export._calibration_samples(data, inputs, 500)) == 200
+    assert len(checks.calibration_samples(data, inputs, 500)) == 200
     with pytest.raises(ExportError, match="the graph needs the input 'position_ids'"):
-        export._calibration_samples(data, [*inputs, "position_ids"], 2)
+        checks.calibration_samples(data, [*inputs, "position_ids"], 2)
 
 
 @pytest.mark.parametrize(
@@ -760,7 +765,7 @@ def test_a_failing_quantizer_leaves_the_earlier_file(
     def fail(*_: Any) -> Path:
         raise RuntimeError("Unable to find data type for weight_name='x'")
 
-    monkeypatch.setattr(export, QUANTIZER, fail)
+    monkeypatch.setattr(quantizing, QUANTIZER, fail)
     with pytest.raises(
         ExportError, match=r"dynamic quantization of .*: RuntimeError: Unable to .*untouched"
     ):

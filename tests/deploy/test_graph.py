@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from hfprune.core.errors import ExportError
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.graph.attention import fuse_attention
 from hfprune.deploy.graph.embeddings import INT4_BLOCK, int4_blocks, store_embeddings
 from hfprune.deploy.graph.first_token import first_token_only
-from hfprune.deploy.graph.attention import fuse_attention
 from hfprune.deploy.graph.residuals import residuals_as_sums
 from hfprune.deploy.graph.rewriting import rewrite
 from hfprune.deploy.graph.tools import weighted_products
-from hfprune.pruning.plan import PruningPlan
-from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.families import model_sizes
+from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import shrink_
-from tests.test_export import tiny_tokenizer, uneven_model
+from hfprune.recipe.sections.export import QuantizationConfig
+from tests.deploy.test_export import tiny_tokenizer, uneven_model
 from tests.tiny import VOCAB, tiny_batch, tiny_model
 
 pytest.importorskip("onnxruntime")

@@ -12,15 +12,15 @@ import pytest
 import torch
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
 
-from hfprune.pruning.cost import LatencyTable
 from hfprune.core.errors import PlanError
 from hfprune.deploy.speed.landing import land
 from hfprune.deploy.speed.table import latency_table
-from hfprune.families.blocks import BlockKey
-from hfprune.pruning.plan import PruningPlan
-from hfprune.recipe.sections.export import QuantizationConfig
-from hfprune.pruning.search import budget_plan
 from hfprune.families import model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.cost import LatencyTable
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.search import budget_plan
+from hfprune.recipe.sections.export import QuantizationConfig
 
 TABLE = LatencyTable(
     batch_size=1,
@@ -161,7 +161,7 @@ def test_plans_are_measured_until_they_land(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine where blocks take half as much again as the table says."""
-    import hfprune.latency as latency
+    from hfprune.deploy.speed import landing as landing_module
 
     model = tiny_model("bert", layers=2)
     table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
@@ -179,7 +179,7 @@ def test_plans_are_measured_until_they_land(
         assert shape["batch_size"] == 1
         return 10.0 / (table.total_ms(planned[-1].sizes()) * 1.2)
 
-    monkeypatch.setattr(latency, "measured_speedup", really)
+    monkeypatch.setattr(landing_module, "measured_speedup", really)
     landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
     assert landing.measured == pytest.approx(2.0, rel=0.03)
     assert landing.plan == planned[-1]
@@ -194,7 +194,7 @@ def test_landing_does_not_swing_around_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where speeds answer to a correction by more than its square, corrections alone diverge."""
-    import hfprune.latency as latency
+    from hfprune.deploy.speed import landing as landing_module
 
     table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
     factors: list[float] = []
@@ -209,7 +209,7 @@ def test_landing_does_not_swing_around_the_target(
     def really(baseline: Path, candidate: Path, vocab_size: int, **shape: Any) -> float:
         return 2.0 * float((factors[-1] / 1.2) ** 2.2)
 
-    monkeypatch.setattr(latency, "measured_speedup", really)
+    monkeypatch.setattr(landing_module, "measured_speedup", really)
     model = tiny_model("bert", layers=2)
     landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
     assert landing.measured == pytest.approx(2.0, rel=0.03)

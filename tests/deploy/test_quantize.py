@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hfprune import quantize
 from hfprune.core.errors import ExportError
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.quantize import search as search_module
+from hfprune.deploy.quantize.outcome import PLAIN, USUAL, Outcome, SearchRecord
 from hfprune.deploy.quantize.quantizing import quantize_onnx
-from hfprune.deploy.quantize.outcome import PLAIN, USUAL, Outcome
 from hfprune.deploy.quantize.search import quantize_auto, usual_settings
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.recipe.sections.export import QuantizationConfig
-from tests.test_export import contents, samples, separable_model, tiny_tokenizer
+from tests.deploy.test_export import contents, samples, separable_model, tiny_tokenizer
 
 pytest.importorskip("onnxruntime")
 
@@ -48,7 +48,7 @@ def accuracy(logits: Any, rows: Sequence[int]) -> float:
     return float((logits.argmax(axis=1) == LABELS[list(rows)]).mean())
 
 
-def search(folder: Path, **changes: Any) -> quantize.SearchRecord:
+def search(folder: Path, **changes: Any) -> SearchRecord:
     settings: dict[str, Any] = {
         "calibration": samples(8),
         "validation": DATA,
@@ -71,7 +71,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     Gives the speed of each graph (and form of embeddings), for the test to change.
     """
     speeds = {"lean": 1.2, "lean_multihead": 1.5, "lean_attention": 1.4, "fused": 0.8}
-    real = quantize._Search._logits
+    real = search_module._Search._logits
 
     def timed(self: Any, outcomes: Sequence[Outcome]) -> list[tuple[dict[str, float], float]]:
         found = []
@@ -97,9 +97,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         found = real(self, file) if file.name == "model.onnx" else self.float_logits
         return found[:count]
 
-    monkeypatch.setattr(quantize._Search, "_timed", timed)
-    monkeypatch.setattr(quantize._Search, "_logits", logits)
-    monkeypatch.setattr(quantize, "quantize_onnx", build)
+    monkeypatch.setattr(search_module._Search, "_timed", timed)
+    monkeypatch.setattr(search_module._Search, "_logits", logits)
+    monkeypatch.setattr(search_module, "quantize_onnx", build)
     return speeds
 
 
@@ -165,13 +165,13 @@ def test_a_smaller_file_is_worth_some_speed(
 def test_a_candidate_that_loses_too_much_is_refused(
     exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = quantize._Search._logits
+    made = search_module._Search._logits
 
     def worse(self: Any, file: Path, count: int | None = None) -> Any:
         logits = made(self, file, count)
         return -logits if file.name == "candidate_1.onnx" else logits
 
-    monkeypatch.setattr(quantize._Search, "_logits", worse)
+    monkeypatch.setattr(search_module._Search, "_logits", worse)
     record = search(exported)
     bad = record.outcomes[1]
     assert bad.config.graph == "lean_multihead"
@@ -197,14 +197,14 @@ def test_nodes_are_spared_where_all_lose_too_much(
 def test_failures_are_recorded_and_passed_over(
     which: str, exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = quantize.quantize_onnx
+    build = search_module.quantize_onnx
 
     def failing(folder: Any, config: QuantizationConfig, **rest: Any) -> Path:
         if config != PLAIN if which == "all but plain" else config.graph != "exported":
             raise ExportError("logits differ by 7")
         return build(folder, config, **rest)
 
-    monkeypatch.setattr(quantize, "quantize_onnx", failing)
+    monkeypatch.setattr(search_module, "quantize_onnx", failing)
     record = search(exported)
     failed = [o for o in record.outcomes if (o.refused or "").startswith("failed: logits differ")]
     assert {o.config.graph for o in failed} >= {"lean", "lean_multihead", "fused"}
@@ -232,7 +232,7 @@ def test_a_search_that_fails_leaves_earlier_files(
     def failing(*_: Any, **__: Any) -> Path:
         raise ExportError("dynamic quantization failed")
 
-    monkeypatch.setattr(quantize, "quantize_onnx", failing)
+    monkeypatch.setattr(search_module, "quantize_onnx", failing)
     with pytest.raises(ExportError, match="dynamic quantization failed"):
         search(exported)
     assert contents(exported) == before
@@ -252,8 +252,6 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check names the graph and by how much, and nothing is replaced."""
-    from hfprune import export
-
     before = contents(exported)
 
     def wrong(path: Path, graph: str) -> Any:
@@ -269,7 +267,7 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(
         model.graph.node.append(onnx.helper.make_node("Add", ["right", "half"], ["logits"]))
         return model
 
-    monkeypatch.setattr(export, "rewrite", wrong)
+    monkeypatch.setattr("hfprune.deploy.quantize.quantizing.rewrite", wrong)
     with pytest.raises(
         ExportError,
         match=r"graph: lean changes the logits by up to 5\.000e-01 .*allowed is 1e-03.*untouched",
@@ -280,7 +278,8 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(
 
 def test_regression_agreement_is_a_correlation() -> None:
     a = np.array([[1.0], [2.0], [4.0]])
-    assert quantize._agreement(3 * a + 1, a) == pytest.approx(1.0)
+    assert search_module._agreement(3 * a + 1, a) == pytest.approx(1.0)
     assert (
-        quantize._agreement(np.array([[1.0, 0], [0, 1.0]]), np.array([[2.0, 0], [3.0, 0]])) == 0.5
+        search_module._agreement(np.array([[1.0, 0], [0, 1.0]]), np.array([[2.0, 0], [3.0, 0]]))
+        == 0.5
     )

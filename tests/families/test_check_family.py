@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tiny import TRANSFORMERS_5
 
-from hfprune.families.blocks import BlockKey
 from hfprune.families import BlockView, PassZero, Producer, Skip, registry
 from hfprune.families.bert import BertAdapter
+from hfprune.families.blocks import BlockKey
 
 ROOT = Path(__file__).resolve().parents[2]
 

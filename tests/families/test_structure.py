@@ -15,10 +15,16 @@ from tiny import FAMILIES, TRANSFORMERS_5, random_plan, tiny_batch, tiny_model
 
 import hfprune
 from hfprune.core.errors import CheckpointError, UnsupportedModelError
-from hfprune.pruning.gates import Gates
+from hfprune.families import (
+    adapter_for,
+    adapter_of,
+    block_views,
+    model_sizes,
+    supported_model_types,
+)
 from hfprune.families.blocks import BlockKey
+from hfprune.pruning.gates import Gates
 from hfprune.pruning.plan import PruningPlan
-from hfprune.families import adapter_for, adapter_of, block_views, model_sizes, supported_model_types
 from hfprune.pruning.surgery import shrink_
 
 ATTENTION, FFN = BlockKey(1, "attention"), BlockKey(1, "ffn")

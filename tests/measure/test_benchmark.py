@@ -16,16 +16,22 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hfprune import benchmark
-from hfprune.measure.latency import LatencyRow, measure_latency, ratios
-from hfprune.measure.runners import batches_for, config_beside, onnx_runner, random_batches, torch_runner
-from hfprune.measure.sizes import count_macs, count_parameters, file_size
-from hfprune.measure.environment import environment
 from hfprune.core.errors import HFPruneError, MissingExtraError, UnsupportedModelError
 from hfprune.core.machine import bfloat16_gain, detect_instruction_set, instruction_set, read_cpu
-from hfprune.families.blocks import BlockKey
-from hfprune.pruning.plan import PruningPlan
 from hfprune.families import model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.measure import latency
+from hfprune.measure.environment import LIBRARIES, environment
+from hfprune.measure.latency import LatencyRow, measure_latency, ratios
+from hfprune.measure.runners import (
+    batches_for,
+    config_beside,
+    onnx_runner,
+    random_batches,
+    torch_runner,
+)
+from hfprune.measure.sizes import count_macs, count_parameters, file_size
+from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import shrink_
 from tests.tiny import (
     FAMILIES,
@@ -106,7 +112,7 @@ def test_a_fast_runner_is_called_often_enough_for_two_milliseconds() -> None:
 def test_a_clock_that_stands_still_ends_too() -> None:
     clock = FakeClock()
     (row,) = measure({"nothing": FakeRunner(clock, 0.0)}, clock, repeats=1)
-    assert row.inner_loops == benchmark.MAX_INNER_LOOPS
+    assert row.inner_loops == latency.MAX_INNER_LOOPS
     assert row.median_ms > 0
     assert row.std_ms == 0.0
 
@@ -212,13 +218,13 @@ def test_ratios_are_paired_within_rounds() -> None:
     ],
 )
 def test_the_interval_is_that_of_the_sign_test(count: int, index: int, coverage: float) -> None:
-    found, chance = benchmark._order_statistic(count)
+    found, chance = latency._order_statistic(count)
     assert found == index
     assert chance == pytest.approx(coverage, abs=1e-4)
 
 
 def row(name: str, *times: float, shape: tuple[int, int] = (1, 8)) -> LatencyRow:
-    return benchmark._row(name, *shape, threads=1, loops=1, times=times)
+    return latency._row(name, *shape, threads=1, loops=1, times=times)
 
 
 def test_the_interval_leaves_out_the_extremes_of_many_rounds() -> None:
@@ -460,7 +466,7 @@ def test_environment_tells_the_machine_and_nothing_private() -> None:
     text = json.dumps(found)
     assert found["python"] == platform.python_version()
     assert found["libraries"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert set(found["libraries"]) == set(benchmark.LIBRARIES)
+    assert set(found["libraries"]) == set(LIBRARIES)
     assert found["cpu_usable"] >= 1
     assert found["instruction_set"] == detect_instruction_set()
     assert socket.gethostname() not in text

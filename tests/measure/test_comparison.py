@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hfprune.measure.comparison import MOST_CONFUSED, changes, class_scores
 from hfprune.core.errors import DataError
+from hfprune.measure.comparison import MOST_CONFUSED, changes, class_scores
 
 
 def one_hot(classes: Any, count: int) -> Any:

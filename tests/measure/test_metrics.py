@@ -19,11 +19,17 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from hfprune.core.errors import DataError, RecipeError, TrainingError
-from hfprune.measure.intervals import _of_tables, bootstrap_interval, interval, paired_bootstrap, paired_difference, wilson_interval
+from hfprune.core.tasks import METRICS
+from hfprune.measure.intervals import (
+    _of_tables,
+    bootstrap_interval,
+    interval,
+    paired_bootstrap,
+    paired_difference,
+    wilson_interval,
+)
 from hfprune.measure.metrics import compute, load_metrics, make_compute_metrics
 from hfprune.measure.scores import is_correct, predict, score
-from hfprune.metrics import mcnemar
-from hfprune.core.tasks import METRICS
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
@@ -346,27 +352,6 @@ def disagreeing(only_a: int, only_b: int, both: int = 3) -> tuple[np.ndarray, np
     return a, b
 
 
-def test_mcnemar_by_hand() -> None:
-    # 1 against 5: 2 (C(6,0) + C(6,1)) / 2^6.
-    assert mcnemar(*disagreeing(1, 5)) == pytest.approx(14 / 64)
-    assert mcnemar(*disagreeing(0, 0)) == 1.0
-    assert mcnemar(*disagreeing(4, 4)) == 1.0
-
-
-@pytest.mark.parametrize(("only_a", "only_b"), [(1, 0), (12, 30), (300, 400), (500, 500)])
-def test_mcnemar_agrees_with_the_binomial_test(only_a: int, only_b: int) -> None:
-    expected = stats.binomtest(only_a, only_a + only_b).pvalue
-    assert mcnemar(*disagreeing(only_a, only_b)) == pytest.approx(expected)
-
-
-def test_mcnemar_above_the_exact_range() -> None:
-    expected = stats.chi2.sf((abs(520 - 600) - 1) ** 2 / 1120, df=1)
-    assert mcnemar(*disagreeing(520, 600)) == pytest.approx(expected)
-    exact = stats.binomtest(520, 1120).pvalue
-    assert mcnemar(*disagreeing(520, 600)) == pytest.approx(exact, rel=0.01)
-    assert mcnemar(*disagreeing(600, 600)) == 1.0
-
-
 def test_paired_difference_by_hand() -> None:
     # 10 rows: a alone right on 3, b alone on 1. Variance of the differences: 4/10 - (2/10)^2.
     a, b = disagreeing(3, 1, both=6)
@@ -378,7 +363,7 @@ def test_paired_difference_by_hand() -> None:
 
 
 def test_paired_results_must_belong_to_the_same_rows() -> None:
-    for function in (mcnemar, paired_difference):
+    for function in (paired_difference,):
         with pytest.raises(DataError, match=r"shapes \(2,\) and \(3,\); expected one bool a row"):
             function(np.ones(2, bool), np.ones(3, bool))
         with pytest.raises(DataError, match=r"shapes \(0,\) and \(0,\)"):

@@ -13,9 +13,9 @@ from tiny import FAMILIES, random_plan, tiny_batch, tiny_model
 
 import hfprune
 from hfprune.core.errors import CheckpointError
+from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.plan import PruningPlan
-from hfprune.families import model_sizes
 from hfprune.pruning.surgery import shrink_
 
 WHOLE = (BlockKey(1, "attention"), BlockKey(0, "ffn"))

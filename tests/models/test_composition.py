@@ -25,11 +25,11 @@ import hfprune
 from hfprune import HFPruneTrainer, PruningConfig, load_encoder, load_recipe
 from hfprune.core.errors import CheckpointError, DataError, MissingExtraError, UnsupportedModelError
 from hfprune.models.adapters import base_of_adapter, check_adapter, load_merged
-from hfprune.pipeline import run
-from hfprune.report.console import Console
-from hfprune.models.sentences import read_layout, save_encoder
-from hfprune.pruning.surgery import shrink_
 from hfprune.models.folders import model_folder
+from hfprune.models.sentences import read_layout, save_encoder
+from hfprune.pipeline import run
+from hfprune.pruning.surgery import shrink_
+from hfprune.report.console import Console
 
 TEXTS = ["good fine film", "a bad dull story", "the plot"]
 
@@ -72,7 +72,7 @@ def adapter_folder(folder: Path, base: str) -> Path:
 def test_an_adapter_without_peft_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hfprune.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("hfprune.models.adapters.find_spec", lambda name: None)
     adapter = adapter_folder(tmp_path / "adapter", "org/base")
     with pytest.raises(MissingExtraError, match=r"holds a PEFT adapter.*merge_and_unload\(\)"):
         check_adapter(adapter)

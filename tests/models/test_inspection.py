@@ -12,10 +12,10 @@ from tiny import FAMILIES, IMAGE_FAMILIES, random_plan, tiny_model
 
 import hfprune
 from hfprune.core.errors import CheckpointError, HFPruneError, UnsupportedModelError
-from hfprune.models.inspection import inspect, tables
-from hfprune.families.blocks import BlockKey
-from hfprune.pruning.plan import PruningPlan
 from hfprune.families import model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.models.inspection import inspect, tables
+from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import shrink_
 
 HEAD = 8 * (3 * (32 + 1) + 32)

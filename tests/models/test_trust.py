@@ -14,9 +14,9 @@ import transformers
 from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
-import hfprune.loading as loading
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError
+from hfprune.models import loading
 from hfprune.pipeline import _Run
 from hfprune.report.console import Console
 

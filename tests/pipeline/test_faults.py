@@ -21,7 +21,6 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from test_trainer import Toy, make
 from tiny import (
     VOCAB,
     by_length,
@@ -36,17 +35,27 @@ from transformers import AutoTokenizer
 import hfprune
 import hfprune.pipeline as pipeline
 from hfprune import PruningConfig, load_recipe, shrink_
-from hfprune.data.loading import load_task_data
-from hfprune.core.errors import CheckpointError, DataError, ExportError, HFPruneError, OutputError, RecipeError, TrainingError, UnsupportedModelError
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
-from hfprune.deploy.parity import check_parity
-from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.core.errors import (
+    CheckpointError,
+    DataError,
+    ExportError,
+    HFPruneError,
+    OutputError,
+    RecipeError,
+    TrainingError,
+    UnsupportedModelError,
+)
 from hfprune.core.faults import is_disk_full, is_out_of_memory
 from hfprune.core.files import remove_leftovers
+from hfprune.data.loading import load_task_data
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.parity import check_parity
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.pipeline import run
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.report.console import Console
 from hfprune.training.checkpoints import last_checkpoint
+from tests.training.test_trainer import Toy, make
 
 EVERY_TWO = {f"{kind}_strategy": "steps" for kind in ("eval", "save")} | {
     f"{kind}_steps": 2 for kind in ("eval", "save")

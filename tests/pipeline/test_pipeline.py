@@ -17,15 +17,15 @@ from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
 from hfprune import load_recipe
-from hfprune.pruning.cost import LatencyTable
-from hfprune.training.distillation.cache import TeacherCache
 from hfprune.core.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.deploy.speed.landing import Landing
 from hfprune.pipeline import _Run, run
+from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
+from hfprune.recipe.workplan import describe
 from hfprune.report.console import Console
 from hfprune.report.tables import quantization_table
-from hfprune.recipe.workplan import describe
+from hfprune.training.distillation.cache import TeacherCache
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "demo-assets"
@@ -98,7 +98,7 @@ def test_bfloat16_where_this_machine_is_faster_in_it(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepared(bf16: bool | str, gain: float, **changes: Any) -> tuple[_Run, list[str]]:
-        for module in ("machine", "pipeline"):
+        for module in ("core.machine", "pipeline"):
             monkeypatch.setattr(f"hfprune.{module}.bfloat16_gain", lambda: gain)
         path = recipe_file(tmp_path, inputs, training={"bf16": bf16}, **changes)
         made, said = _Run(load_recipe(path), Console(quiet=True)), list[str]()

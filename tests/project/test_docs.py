@@ -19,9 +19,9 @@ import typer
 import yaml
 
 import hfprune
-from hfprune.cli.app.app import app
-from hfprune.recipe.sections.whole import Recipe
+from hfprune.cli import app
 from hfprune.recipe.reading import load_recipe
+from hfprune.recipe.sections.whole import Recipe
 from scripts import make_pictures
 
 ROOT = Path(__file__).resolve().parents[2]

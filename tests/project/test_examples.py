@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.quantize.search import usual_settings
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.pruning.surgery import shrink_
 from tests.tiny import random_plan, tiny_model, tiny_tokenizer
 

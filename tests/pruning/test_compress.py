@@ -11,21 +11,26 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_batch, tiny_model
 
-from hfprune.pruning.reconstruction.reconstruct import Reconstruction, prune_without_training
-from hfprune.pruning.reconstruction.targets import RefitTargets, refit_outputs_
-from hfprune.pruning.reconstruction.common import Selection, token_rows
-from hfprune.pruning.reconstruction.statistics import levels_of, rearranged, sensitivities, gather, _unit_scores
-from hfprune.pruning.reconstruction.passes import divergence
-from hfprune.compress import block_levels
-from hfprune.pruning.cost import parameter_costs
 from hfprune.core.errors import PlanError
+from hfprune.families import block_views, model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.importance import magnitude_scores
-from hfprune.families.blocks import BlockKey
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.programme.levels import level_counts
+from hfprune.pruning.reconstruction.common import Selection, token_rows
+from hfprune.pruning.reconstruction.passes import divergence
+from hfprune.pruning.reconstruction.reconstruct import Reconstruction, prune_without_training
+from hfprune.pruning.reconstruction.statistics import (
+    _unit_scores,
+    gather,
+    levels_of,
+    rearranged,
+    sensitivities,
+)
+from hfprune.pruning.reconstruction.targets import RefitTargets, refit_outputs_
 from hfprune.pruning.search import global_plan, plan_cost
-from hfprune.families import block_views, model_sizes
 from hfprune.pruning.surgery import shrink_
 
 BATCHES = [tiny_batch(16, 20, seed=seed) for seed in range(6)]
@@ -61,7 +66,10 @@ def test_duplicate_neurons_are_removed_without_loss() -> None:
         dense = layer.intermediate.dense
         dense.weight[24:] = dense.weight[:24]
         dense.bias[24:] = dense.bias[:24]
-    levels = block_levels(model, BATCHES)
+    told: list[str] = []
+    found = gather(model, BATCHES, "obs", lambda step, done, total: told.append(step))
+    levels = levels_of(model, found, "obs", lambda step, done, total: told.append(step))
+    assert told
     ffn = levels[BlockKey(1, "ffn")]
     half = next(i for i, count in enumerate(ffn.counts) if count <= 26)
     assert ffn.errors[half] < 1e-4 * ffn.errors[-1]

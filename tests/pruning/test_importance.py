@@ -10,11 +10,15 @@ from tiny import FAMILIES, tiny_batch, tiny_model
 from torch.nn.functional import cross_entropy
 
 from hfprune.core.errors import PlanError
-from hfprune.pruning.gates import Gates
-from hfprune.pruning.importance import GradientScores, knowledge_scores, magnitude_scores, random_scores
-from hfprune.importance import gradient_scores
-from hfprune.families.blocks import BlockKey
 from hfprune.families import block_views
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.gates import Gates
+from hfprune.pruning.importance import (
+    GradientScores,
+    knowledge_scores,
+    magnitude_scores,
+    random_scores,
+)
 
 KEY = BlockKey(0, "ffn")
 
@@ -88,19 +92,6 @@ def test_gate_gradient_is_the_finite_difference_of_the_loss(family: str) -> None
             gates.values[key] = torch.ones_like(gates.values[key])
             slope = (losses[0] - losses[1]) / (2 * step)
             assert float(found[key][unit]) == pytest.approx(slope, rel=tolerance, abs=1e-8)
-
-
-def test_gradient_scores_sum_over_batches_and_leave_the_model_alone() -> None:
-    model = tiny_model("bert").train()
-    batches = [labelled(tiny_batch(seed=s)) for s in (1, 2)]
-    both = gradient_scores(model, batches, "fisher")
-    single = [gradient_scores(model, [batch], "fisher") for batch in batches]
-    for key, value in both.items():
-        torch.testing.assert_close(value, single[0][key] + single[1][key])
-    assert model.training
-    assert all(parameter.grad is None for parameter in model.parameters())
-    with pytest.raises(PlanError, match="no batch gave finite gradients"):
-        gradient_scores(model, [], "fisher")
 
 
 def test_magnitude_by_hand() -> None:

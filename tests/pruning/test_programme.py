@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hfprune.core.errors import PlanError
 from hfprune.pruning.programme.levels import choose_levels
 from hfprune.pruning.programme.mutations import mutate_weights, search_weights
-from hfprune.programme import knapsack_by_density
 
 Arrays = list[np.ndarray]
 
@@ -293,76 +292,3 @@ def test_search_refuses_negative_errors_and_rounds() -> None:
         search_weights(lambda levels: 0.0, [np.array([-1.0])], one, 1.0)
     with pytest.raises(PlanError, match="raise the budget to at least 1"):
         search_weights(lambda levels: 0.0, one, one, 0.5)
-
-
-# --------------------------------------------------------------------- knapsack_by_density
-
-
-def test_densest_units_are_kept_across_blocks() -> None:
-    # Densities: block 0: 3, 1; block 1: 2, 0.5, 4. Cost 1 and 2 a unit.
-    scores = [np.array([3.0, 1.0]), np.array([4.0, 1.0, 8.0])]
-    masks = knapsack_by_density(scores, [1.0, 2.0], 5.0)
-    assert [mask.tolist() for mask in masks] == [[True, False], [True, False, True]]
-    masks = knapsack_by_density(scores, [1.0, 2.0], 4.9)  # unit of density 2 no longer fits
-    assert [mask.tolist() for mask in masks] == [[True, False], [False, False, True]]
-
-
-def test_crumbs_are_emptied_and_their_share_goes_elsewhere() -> None:
-    # The three densest: 9 (block 0), 5 (block 1), 4 (block 2); each alone in its block.
-    scores = [np.array([9.0, 3.0]), np.array([5.0, 2.0]), np.array([4.0, 1.0])]
-    masks = knapsack_by_density(scores, [1.0] * 3, 3.0, min_units=2)
-    # Blocks 2 and then 1 go; block 0 is filled, and nothing else reaches two units.
-    assert [mask.tolist() for mask in masks] == [[True] * 2, [False] * 2, [False] * 2]
-    masks = knapsack_by_density(scores, [1.0] * 3, 3.0, min_units=[0, 2, 0])
-    assert [mask.tolist() for mask in masks] == [[True] * 2, [False] * 2, [True, False]]
-
-
-def test_ties_go_to_the_earlier_unit_and_a_full_target_keeps_everything() -> None:
-    masks = knapsack_by_density([np.zeros(2), np.zeros(2)], [0.1, 0.1], 0.1 + 0.1 + 0.1)
-    assert [mask.tolist() for mask in masks] == [[True, True], [True, False]]
-    assert all(mask.all() for mask in knapsack_by_density([np.ones(3)], [2.0], math.inf))
-    assert not knapsack_by_density([np.ones(3)], [2.0], 0.0)[0].any()
-    assert knapsack_by_density([np.ones(1)], [2.0], 2.0, min_units=2)[0].all()
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 100_000),
-    blocks=st.integers(1, 5),
-    fraction=st.floats(0, 1.2),
-    least=st.integers(0, 4),
-)
-def test_kept_units_are_the_densest_that_fit(
-    seed: int, blocks: int, fraction: float, least: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    scores = [rng.random(int(rng.integers(1, 9))) for _ in range(blocks)]
-    costs = rng.uniform(0.5, 2.0, blocks).tolist()
-    whole = sum(len(s) * c for s, c in zip(scores, costs, strict=True))
-    masks = knapsack_by_density(scores, costs, fraction * whole, min_units=least)
-    counts = [int(mask.sum()) for mask in masks]
-    cost = sum(n * c for n, c in zip(counts, costs, strict=True))
-    assert cost <= fraction * whole + 1e-9
-    assert all(n == 0 or n >= min(least, len(s)) for n, s in zip(counts, scores, strict=True))
-    kept, removed = [], []
-    for s, c, mask in zip(scores, costs, masks, strict=True):
-        kept += list(s[mask] / c)
-        if mask.any() or least <= 1:  # an emptied block does not compete
-            removed += [(density, c) for density in s[~mask] / c]
-    if removed:
-        densest, its_cost = max(removed)
-        assert not kept or densest <= min(kept)
-        assert cost + its_cost > fraction * whole
-
-
-def test_knapsack_says_what_is_wrong() -> None:
-    with pytest.raises(PlanError, match="scores is empty"):
-        knapsack_by_density([], [], 1.0)
-    with pytest.raises(PlanError, match="scores of 1 blocks, 2 costs and 1 values of min_units"):
-        knapsack_by_density([np.ones(2)], [1.0, 1.0], 1.0)
-    with pytest.raises(PlanError, match="block 0 .*1 that are not numbers"):
-        knapsack_by_density([np.array([np.nan, 1.0])], [1.0], 1.0)
-    with pytest.raises(PlanError, match="block 0 has cost 0"):
-        knapsack_by_density([np.ones(2)], [0.0], 1.0)
-    with pytest.raises(PlanError, match="target_cost is -1"):
-        knapsack_by_density([np.ones(2)], [1.0], -1.0)

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfprune.core.errors import DataError, PlanError
-from hfprune.pruning.obs.moments import SecondMoment
 from hfprune.pruning.obs.levels import obs_prune, repair
+from hfprune.pruning.obs.moments import SecondMoment
 from hfprune.pruning.obs.rearrange import rearrange_mask
 from hfprune.pruning.obs.refit import refit_output
-from hfprune.reconstruction import lstsq_refit, scale_refit
 
 
 def inputs(tokens: int, features: int, seed: int = 0) -> np.ndarray:
@@ -344,31 +343,6 @@ def test_obs_says_what_does_not_fit() -> None:
 # ------------------------------------------------------------------------------- refitting
 
 
-def test_lstsq_refit_equals_numpy() -> None:
-    x, y = inputs(90, 7, seed=14), inputs(90, 3, seed=15)
-    weight = lstsq_refit(torch.from_numpy(x.T @ x), torch.from_numpy(x.T @ y), 0.0)
-    expected = np.linalg.lstsq(x, y, rcond=None)[0].T
-    assert weight.dtype == torch.float32
-    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_lstsq_refit_without_full_rank_is_the_least_norm_solution() -> None:
-    x, y = inputs(90, 6, seed=16), inputs(90, 2, seed=17)
-    x = np.concatenate([x, x[:, :2] - x[:, 2:4], np.zeros((90, 1))], axis=1)
-    weight = lstsq_refit(torch.from_numpy(x.T @ x), torch.from_numpy(x.T @ y), 0.0)
-    expected = np.linalg.lstsq(x, y, rcond=None)[0].T
-    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_lstsq_refit_with_ridge_equals_numpy_on_augmented_data() -> None:
-    x, y = inputs(30, 5, seed=18), inputs(30, 2, seed=19)
-    strength = 0.1 * (x.T @ x).diagonal().mean()
-    tall = np.concatenate([x, strength**0.5 * np.eye(5)])
-    expected = np.linalg.lstsq(tall, np.concatenate([y, np.zeros((5, 2))]), rcond=None)[0].T
-    weight = lstsq_refit(torch.from_numpy(x.T @ x), torch.from_numpy(x.T @ y), 0.1)
-    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("offset", [0.0, 50.0])
 def test_refit_output_equals_numpy_on_stacked_data_with_a_column_of_ones(offset: float) -> None:
     x, y = inputs(100, 8, seed=20) + offset, inputs(100, 3, seed=21) - 2 * offset
@@ -408,14 +382,6 @@ def test_refit_output_with_nothing_kept_predicts_the_mean() -> None:
 
 
 def test_refits_say_what_is_wrong() -> None:
-    with pytest.raises(PlanError, match=r"moment has shape \(2, 3\); expected a square matrix"):
-        lstsq_refit(torch.ones(2, 3), torch.ones(2, 1), 0.0)
-    with pytest.raises(PlanError, match=r"cross has shape \(3, 1\); expected \(2, outputs\)"):
-        lstsq_refit(torch.eye(2), torch.ones(3, 1), 0.0)
-    with pytest.raises(PlanError, match="ridge is -1"):
-        lstsq_refit(torch.eye(2), torch.ones(2, 1), -1.0)
-    with pytest.raises(DataError, match="not finite"):
-        lstsq_refit(torch.eye(2) * float("nan"), torch.ones(2, 1), 0.0)
     with pytest.raises(DataError, match="needs targets; make the SecondMoment with outputs"):
         refit_output(SecondMoment(2))
     with pytest.raises(DataError, match="no tokens"):
@@ -427,62 +393,6 @@ def test_refits_say_what_is_wrong() -> None:
         refit_output(moment, torch.tensor([1, 1]))
     with pytest.raises(PlanError, match="kept is torch.bool.*torch.int64"):
         refit_output(moment, torch.tensor([True, False]))
-
-
-# ----------------------------------------------------------------------------- mask tuning
-
-
-def unit_outputs(x: np.ndarray, weight: np.ndarray, kept: list[int], size: int) -> np.ndarray:
-    """(tokens * o, kept): what each unit adds to every output, by plain products."""
-    return np.stack(
-        [(x[:, columns_of([u], size)] @ weight[:, columns_of([u], size)].T).ravel() for u in kept],
-        axis=1,
-    )
-
-
-@pytest.mark.parametrize(("size", "kept"), [(1, [0, 2, 3, 7]), (2, [3, 0]), (4, [1])])
-def test_scale_refit_equals_numpy(size: int, kept: list[int]) -> None:
-    x = inputs(60, 8, seed=26)
-    weight = np.random.default_rng(27).normal(size=(3, 8))
-    arguments = torch.from_numpy(weight), torch.from_numpy(x.T @ x), torch.tensor(kept), size
-    design = unit_outputs(x, weight, kept, size)
-    for target, cross in ((x @ weight.T, None), (inputs(60, 3, seed=28), "given")):
-        moments = None if cross is None else torch.from_numpy(x.T @ target)
-        scales = scale_refit(*arguments, cross=moments)
-        expected = np.linalg.lstsq(design, target.ravel(), rcond=None)[0]
-        np.testing.assert_allclose(scales.numpy(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_scale_refit_ridge_pulls_towards_one() -> None:
-    x, weight = inputs(60, 6, seed=29), np.random.default_rng(30).normal(size=(2, 6))
-    kept = [0, 1, 4]
-    design = unit_outputs(x, weight, kept, 1)
-    strength = (0.5 * (design.T @ design).diagonal().mean()) ** 0.5
-    tall = np.concatenate([design, strength * np.eye(3)])
-    target = np.concatenate([(x @ weight.T).ravel(), strength * np.ones(3)])
-    expected = np.linalg.lstsq(tall, target, rcond=None)[0]
-    moment = torch.from_numpy(x.T @ x)
-    scales = scale_refit(torch.from_numpy(weight), moment, torch.tensor(kept), 1, ridge=0.5)
-    np.testing.assert_allclose(scales.numpy(), expected, rtol=1e-5)
-
-
-def test_scale_refit_leaves_what_it_cannot_tell_at_one() -> None:
-    x = inputs(40, 4, seed=31)
-    x[:, 2] = 0.0  # never fires
-    weight = torch.from_numpy(np.random.default_rng(32).normal(size=(2, 4)))
-    moment = torch.from_numpy(x.T @ x)
-    everything = scale_refit(weight, moment, torch.arange(4), 1)
-    np.testing.assert_allclose(everything.numpy(), np.ones(4), atol=1e-6)
-    some = scale_refit(weight, moment, torch.tensor([2, 3]), 1)
-    assert float(some[0]) == 1.0
-    assert bool(some.isfinite().all())
-
-
-def test_scale_refit_refuses_a_cross_moment_of_the_wrong_shape() -> None:
-    with pytest.raises(PlanError, match=r"cross has shape \(4, 3\); expected \(4, 2\)"):
-        scale_refit(torch.ones(2, 4), torch.eye(4), torch.tensor([0]), 1, cross=torch.ones(4, 3))
-    with pytest.raises(PlanError, match="kept names units 0 to 2; there are only 2"):
-        scale_refit(torch.ones(2, 4), torch.eye(4), torch.tensor([0, 2]), 2)
 
 
 # ---------------------------------------------------------------------- mask rearrangement
@@ -567,7 +477,6 @@ def test_everything_runs_where_its_arguments_live() -> None:
                 single.order.cpu(),
                 heads.levels[0].weight.cpu(),
                 refit_output(moment, kept)[0].cpu(),
-                scale_refit(weight.to(device), moment.second, kept, 1).cpu(),
                 rearrange_mask(torch.from_numpy(x).to(device), mask).cpu(),
             )
         )

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfprune.core.errors import RecipeError
-from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.pruning.schedule import ScheduleKind, fraction
+from hfprune.recipe.sections.pruning import PruningConfig
 
 KINDS = get_args(ScheduleKind)
 unit = st.floats(min_value=0.0, max_value=1.0)

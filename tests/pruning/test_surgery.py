@@ -9,10 +9,10 @@ import torch
 from tiny import FAMILIES, random_plan, tiny_batch, tiny_model
 
 from hfprune.core.errors import PlanError, UnsupportedModelError
-from hfprune.pruning.gates import Gates
-from hfprune.families.blocks import BlockKey
-from hfprune.pruning.plan import PruningPlan
 from hfprune.families import block_views, model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.gates import Gates
+from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import shrink_
 
 REMOVALS = {

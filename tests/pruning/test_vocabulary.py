@@ -31,17 +31,17 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import hfprune
-from hfprune.data.loading import load_task_data, retokenize
 from hfprune.core.errors import CheckpointError, DataError, PlanError, RecipeError, TrainingError
-from hfprune.pruning.plan import PruningPlan
-from hfprune.recipe.sections.data import DataConfig
-from hfprune.recipe.sections.pruning import PruningConfig, VocabularyConfig
+from hfprune.data.loading import load_task_data, retokenize
 from hfprune.families import model_sizes
+from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import required_tokens, shrink_
-from hfprune.training.trainer import HFPruneTrainer
 from hfprune.pruning.vocabulary.compare import compare_tokens
 from hfprune.pruning.vocabulary.reduce import kept_tokens, reduce_vocabulary_
 from hfprune.pruning.vocabulary.tokenizer import reduced_tokenizer
+from hfprune.recipe.sections.data import DataConfig
+from hfprune.recipe.sections.pruning import PruningConfig, VocabularyConfig
+from hfprune.training.trainer import HFPruneTrainer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = [
@@ -456,7 +456,9 @@ def test_a_damaged_size_is_refused(size: int, message: str, tmp_path: Path) -> N
 
 def test_the_trainer_says_who_reduces_a_vocabulary() -> None:
     pruning = PruningConfig(sparsity=0.5, vocabulary=VocabularyConfig(min_count=2))
-    with pytest.raises(TrainingError, match="call hfprune.pruning.vocabulary.reduce.reduce_vocabulary_, or use"):
+    with pytest.raises(
+        TrainingError, match="call hfprune.pruning.vocabulary.reduce.reduce_vocabulary_, or use"
+    ):
         HFPruneTrainer(tiny_model("bert"), pruning=pruning)
     with pytest.raises(RecipeError, match="min_count: must be at least 1, got 0"):
         VocabularyConfig(min_count=0)

@@ -30,18 +30,19 @@ from loopback_hub import Fault, LoopbackHub
 from tiny import TRANSFORMERS_5, save_tiny_classifier, tiny_batch, write_reviews
 
 import hfprune
-from hfprune import hub as hub_module
 from hfprune import pipeline
 from hfprune.core.errors import CheckpointError, HFPruneError, HubError
-from hfprune.publish.push import find_token, push
-from hfprune.recipe.public import hub_name
+from hfprune.pruning.surgery import RECORD_KEY
 from hfprune.publish.card import model_card, write_card
 from hfprune.publish.failures import redact
-from hfprune.recipe.sections.whole import Recipe
+from hfprune.publish.finished import RECORD_KEY as OF_THE_HUB
+from hfprune.publish.finished import RESULTS_VERSION
+from hfprune.publish.push import find_token, push
+from hfprune.recipe.public import hub_name
 from hfprune.recipe.reading import dump_recipe, load_recipe, parse_recipe
-from hfprune.report.console import Console
-from hfprune.pruning.surgery import RECORD_KEY
+from hfprune.recipe.sections.whole import Recipe
 from hfprune.recipe.workplan import describe
+from hfprune.report.console import Console
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "Fake" * 9
@@ -217,8 +218,8 @@ def test_a_dry_run_says_where_the_upload_goes(finished: Finished) -> None:
 
 
 def test_what_hub_repeats_from_heavier_modules_is_the_same() -> None:
-    assert hub_module.RECORD_KEY == RECORD_KEY
-    assert hub_module.RESULTS_VERSION == pipeline.RESULTS_VERSION
+    assert OF_THE_HUB == RECORD_KEY
+    assert RESULTS_VERSION == pipeline.RESULTS_VERSION
 
 
 # --- there and back -------------------------------------------------------------------------

@@ -20,15 +20,15 @@ from pydantic import ValidationError
 
 from hfprune.core.errors import HFPruneError, RecipeError
 from hfprune.core.tasks import DEFAULT_METRICS, METRICS
-from hfprune.recipe.sections.evaluation import BenchmarkConfig
+from hfprune.recipe.reading import dump_recipe, load_recipe, parse_recipe, recipe_schema
 from hfprune.recipe.sections.data import DataConfig
-from hfprune.recipe.sections.training import DistillationConfig, TrainingConfig
+from hfprune.recipe.sections.evaluation import BenchmarkConfig
+from hfprune.recipe.sections.export import QuantizationConfig
 from hfprune.recipe.sections.hub import HubConfig, branch_problem, repo_id_problem
 from hfprune.recipe.sections.model import ModelConfig, TeacherConfig
 from hfprune.recipe.sections.pruning import PruningConfig
-from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.recipe.sections.training import DistillationConfig, TrainingConfig
 from hfprune.recipe.sections.whole import Recipe
-from hfprune.recipe.reading import dump_recipe, load_recipe, parse_recipe, recipe_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hfprune.report.charts import Point, front_of, log_ticks, ticks
-from hfprune.cli.app.app import app
-from hfprune.measure.comparison import changes, class_scores
+from hfprune.cli import app
 from hfprune.core.errors import OutputError
-from hfprune.report.html import render, write_report
-from hfprune.recipe.sections.whole import Recipe
+from hfprune.measure.comparison import changes, class_scores
 from hfprune.recipe.reading import dump_recipe
+from hfprune.recipe.sections.whole import Recipe
+from hfprune.report.charts import Point, front_of, log_ticks, ticks
+from hfprune.report.html import render, write_report
 
 NASTY = "<script>alert('x')</script> & <img src=\"http://evil.example/a.png\">"
 KINDS = ("PyTorch", "ONNX", "int8")

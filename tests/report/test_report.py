@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from hfprune import report
+from hfprune.report import console as console_module
 from hfprune.report.console import Console, clock
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(report, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(console_module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:

@@ -14,12 +14,12 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
 
 from hfprune import DistillationConfig, HFPruneTrainer
-from hfprune.training.distillation.variations import with_variations
+from hfprune.core.errors import DataError, TrainingError
 from hfprune.data.loading import load_task_data, rest_of_texts
+from hfprune.recipe.sections.data import DataConfig
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import compared_layers
-from hfprune.core.errors import DataError, TrainingError
-from hfprune.recipe.sections.data import DataConfig
+from hfprune.training.distillation.variations import with_variations
 
 SPECIAL = [0, 1, 2, 3, 4]
 

@@ -16,9 +16,9 @@ from transformers import TrainingArguments
 
 from hfprune import HFPruneTrainer, load_recipe
 from hfprune.core.errors import DataError
-from hfprune.training.imbalance import balanced_weights, weighted_loss
 from hfprune.pipeline import run
 from hfprune.report.console import Console
+from hfprune.training.imbalance import balanced_weights, weighted_loss
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 

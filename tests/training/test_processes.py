@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from test_trainer import make
 from tiny import random_plan
 
 from hfprune import HFPruneTrainer, PruningConfig
 from hfprune.core.errors import TrainingError
 from hfprune.core.processes import leave_processes, lost_processes
+from tests.training.test_trainer import make
 
 ROOT = Path(__file__).parents[2]
 LAUNCHED = {

@@ -15,13 +15,13 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hfprune import DistillationConfig, Gates, HFPruneTrainer, PruningConfig, shrink_
-from hfprune.pruning.cost import parameter_costs
-from hfprune.training.distillation.losses import hidden_loss, logits_loss
 from hfprune.core.errors import CheckpointError, TrainingError, UnsupportedModelError
 from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.families.blocks import BlockKey
-from hfprune.pruning.search import plan_sparsity
 from hfprune.families import model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.pruning.cost import parameter_costs
+from hfprune.pruning.search import plan_sparsity
+from hfprune.training.distillation.losses import hidden_loss, logits_loss
 
 
 class Toy(Dataset):  # type: ignore[type-arg]
