@@ -93,7 +93,7 @@ def test_the_wheel_holds_the_package_and_no_more(built: Built) -> None:
     )
     if tracked.returncode == 0 and tracked.stdout:
         assert names == set(tracked.stdout.split())
-    assert {"hfprune/py.typed", "hfprune/templates/report.html.jinja"} <= names
+    assert {"hfprune/py.typed", "hfprune/report/templates/report.html.jinja"} <= names
     assert {name.partition("/")[0] for name in names} == {"hfprune"}
 
 

@@ -1,0 +1,304 @@
+"""What a run found: one versioned model, which console, report, card and commands read.
+
+``metrics.json`` is :class:`RunResults` as JSON. Files of earlier versions stay readable: what they
+lack is ``None`` or empty, and what this version does not know is kept as it came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hfprune.core.errors import OutputError
+from hfprune.core.model_ref import BASELINE, DENSE, PRUNED, ModelRef
+
+RESULTS_VERSION: Final = 1
+METRICS_FILE: Final = "metrics.json"
+DETAILS_FILE: Final = "details.json"
+EXPECTED: Final = "give the output_dir of a finished run"
+PartT = TypeVar("PartT", bound="Part")
+
+
+class Part(BaseModel):
+    """What all parts share: frozen, and keys of later versions are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class ClassScores(Part):
+    """Scores by class, and the table true x predicted where there is one."""
+
+    classes: list[dict[str, Any]] = []
+    confusion: list[list[int]] | None = None
+
+
+class ModelQuality(Part):
+    """One model on the test rows.
+
+    Attributes:
+        metrics: by name.
+        interval: of the first metric, at the level of the evaluation.
+        difference: first metric minus the dense model's on the same rows, and its interval.
+        by_class, changes: where the task has such a thing.
+    """
+
+    metrics: dict[str, float]
+    interval: tuple[float, float]
+    difference: tuple[float, float, float] | None = None
+    by_class: ClassScores | None = None
+    changes: dict[str, Any] | None = None
+
+
+class Evaluation(Part):
+    """All models on the test rows; ``models`` by the name of their :class:`ModelRef`."""
+
+    primary: str
+    confidence: float
+    samples: int
+    models: dict[str, ModelQuality]
+
+
+class Timing(Part):
+    """Times of one model at one shape; milliseconds a batch, inputs a second."""
+
+    name: str
+    batch_size: int
+    sequence_length: int
+    median_ms: float
+    p95_ms: float | None = None
+    throughput: float | None = None
+    speedup: float
+    speedup_interval: tuple[float, float] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Batch size and length."""
+        return self.batch_size, self.sequence_length
+
+
+class Benchmark(Part):
+    """Times and sizes of all models, measured together."""
+
+    threads: int
+    repeats: int
+    baseline: str = str(BASELINE)
+    length_unit: str = "tokens"
+    rows: list[Timing]
+    full_table: list[dict[str, Any]] | None = None
+    file_bytes: dict[str, int]
+    parameters: dict[str, dict[str, int]] = {}
+    macs: dict[str, dict[str, int]] = {}
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """The shapes that were timed, in order, each once."""
+        return list(dict.fromkeys(row.shape for row in self.rows))
+
+    def times(self) -> dict[tuple[str, tuple[int, int]], Timing]:
+        """By name and shape."""
+        return {(row.name, row.shape): row for row in self.rows}
+
+
+class Kept(Part):
+    """What one pruned model kept; ``sparsity`` in [0, 1] of the dense model's encoder weights."""
+
+    sparsity: float
+    heads: list[int]
+    neurons: list[int]
+    of_heads: list[int]
+    of_neurons: list[int]
+    predicted_speedup: float | None = None
+    candidates: dict[str, dict[str, Any]] | None = None
+
+
+class RunResults(Part):
+    """A finished run, of one pruned model (``pruning``) or of a family (``family``, by label)."""
+
+    format_version: Literal[1] = RESULTS_VERSION
+    recipe_sha256: str | None = None
+    task: str = "single_label_classification"
+    labels: list[str] | None = None
+    member: str | None = Field(default=None, description="Which of a family, in a folder of it.")
+    data: dict[str, Any] = {}
+    sources: dict[str, str | None] = {}
+    seed: int | None = None
+    bf16: bool | None = None
+    processes: int | None = None
+    search: dict[str, Any] | None = None
+    quantization: dict[str, dict[str, Any]] | None = None
+    vocabulary: dict[str, Any] | None = None
+    seconds: dict[str, float] = {}
+    environment: dict[str, Any] = {}
+    pruning: Kept | None = None
+    family: dict[str, Kept] | None = None
+    evaluation: Evaluation
+    benchmark: Benchmark
+
+    @property
+    def members(self) -> dict[str, Kept]:
+        """The pruned models by label."""
+        if self.family is not None:
+            return self.family
+        return {} if self.pruning is None else {PRUNED: self.pruning}
+
+    @property
+    def primary(self) -> str:
+        """The first metric."""
+        return self.evaluation.primary
+
+    def refs(self) -> Iterator[ModelRef]:
+        """All models that were evaluated, in order."""
+        return map(ModelRef.parse, self.evaluation.models)
+
+    def served(self, label: str) -> ModelRef:
+        """The form of a model that one would deploy: int8 where there is one."""
+        forms = [ref for ref in self.refs() if ref.label == label and ref.format != "pytorch"]
+        return next((ref for ref in forms if ref.precision == "int8"), forms[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written: plain data, without what was never given."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def member_results(self, label: str) -> RunResults:
+        """The results of one model of a family, as if it had been the only one."""
+        if self.family is None:
+            return self
+        names = self._renamed(label)
+        timing = self.benchmark
+        table = timing.full_table
+        mine = {DENSE: DENSE, label: PRUNED}
+        records = self.quantization
+        changes: dict[str, Any] = {
+            "member": label,
+            "family": None,
+            "pruning": self.family[label],
+            "quantization": {PRUNED: records[label]} if records and label in records else None,
+            "evaluation": self.evaluation.model_copy(
+                update={"models": {new: self.evaluation.models[old] for old, new in names.items()}}
+            ),
+            "benchmark": timing.model_copy(
+                update={
+                    "rows": [
+                        row.model_copy(update={"name": names[row.name]})
+                        for row in timing.rows
+                        if row.name in names
+                    ],
+                    "full_table": table
+                    and [{**r, "name": names[r["name"]]} for r in table if r["name"] in names],
+                    "file_bytes": {names[k]: v for k, v in timing.file_bytes.items() if k in names},
+                    "parameters": {new: timing.parameters[old] for old, new in mine.items()},
+                    "macs": {new: timing.macs[old] for old, new in mine.items()},
+                }
+            ),
+        }
+        single = self.model_copy(update=changes)
+        single.model_fields_set.discard("family")
+        return single
+
+    def _renamed(self, label: str) -> dict[str, str]:
+        """Names of the dense model and of one of a family -> names where it is the only one."""
+        found = {}
+        for name in dict.fromkeys(
+            [*self.evaluation.models, *self.benchmark.file_bytes, *self._timed()]
+        ):
+            ref = ModelRef.parse(name)
+            if ref.is_dense:
+                found[name] = name
+            elif ref.label == label:
+                found[name] = str(ref.of(PRUNED))
+        return found
+
+    def _timed(self) -> list[str]:
+        table = self.benchmark.full_table or []
+        return [*(row.name for row in self.benchmark.rows), *(str(row["name"]) for row in table)]
+
+
+class Details(Part):
+    """What is too long or too private for ``metrics.json``, which is published.
+
+    Attributes:
+        training: one entry a training: ``model`` (its label), ``stage`` and ``log``.
+        changed: by name of a model, the test rows whose prediction changed.
+    """
+
+    format_version: Literal[1] = 1
+    training: list[dict[str, Any]] = []
+    changed: dict[str, list[dict[str, Any]]] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return self.model_dump(mode="json")
+
+    def member_details(self, label: str) -> Details:
+        """The details of one model of a family, as if it had been the only one."""
+        owners = {DENSE: DENSE, label: PRUNED}
+        changed = {}
+        for name, rows in self.changed.items():
+            ref = ModelRef.parse(name)
+            if ref.label in owners:
+                changed[str(ref.of(owners[ref.label]))] = rows
+        return self.model_copy(
+            update={
+                "training": [
+                    {**entry, "model": owners[entry["model"]]}
+                    for entry in self.training
+                    if entry["model"] in owners
+                ],
+                "changed": changed,
+            }
+        )
+
+
+def read_results(folder: str | Path) -> RunResults:
+    """The results in the folder of a finished run.
+
+    Raises:
+        OutputError: there are none, they are of another version, or lack what they must have.
+    """
+    file = Path(folder) / METRICS_FILE
+    if not file.is_file():
+        raise OutputError(f"{folder} holds no {METRICS_FILE}: {EXPECTED}")
+    values = read_json(file)
+    found = values.get("format_version") if isinstance(values, dict) else None
+    if found != RESULTS_VERSION:
+        raise OutputError(
+            f"{file}: format_version must be {RESULTS_VERSION}, got {found!r:.40}; {EXPECTED} of "
+            "this version of hfprune"
+        )
+    return _validated(RunResults, values, file)
+
+
+def read_details(folder: str | Path) -> Details:
+    """The details in the folder of a finished run; empty where there are none.
+
+    Raises:
+        OutputError: they cannot be read.
+    """
+    file = Path(folder) / DETAILS_FILE
+    return _validated(Details, read_json(file), file) if file.is_file() else Details()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OutputError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path} cannot be read: {error}") from error
+
+
+def _validated(kind: type[PartT], values: Any, file: Path) -> PartT:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise OutputError(
+            f"{file} lacks something that it must have ({where}: {first['msg']}); was it edited?"
+        ) from error
