@@ -1,0 +1,257 @@
+"""The order of the stages that make the pruned models: one, a family, or the fastest in a drop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from hfprune.core.errors import PlanError, TrainingError
+from hfprune.core.exchange import from_main
+from hfprune.core.model_ref import DENSE, PRUNED
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.decisions import (
+    FIRST_SPEEDUP,
+    SpeedStep,
+    fastest_within,
+    judged_metric,
+    metric_drop,
+    nearest,
+    next_speedup,
+)
+from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.results import (
+    Baseline,
+    Candidates,
+    Latency,
+    SavedModel,
+    StageResult,
+    Tokens,
+    Trial,
+    Validated,
+)
+from hfprune.pipeline.stages import export, latency, prune, reconstruct, recover, trial
+from hfprune.pruning.cost import LatencyTable
+from hfprune.recipe.sections.pruning import PruningConfig
+
+
+@dataclass(frozen=True)
+class Member:
+    """A pruned model, and what it came from.
+
+    Attributes:
+        label: what it is called: ``pruned``, or of a family its speed-up.
+        model: where it lies.
+        pruned_log, log: files of the logs of pruning and recovery.
+        table: latency table of its target, if that is a speed.
+        candidates: what there was to choose from, by name.
+        validated: its deployed file and metric, if it was judged by them.
+    """
+
+    label: str
+    model: SavedModel
+    pruned_log: str | None = None
+    log: str | None = None
+    table: LatencyTable | None = None
+    candidates: dict[str, dict[str, Any]] | None = None
+    validated: Validated | None = None
+
+    @property
+    def made_of(self) -> str:
+        """The folder of the model that its deployed files were made of."""
+        return self.model.folder
+
+
+@dataclass
+class Members:
+    """All pruned models, in order, and what was found on the way."""
+
+    all: list[Member] = field(default_factory=list)
+    search: dict[str, Any] | None = None
+    tokens: Tokens | None = None
+    dense: Validated | None = None
+
+    @property
+    def is_family(self) -> bool:
+        """Whether each has a folder of its own."""
+        return [member.label for member in self.all] != [PRUNED]
+
+    @property
+    def made(self) -> dict[str, Validated]:
+        """What was exported to judge it, by label."""
+        found = {member.label: member.validated for member in self.all} | {DENSE: self.dense}
+        return {label: judged for label, judged in found.items() if judged is not None}
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes pruned models from a teacher, stage by stage.
+
+    Attributes:
+        teacher: the dense model.
+        start: what is pruned and distilled from: the teacher, or it with fewer tokens.
+    """
+
+    context: Context
+    prepared: Prepared
+    teacher: SavedModel
+    start: SavedModel
+
+    def make(self) -> Members:
+        """All pruned models that the recipe asks for, each pruned from the one before it."""
+        # What is left to do once the vocabulary has been reduced.
+        pruning = self.context.recipe.pruning.model_copy(update={"vocabulary": None})
+        if pruning.max_metric_drop is not None:
+            return self._step_up(pruning, pruning.max_metric_drop)
+        targets = [(PRUNED, pruning)]
+        if isinstance(pruning.speedup, list):
+            targets = [
+                (f"{speed:g}x", pruning.model_copy(update={"speedup": speed}))
+                for speed in pruning.speedup
+            ]
+        current, members = self.start, Members()
+        for label, target in targets:
+            members.all.append(self._member(label, target, current))
+            current = members.all[-1].model
+        return members
+
+    def _member(self, label: str, target: PruningConfig, current: SavedModel) -> Member:
+        """Prune one model from ``current`` to a target, and train what is left."""
+        context, prepared = self.context, self.prepared
+        suffix = "" if label == PRUNED else f" {label}"
+        after: dict[str, StageResult] = {
+            "teacher": self.teacher, "start": self.start, "current": current,
+        }  # fmt: skip
+        table, dense_file = None, None
+        if target.speedup is not None:
+            dense_file = context.stage(
+                "baseline",
+                Baseline,
+                lambda: latency.baseline(context, prepared, self.teacher),
+                {"teacher": self.teacher},
+                by_main=True,
+            )
+            measured = context.stage(
+                f"latency{suffix}",
+                Latency,
+                partial(latency.run, context, prepared, self.teacher, dense_file, target),
+                {"teacher": self.teacher, "baseline": dense_file},
+                by_main=True,
+            )
+            table = LatencyTable.from_dict(measured.table)
+            after |= {"baseline": dense_file, "latency": measured}
+        chosen: dict[str, dict[str, Any]] | None = None
+        pruned_log: str | None = None
+        if target.method == "reconstruction":
+            found = context.stage(
+                f"reconstruct{suffix}",
+                Candidates,
+                partial(reconstruct.run, context, prepared, label, target, current, self.start,
+                        table, dense_file),
+                after,
+                by_main=True,
+            )  # fmt: skip
+            folder, chosen = self._best_candidate(label, suffix, found)
+            model = SavedModel(folder=folder)
+        else:
+            model = context.stage(
+                f"prune{suffix}",
+                SavedModel,
+                partial(prune.run, context, prepared, label, target, current, self.start, table),
+                after,
+                by_main=target.keep_layers is not None,
+            )
+            pruned_log = model.log
+        log: str | None = None
+        if context.recipe.recovery.num_train_epochs > 0:
+            model = context.stage(
+                f"recover{suffix}",
+                SavedModel,
+                partial(recover.run, context, prepared, label, model.folder, self.start),
+                {"start": self.start, "pruned": model},
+            )
+            log = model.log
+        return Member(label, model, pruned_log, log, table, chosen)
+
+    def _best_candidate(
+        self, label: str, suffix: str, found: Candidates
+    ) -> tuple[str, dict[str, dict[str, Any]]]:
+        """The candidate nearest to the teacher on the validation rows, after a trial."""
+        context, trials = self.context, dict[str, float]()
+        if len(found.found) > 1:
+            for name, entry in found.found.items():
+                trials[name] = context.stage(
+                    f"trial{suffix} {name}",
+                    Trial,
+                    partial(trial.run, context, self.prepared, label, name, entry, self.start),
+                    {"start": self.start, "reconstruction": found},
+                ).divergence
+        # Of one process the numbers might differ from those of another in the last digit.
+        trials = from_main(trials)
+        best = nearest(trials) if trials else next(iter(found.found))
+        if trials:
+            sizes = prune.sizes_text(found.found[best].sizes)
+            context.console.note(f"chosen: {best} ({sizes})")
+        record = {
+            name: entry.model_dump(mode="json", exclude={"folder"}, exclude_none=True)
+            | ({"divergence": trials[name]} if trials else {})
+            | {"chosen": name == best}
+            for name, entry in found.found.items()
+        }
+        return found.found[best].folder, record
+
+    def _step_up(self, pruning: PruningConfig, limit: float) -> Members:
+        """The fastest model within ``max_metric_drop``.
+
+        Judged by the quantized model on the validation rows, against the dense one there.
+        """
+        context, recipe = self.context, self.context.recipe
+        metric = judged_metric(
+            recipe.training.metric_for_best_model,
+            recipe.training.greater_is_better,
+            recipe.evaluation.metrics,
+        )
+        dense = self._validated(DENSE, self.teacher)
+        floor = dense.metric
+        current, steps, made = self.start, list[SpeedStep](), dict[float, Member]()
+        while (speed := next_speedup(steps, limit)) is not None:
+            label = f"{speed:g}x"
+            target = pruning.model_copy(update={"speedup": speed, "max_metric_drop": None})
+            try:
+                member = self._member(label, target, current)
+            except PlanError as error:  # faster than a model without blocks
+                steps.append(SpeedStep(speed, stopped=str(error)))
+                continue
+            current = member.model
+            judged = self._validated(label, current)
+            drop = metric_drop(floor, judged.metric, metric.greater_is_better)
+            steps.append(SpeedStep(speed, judged.metric, drop))
+            made[speed] = replace(member, label=PRUNED, validated=judged)
+            context.console.note(
+                f"{label}: validation {metric.name} {judged.metric:.4f}, {drop:+.4f} below dense"
+            )
+        best = fastest_within(steps, limit)
+        if best is None:
+            drop = float("nan") if steps[0].drop is None else steps[0].drop
+            raise TrainingError(
+                f"even at a speed-up of {FIRST_SPEEDUP:g} the validation metric falls by "
+                f"{drop:.4f}, more than max_metric_drop {limit:g}; "
+                "train longer (recovery.num_train_epochs) or allow a larger drop"
+            )
+        search = {
+            "dense": floor,
+            "limit": limit,
+            "metric": metric.name,
+            "steps": [step.to_dict() for step in steps],
+            "chosen": f"{best.speedup:g}x",
+        }
+        return Members([made[best.speedup]], search, dense=dense)
+
+    def _validated(self, label: str, model: SavedModel) -> Validated:
+        return self.context.stage(
+            f"validate {label}",
+            Validated,
+            partial(export.validate, self.context, self.prepared, model, label),
+            {"validated": model},
+            by_main=True,
+        )

@@ -1,0 +1,126 @@
+"""What the stages read and load: rows as a model reads them, and models of this run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+
+from hfprune.core.files import atomic_directory, atomic_write_json
+from hfprune.data.collate import data_collator
+from hfprune.data.task_data import TaskData
+from hfprune.models.loading import load_classifier
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.results import SavedModel
+from hfprune.pruning.plan import PruningPlan
+from hfprune.training.distillation.cache import TeacherCache
+
+PLAN_FILE = "plan.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model reads: its tokenizer or image processor, and the rows as that one splits them.
+
+    ``unlabeled``: rows for distillation alone.
+    """
+
+    processor: Any
+    data: TaskData
+    task: str
+    unlabeled: Dataset | None = None
+
+    @property
+    def collator(self) -> Any:
+        """Rows to a batch."""
+        return data_collator(self.processor, self.task)
+
+
+@dataclass
+class Taught:
+    """What is known of the teacher of a run, computed once.
+
+    Attributes:
+        cache: its outputs on the training rows, for all trainings that distil.
+        logits: on the validation rows, which candidates are judged by.
+    """
+
+    cache: TeacherCache | None = None
+    logits: Any = None
+
+
+@dataclass
+class Prepared:
+    """The rows, and what training needs besides; nothing of it changes once the stages begin.
+
+    Attributes:
+        dense: how the dense model reads.
+        small: how the pruned models read; another one where the vocabulary is reduced.
+        loss: the loss where classes have weights, ``None`` where they count alike.
+        class_weights: these weights.
+        bf16: whether trainings compute in bfloat16.
+        taught: what is known of the teacher.
+    """
+
+    dense: Reading
+    small: Reading
+    loss: Callable[..., Any] | None = None
+    class_weights: list[float] | None = None
+    bf16: bool = False
+    taught: Taught = field(default_factory=Taught)
+
+    @property
+    def data(self) -> TaskData:
+        """The rows as the dense model reads them."""
+        return self.dense.data
+
+    def load(
+        self,
+        context: Context,
+        name: str,
+        revision: str | None,
+        *,
+        key: str = "model.name_or_path",
+        trained: bool = False,
+    ) -> Any:
+        """A classifier for this task; a model that hfprune shrank before is taken as it is."""
+        model = load_classifier(
+            name,
+            self.data,
+            revision=revision,
+            trust_remote_code=context.recipe.model.trust_remote_code,
+            key=key,
+            trained=trained,
+        )
+        if not self.data.of_images and model.config.pad_token_id is None:
+            model.config.pad_token_id = self.dense.processor.pad_token_id
+        return model
+
+    def saved(self, context: Context, model: SavedModel | str) -> Any:
+        """A model that a stage of this run left, dense or shrunk."""
+        folder = model if isinstance(model, str) else model.folder
+        return self.load(context, str(context.path(folder)), None, key="a model of this run")
+
+
+def keep(
+    context: Context,
+    model: Any,
+    name: str,
+    processor: Any,
+    plan: PruningPlan | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> SavedModel:
+    """Save a model with its processor and, if it was pruned, its plan from the dense one."""
+    log = f"log/{name}.json" if history else None
+    if context.is_main:
+        with atomic_directory(context.path(name), overwrite=True) as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            if plan is not None:
+                atomic_write_json(temporary / PLAN_FILE, plan.to_dict())
+        if log is not None:
+            atomic_write_json(context.path(log), list(history))
+    return SavedModel(folder=name, log=log)

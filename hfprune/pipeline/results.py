@@ -1,0 +1,156 @@
+"""What each stage leaves: typed, frozen, and JSON as it lies in the work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hfprune.core.results import Benchmark, Evaluation
+
+
+class StageResult(BaseModel):
+    """Result of one stage; what it says of files is relative to the work folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def places(self) -> Sequence[str]:
+        """Files and folders that the result stands for, checked by content when it is taken."""
+        return ()
+
+
+class Precision(StageResult):
+    """Whether trainings compute in bfloat16."""
+
+    bf16: bool
+
+
+class SavedModel(StageResult):
+    """A model with its processor and, if it was pruned, its plan from the dense model.
+
+    Attributes:
+        folder: where it lies.
+        log: file of the training's log, if it was trained.
+    """
+
+    folder: str
+    log: str | None = None
+
+    def places(self) -> Sequence[str]:
+        return (self.folder,) if self.log is None else (self.folder, self.log)
+
+
+class Tokens(StageResult):
+    """What a reduced vocabulary does to the validation texts; fractions are in [0, 1]."""
+
+    tokens_before: int
+    tokens_after: int
+    unknown_before: float
+    unknown_after: float
+    mean_length_before: float
+    mean_length_after: float
+    changed: float
+
+    def text(self) -> str:
+        """In one line."""
+        return (
+            f"{self.tokens_after} of {self.tokens_before} tokens kept; on validation texts "
+            f"{self.unknown_after:.2%} of tokens unknown ({self.unknown_before:.2%}), "
+            f"{self.mean_length_after:.1f} tokens a text ({self.mean_length_before:.1f}), "
+            f"{self.changed:.1%} of texts split otherwise"
+        )
+
+
+class Baseline(StageResult):
+    """The dense float32 ONNX model that speeds are relative to before the end."""
+
+    folder: str
+
+    def places(self) -> Sequence[str]:
+        return (self.folder,)
+
+
+class Latency(StageResult):
+    """A latency table as :meth:`hfprune.pruning.cost.LatencyTable.to_dict` gives it."""
+
+    table: dict[str, Any]
+
+
+class Candidate(StageResult):
+    """One way to reach a target.
+
+    Attributes:
+        folder: where it lies.
+        sizes: heads and neurons of each layer.
+        predicted, measured: speed-ups, where the target is one.
+    """
+
+    folder: str
+    sizes: list[tuple[int, int]]
+    predicted: float | None = None
+    measured: float | None = None
+
+
+class Candidates(StageResult):
+    """All candidates of a reconstruction, by name."""
+
+    found: dict[str, Candidate]
+
+    def places(self) -> Sequence[str]:
+        return [entry.folder for entry in self.found.values()]
+
+
+class Trial(StageResult):
+    """Mean KL divergence from the teacher on the validation rows, in nats a row."""
+
+    divergence: float
+
+
+class Exported(StageResult):
+    """Deployed files of one model.
+
+    Attributes:
+        folder: where they lie.
+        model: digest of the PyTorch model that they were made of.
+        quantization: record of the search for int8 settings, if there was one.
+    """
+
+    folder: str
+    model: str
+    quantization: dict[str, Any] | None = None
+
+    def places(self) -> Sequence[str]:
+        return (self.folder,)
+
+
+class Validated(StageResult):
+    """The metric of a deployed file on the validation rows."""
+
+    metric: float
+    exported: Exported
+
+    def places(self) -> Sequence[str]:
+        return self.exported.places()
+
+
+class AllExported(StageResult):
+    """Deployed files by label of the model."""
+
+    models: dict[str, Exported]
+
+    def places(self) -> Sequence[str]:
+        return [entry.folder for entry in self.models.values()]
+
+
+class Evaluated(StageResult):
+    """Quality on the test rows, and the rows whose prediction changed, by model."""
+
+    evaluation: Evaluation
+    changed: dict[str, list[dict[str, Any]]]
+
+
+class Timed(StageResult):
+    """Times and sizes of all models."""
+
+    benchmark: Benchmark

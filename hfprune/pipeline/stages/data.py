@@ -1,0 +1,103 @@
+"""The rows: read, checked, split, tokenized; and what is known before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hfprune.core.machine import BFLOAT16_WORTH, bfloat16_gain, bfloat16_pays
+from hfprune.data.loading import load_task_data, rest_of_texts
+from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+from hfprune.measure.metrics import load_metrics
+from hfprune.models.loading import load_processor
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.fingerprint import data_digest, model_digest
+from hfprune.pipeline.prepared import Prepared, Reading
+from hfprune.pipeline.results import Precision
+from hfprune.training.imbalance import balanced_weights, weighted_loss
+
+
+def prepare(context: Context) -> Prepared:
+    """Read the rows; from here on it is known what all results follow from."""
+    recipe, model = context.recipe, context.recipe.model
+    with context.console.stage("data"):
+        own = model.tokenizer is None
+        processor = load_processor(
+            model.tokenizer or model.name_or_path,
+            recipe.task,
+            revision=model.revision if own else model.tokenizer_revision,
+            trust_remote_code=model.trust_remote_code,
+            key="model.name_or_path" if own else "model.tokenizer",
+        )
+        data = load_task_data(recipe.data, processor, recipe.task)
+        dense = reading_by(context, processor, data)
+        context.console.note(described(data))
+        _note_unlabeled(context, dense)
+        weights, loss = _weighted_loss(context, data)
+        load_metrics(recipe.evaluation.metrics, data.task, data.num_labels, data.label_names)
+        if context.is_main:
+            context.store.follow_from(
+                data=data_digest(data),
+                model=model_digest(recipe.model.name_or_path, recipe.model.revision),
+                given=model_digest(recipe.teacher.name_or_path, recipe.teacher.revision),
+            )
+    return Prepared(dense, dense, loss, weights, bf16=_precision(context))
+
+
+def reading_by(context: Context, processor: Any, data: TaskData) -> Reading:
+    """How a model with this processor reads the rows."""
+    distillation = context.recipe.distillation
+    rest = distillation is not None and distillation.rest_of_texts
+    unlabeled = rest_of_texts(data, processor) if rest else None
+    return Reading(processor, data, context.recipe.task, unlabeled)
+
+
+def _note_unlabeled(context: Context, reading: Reading) -> None:
+    rows = reading.unlabeled
+    if rows is not None and len(rows) == 0:
+        context.console.warn(
+            f"distillation.rest_of_texts adds nothing: no training text goes on for a quarter "
+            f"of data.max_length ({reading.data.max_length}) beyond it"
+        )
+    elif rows is not None:
+        context.console.note(f"{len(rows)} more rows to distil on: the rest of training texts")
+
+
+def _precision(context: Context) -> bool:
+    """Whether to train in bfloat16: one answer for all processes, and for a resumed run."""
+    wanted = context.recipe.training.bf16
+    if wanted == "auto":
+        return context.stage(
+            "precision", Precision, lambda: Precision(bf16=bfloat16_pays()), {}, by_main=True
+        ).bf16
+    gain = bfloat16_gain() if wanted else 1.0
+    if gain < 1 / BFLOAT16_WORTH:
+        context.console.warn(
+            f"training.bf16 is true, but this machine multiplies {1 / gain:.1f} times slower "
+            "in bfloat16 than in float32; write bf16: auto, which uses it where it is faster"
+        )
+    return bool(wanted)
+
+
+def _weighted_loss(
+    context: Context, data: TaskData
+) -> tuple[list[float] | None, Callable[..., Any] | None]:
+    """Weights of the classes and the loss that has them; ``None`` where they count alike."""
+    weights = context.recipe.training.class_weights
+    if weights == "balanced":
+        weights = balanced_weights(data.label_array("train"), data.num_labels, data.task)
+    if weights is None:
+        return None, None
+    found = [float(weight) for weight in weights]
+    return found, weighted_loss(found, data.task, data.num_labels)
+
+
+def described(data: TaskData) -> str:
+    """The rows in one line."""
+    parts = [f"{data.size(name)} {name}" for name in SPLITS]
+    cut = sum(data.truncated.values())
+    note = f"; {cut} texts cut at {data.max_length} tokens" if cut else ""
+    if TEXT_ROW in data.train.column_names:
+        rows = sum(len(data.split(name)) for name in SPLITS)
+        note = f"; {rows} windows of up to {data.max_length} tokens"
+    return ", ".join(parts) + f" samples, {data.num_labels} labels{note}"

@@ -1,0 +1,115 @@
+"""All models on the test rows, which are read here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfprune.core.machine import usable_cpus
+from hfprune.core.model_ref import REFERENCE, ModelRef
+from hfprune.core.results import Evaluation
+from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.measure.comparison import changes, class_scores
+from hfprune.measure.entities import score_counts
+from hfprune.measure.intervals import interval, paired_bootstrap, paired_difference
+from hfprune.measure.metrics import compute
+from hfprune.measure.scores import is_correct, score, token_counts
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
+from hfprune.pipeline.stages.export import reading_of
+
+# Of a text whose prediction changed: characters, or words, that are kept.
+MOST_TEXT = 1000
+
+
+def candidates(
+    context: Context, prepared: Prepared, models: Mapping[str, SavedModel], exported: AllExported
+) -> dict[ModelRef, Any]:
+    """All models that are compared: PyTorch modules, and paths of ONNX files."""
+    found: dict[ModelRef, Any] = {}
+    for label, model in models.items():
+        folder = context.path(exported.models[label].folder)
+        found[ModelRef(label, "PyTorch")] = prepared.saved(context, model).eval()
+        found[ModelRef(label, "ONNX")] = folder / MODEL_FILE
+        if context.recipe.export.quantization is not None:
+            found[ModelRef(label, "int8")] = folder / QUANTIZED_FILE
+    return found
+
+
+def run(
+    context: Context, prepared: Prepared, models: Mapping[str, SavedModel], exported: AllExported
+) -> Evaluated:
+    """Metrics with intervals, and what the pruned models say otherwise than the dense one."""
+    recipe, data = context.recipe, prepared.data
+    names, level = recipe.evaluation.metrics, recipe.evaluation.confidence
+    labels = data.label_array("test")
+    threads = usable_cpus()
+    primary = names[0]
+    of_tokens = data.task == "token_classification"
+
+    def primary_score(logits: Any, truth: Any) -> float:
+        if of_tokens:  # what is resampled are the counts of each row
+            return score_counts(primary, logits)
+        return score(primary, logits, truth, data.task, data.num_labels)
+
+    predicted: dict[ModelRef, Any] = {}
+    report: dict[str, Any] = {}
+    changed: dict[str, list[dict[str, Any]]] = {}
+    about = (data.task, data.num_labels, data.label_names)
+    first: Any = None
+    for ref, candidate in candidates(context, prepared, models, exported).items():
+        model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
+        reading = reading_of(prepared, ref.label)
+        logits = predict_logits(
+            model,
+            reading.data.test,
+            reading.collator,
+            batch_size=recipe.training.per_device_eval_batch_size,
+        )
+        logits = reading.data.by_text("test", logits)
+        entry: dict[str, Any] = {
+            "metrics": compute(logits, labels, names, *about),
+            "by_class": class_scores(logits, labels, *about),
+        }
+        if first is None:
+            first = logits
+        elif not ref.is_dense:
+            entry["changes"], rows = changes(first, logits, labels, *about)
+            if ref.precision == "int8" or recipe.export.quantization is None:
+                changed[str(ref)] = _with_texts(prepared, rows)
+        predicted[ref] = (
+            token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
+        )
+        base = predicted[REFERENCE]
+        entry["interval"] = interval(primary, logits, labels, *about, level)
+        if primary == "accuracy":
+            right = is_correct(logits, labels, data.task, data.num_labels)
+            against = is_correct(base, labels, data.task, data.num_labels)
+            entry["difference"] = paired_difference(right, against, level)
+        else:
+            entry["difference"] = paired_bootstrap(
+                primary_score, predicted[ref], base, labels, level
+            )
+        report[str(ref)] = entry
+        context.console.note(f"{ref}: {primary} {entry['metrics'][primary]:.4f}")
+    evaluation = Evaluation.model_validate(
+        {"primary": primary, "confidence": level, "samples": len(labels), "models": report}
+    )
+    return Evaluated(evaluation=evaluation, changed=changed)
+
+
+def _with_texts(prepared: Prepared, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Test rows that ``comparison.changes`` names, with their texts if any."""
+    data = prepared.data
+    texts = {"text": data.texts.get("test"), "text_pair": data.text_pairs.get("test")}
+    return [
+        {
+            **row,
+            **{key: some[row["row"] - 1][:MOST_TEXT] for key, some in texts.items() if some},
+        }
+        for row in rows
+    ]

@@ -1,0 +1,160 @@
+"""Deployed files of each model, and the metric that they have on validation rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hfprune.core.model_ref import DENSE
+from hfprune.core.tasks import LOWER_IS_BETTER
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
+from hfprune.deploy.quantize.outcome import PLAIN, describe_settings
+from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.quantize.search import quantize_auto
+from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.measure.scores import score
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.decisions import judged_metric
+from hfprune.pipeline.prepared import Prepared, Reading
+from hfprune.pipeline.results import AllExported, Exported, SavedModel, Validated
+from hfprune.pipeline.stages.latency import lengths_to_time
+
+
+def run(
+    context: Context,
+    prepared: Prepared,
+    models: dict[str, SavedModel],
+    made: dict[str, Validated],
+) -> AllExported:
+    """Export all models.
+
+    Args:
+        models: by label, the dense one first.
+        made: what was exported before, to judge it: those very files are taken.
+    """
+    found = {}
+    for label, model in models.items():
+        place = f"onnx/{label}"
+        if label in made:
+            earlier = made[label].exported
+            shutil.copytree(context.path(earlier.folder), context.path(place), dirs_exist_ok=True)
+            found[label] = earlier.model_copy(update={"folder": place})
+        else:
+            found[label] = export(context, prepared, model, place, label)
+    return AllExported(models=found)
+
+
+def validate(context: Context, prepared: Prepared, model: SavedModel, label: str) -> Validated:
+    """The metric that chooses checkpoints, of the exported (and quantized) model."""
+    exported = export(context, prepared, model, f"validation/{label}", label)
+    recipe, reading = context.recipe, reading_of(prepared, label)
+    data = reading.data
+    metric = judged_metric(
+        recipe.training.metric_for_best_model,
+        recipe.training.greater_is_better,
+        recipe.evaluation.metrics,
+    )
+    file = deployed_file(context.path(exported.folder))
+    logits = data.by_text(
+        "validation", predict_logits(OnnxClassifier(file), data.validation, reading.collator)
+    )
+    labels = data.label_array("validation")
+    value = score(metric.name, logits, labels, data.task, data.num_labels, data.label_names)
+    return Validated(metric=value, exported=exported)
+
+
+def reading_of(prepared: Prepared, label: str) -> Reading:
+    """How the model with this label reads."""
+    return prepared.dense if label == DENSE else prepared.small
+
+
+def deployed_file(folder: Path) -> Path:
+    """The file that would be deployed: int8 where there is one."""
+    quantized = folder / QUANTIZED_FILE
+    return quantized if quantized.is_file() else folder / MODEL_FILE
+
+
+def export(
+    context: Context, prepared: Prepared, model: SavedModel, place: str, label: str
+) -> Exported:
+    """Export, and quantize where the recipe wants it.
+
+    The dense model is what others are compared with, so nothing is searched for it.
+    """
+    reading, settings = reading_of(prepared, label), context.recipe.export
+    folder = context.path(place)
+    loaded = prepared.saved(context, model)
+    export_onnx(loaded, reading.processor, folder, opset=settings.opset)
+    record: dict[str, Any] | None = None
+    quantization = settings.quantization
+    if quantization == "auto":
+        if label == DENSE:
+            quantize_onnx(folder, PLAIN)
+        else:
+            lengths = lengths_to_time(context, prepared, loaded.config)
+            record = _search(context, reading, folder, label, lengths)
+    elif quantization is not None:
+        samples = quantization.calibration_samples
+        needed = _calibration(context, reading, samples) if quantization.is_static else None
+        quantize_onnx(folder, quantization, calibration=needed)
+    digest = context.store.digest(model.folder)
+    return Exported(folder=place, model=digest, quantization=record)
+
+
+def _calibration(context: Context, reading: Reading, samples: int) -> Any:
+    """What static quantization sees: training rows, or images as the model gets them.
+
+    Images are drawn with the seed of the run.
+    """
+    train = reading.data.train
+    if not reading.data.of_images:
+        return train
+    rng = np.random.default_rng(context.recipe.training.seed)
+    chosen = sorted(rng.permutation(len(train))[:samples].tolist())
+    pixels = [reading.collator([train[row]])["pixel_values"][0].numpy() for row in chosen]
+    return Dataset.from_dict({"pixel_values": pixels})
+
+
+def _search(
+    context: Context, reading: Reading, folder: Path, label: str, lengths: Sequence[int]
+) -> dict[str, Any]:
+    """The fastest int8 model that keeps the metric; the record holds the candidates."""
+    recipe, data = context.recipe, reading.data
+    name = recipe.evaluation.metrics[0]
+    batches = recipe.benchmark.batch_sizes
+
+    def metric(logits: Any, rows: Sequence[int]) -> float:
+        found, labels = data.judged("validation", logits, rows)
+        return score(name, found, labels, data.task, data.num_labels, data.label_names)
+
+    with context.console.progress("quantization") as progress:
+        found = quantize_auto(
+            folder,
+            calibration=_calibration(context, reading, PLAIN.calibration_samples),
+            validation=data.validation,
+            collator=reading.collator,
+            metric=metric,
+            greater_is_better=name not in LOWER_IS_BETTER,
+            # The first is the deployment; the last is the largest that is to be fast as well.
+            shapes=[(batches[0], lengths[0]), (batches[-1], lengths[-1])],
+            threads=recipe.benchmark.threads,
+            max_drop=recipe.export.max_quantization_drop,
+            seconds=recipe.export.quantization_seconds,
+            progress=lambda done, what: progress(round(1000 * done), 1000),
+        )
+    record: dict[str, Any] = {"metric": name, **found.to_dict()}
+    context.console.quantization(label, record)
+    if not found.within:
+        context.console.note(
+            f"no int8 model of {label} keeps {name} within "
+            f"{recipe.export.max_quantization_drop:g}; took the one that loses least"
+        )
+    context.console.note(f"{label} int8: {describe_settings(record['chosen'])}")
+    return record

@@ -1,0 +1,148 @@
+"""Pruning without training: candidates by structured OBS and a search over levels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hfprune.core.kinds import TEXT_INPUTS
+from hfprune.data.images import IMAGE_COLUMN
+from hfprune.deploy.files import MODEL_FILE
+from hfprune.deploy.speed.landing import Landing, land
+from hfprune.families import block_views, model_sizes
+from hfprune.families.blocks import BlockKey
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.decisions import worth_trying
+from hfprune.pipeline.prepared import Prepared, keep
+from hfprune.pipeline.results import Baseline, Candidate, Candidates, SavedModel
+from hfprune.pipeline.stages.latency import probe_settings, single_speed
+from hfprune.pipeline.stages.prune import after, sizes_text
+from hfprune.pruning.cost import LatencyTable, parameter_costs
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.reconstruction.reconstruct import Reconstruction
+from hfprune.recipe.sections.pruning import PruningConfig
+
+
+def run(
+    context: Context,
+    prepared: Prepared,
+    label: str,
+    target: PruningConfig,
+    current: SavedModel,
+    teacher: SavedModel,
+    table: LatencyTable | None,
+    dense_file: Baseline | None,
+) -> Candidates:
+    """Candidates for a target, pruned from ``current`` and saved."""
+    dense = prepared.saved(context, teacher)
+    model = dense if current == teacher else prepared.saved(context, current)
+    rounds, seed = target.search_rounds, context.recipe.training.seed
+    batches = scoring_batches(context, prepared, target.scoring_samples)
+    sizes = model_sizes(model)
+    with context.console.progress("reconstruction") as progress:
+
+        def tell(step: str, done: int, total: int) -> None:
+            progress(done, total)
+
+        found = Reconstruction(model, dense, batches, tell, selection=target.selection)
+        speed = single_speed(target)
+        if table is None:
+            budget, cost = parameter_budget(dense, target.sparsity or 0.0)
+        else:
+            budget, cost = table.budget_ms(speed), table.price(sizes)
+        found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
+    choices: dict[str, list[int] | None] = {"searched": None}
+    # Whole layers fewer need training to be the better choice: see docs/notes.md.
+    trained = context.recipe.recovery.num_train_epochs > 0
+    for some in found.fewer_layers() if trained else ():
+        whole = [size if n in some else (0, 0) for n, size in enumerate(sizes)]
+        if worth_trying(None if table is None else table.speedup(whole), speed):
+            choices[f"layers {', '.join(map(str, some))}"] = some
+    candidates: dict[str, Candidate] = {}
+    plans: list[PruningPlan] = []
+    for name, layers in choices.items():
+        landing: Landing | None = None
+        if table is None or dense_file is None:
+            plan = found.plan(budget, cost, layers)
+        else:
+            landing = _landed(context, prepared, found, table, speed, layers, model, dense_file)
+            plan = landing.plan
+        if plan in plans:
+            continue
+        plans.append(plan)
+        pruned = copy.deepcopy(model)
+        found.prune_(pruned, plan)
+        saved = keep(
+            context,
+            pruned,
+            f"{label}-{slug(name)}",
+            prepared.small.processor,
+            after(context, current, plan),
+        )
+        reached = {} if landing is None else {
+            "predicted": landing.predicted, "measured": landing.measured,
+        }  # fmt: skip
+        candidates[name] = Candidate(
+            folder=saved.folder, sizes=list(model_sizes(pruned)), **reached
+        )
+        told = "" if landing is None else f", {landing.measured:.2f}x as measured"
+        context.console.note(f"{name}: {sizes_text(candidates[name].sizes)}{told}")
+    return Candidates(found=candidates)
+
+
+def _landed(
+    context: Context,
+    prepared: Prepared,
+    found: Reconstruction,
+    table: LatencyTable,
+    speedup: float,
+    layers: list[int] | None,
+    model: Any,
+    dense_file: Baseline,
+) -> Landing:
+    folder = context.path(dense_file.folder)
+    return land(
+        lambda scaled: found.plan(
+            scaled.budget_ms(speedup), scaled.price(model_sizes(model)), layers
+        ),
+        table,
+        speedup,
+        model,
+        folder / MODEL_FILE,
+        prepared.small.processor,
+        probe_settings(context.recipe.export.quantization, folder),
+    )
+
+
+def scoring_batches(context: Context, prepared: Prepared, samples: int) -> list[Any]:
+    """Training rows without labels, of like length in a batch, batches in random order."""
+    reading = prepared.small
+    train = reading.data.train
+    rng = np.random.default_rng(context.recipe.training.seed)
+    chosen = rng.permutation(len(train))[:samples].tolist()
+    names = [IMAGE_COLUMN]
+    if not reading.data.of_images:
+        chosen.sort(key=lambda row: len(train[row]["input_ids"]))
+        names = [name for name in TEXT_INPUTS if name in train.column_names]
+    collate = reading.collator
+    size = context.recipe.training.per_device_eval_batch_size
+    batches = [
+        dict(collate([{n: train[row][n] for n in names} for row in chosen[i : i + size]]))
+        for i in range(0, len(chosen), size)
+    ]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def parameter_budget(dense: Any, sparsity: float) -> tuple[float, Callable[[BlockKey, int], float]]:
+    """Encoder weights that may stay, and what a block of some size takes of them."""
+    units = parameter_costs(dense)
+    total = sum(units[key] * view.units for key, view in block_views(dense).items())
+    return (1.0 - sparsity) * total, lambda key, count: units[key] * count
+
+
+def slug(name: str) -> str:
+    """The name of a candidate as part of a folder's name."""
+    return name.replace(", ", "-").replace(" ", "-")

@@ -1,0 +1,57 @@
+"""Fewer tokens: a copy of the teacher that is pruned and distilled from instead of it.
+
+So teacher and student read the same tokens, and their hidden states can be compared. The teacher
+itself, with its own tokenizer, is what results are compared to.
+"""
+
+from __future__ import annotations
+
+import json
+
+from hfprune.data.loading import retokenize
+from hfprune.models.loading import load_processor
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import PLAN_FILE, Prepared, keep
+from hfprune.pipeline.results import SavedModel, Tokens
+from hfprune.pipeline.stages.data import reading_by
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.vocabulary.compare import compare_tokens
+from hfprune.pruning.vocabulary.reduce import reduce_vocabulary_
+
+# The teacher with a reduced vocabulary.
+START = "teacher-vocabulary"
+
+
+def run(context: Context, prepared: Prepared, teacher: SavedModel, min_count: int) -> SavedModel:
+    """Remove tokens that the training rows do not use."""
+    model = prepared.saved(context, teacher)
+    plan, tokenizer = reduce_vocabulary_(
+        model, prepared.dense.processor, prepared.data.train["input_ids"], min_count=min_count
+    )
+    return keep(context, model, START, tokenizer, plan)
+
+
+def read_as(context: Context, prepared: Prepared, start: SavedModel) -> None:
+    """From here on the pruned models read as ``start`` does."""
+    tokenizer = load_processor(
+        str(context.path(start.folder)),
+        context.recipe.task,
+        revision=None,
+        trust_remote_code=False,
+        key="output_dir",
+    )
+    prepared.small = reading_by(context, tokenizer, retokenize(prepared.data, tokenizer))
+
+
+def compare(context: Context, prepared: Prepared, start: SavedModel) -> Tokens:
+    """What the reduced vocabulary does to the validation texts, which it was not made from."""
+    file = context.path(start.folder) / PLAN_FILE
+    plan = PruningPlan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    found = compare_tokens(
+        prepared.dense.processor,
+        prepared.small.processor,
+        plan.vocabulary or (),
+        prepared.dense.data.validation["input_ids"],
+        prepared.small.data.validation["input_ids"],
+    )
+    return Tokens.model_validate(found.to_dict())

@@ -1,0 +1,237 @@
+"""The output folder: results, details, models, report and card; whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hfprune.core.errors import OutputError
+from hfprune.core.files import atomic_directory, atomic_write_json, atomic_write_text
+from hfprune.core.model_ref import DENSE, PRUNED
+from hfprune.core.ownership import mark
+from hfprune.core.results import (
+    DETAILS_FILE,
+    METRICS_FILE,
+    RESULTS_VERSION,
+    Details,
+    Kept,
+    RunResults,
+    read_json,
+)
+from hfprune.data.task_data import SPLITS, TEXT_ROW
+from hfprune.families import model_sizes
+from hfprune.measure.environment import environment
+from hfprune.models.sentences import read_layout, save_encoder
+from hfprune.pipeline.context import Context, brief
+from hfprune.pipeline.fingerprint import recipe_digest
+from hfprune.pipeline.members import Member, Members
+from hfprune.pipeline.prepared import PLAN_FILE, Prepared
+from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
+from hfprune.pruning.cost import parameter_costs
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.search import plan_sparsity
+from hfprune.pruning.surgery import RECORD_KEY
+from hfprune.publish.card import write_card
+from hfprune.recipe.public import sources
+from hfprune.recipe.reading import dump_recipe
+from hfprune.report.html import write_report
+
+# A sentence encoder that was pruned by a classifier's recipe comes back as one, here.
+SENTENCE_FOLDER = "sentence-encoder"
+
+
+def results(
+    context: Context,
+    prepared: Prepared,
+    teacher: SavedModel,
+    members: Members,
+    exported: AllExported,
+    evaluated: Evaluated,
+    timed: Timed,
+) -> RunResults:
+    """All that was found, as it is published."""
+    data, recipe = prepared.data, context.recipe
+    dense = prepared.saved(context, teacher)
+    kept = {member.label: _kept(context, prepared, dense, member) for member in members.all}
+    quantization = {
+        label: entry.quantization for label, entry in exported.models.items() if entry.quantization
+    }
+    single = [member.label for member in members.all] == [PRUNED]
+    return RunResults.model_validate(
+        {
+            "format_version": RESULTS_VERSION,
+            "recipe_sha256": recipe_digest(recipe),
+            "task": recipe.task,
+            "labels": data.label_names,
+            "data": {
+                "samples": {name: data.size(name) for name in SPLITS},
+                "windows": {name: len(data.split(name)) for name in SPLITS}
+                if TEXT_ROW in data.train.column_names
+                else None,
+                "truncated": data.truncated,
+                "seen_in_train": data.seen_in_train,
+                "max_length": None if data.of_images else data.max_length,
+                "stride": recipe.data.stride,
+                "class_weights": prepared.class_weights,
+            },
+            "sources": sources(recipe),
+            "seed": recipe.training.seed,
+            "bf16": prepared.bf16,
+            "processes": context.state.num_processes,
+            "search": members.search,
+            "quantization": quantization or None,
+            "vocabulary": None if members.tokens is None else members.tokens.model_dump(),
+            "seconds": context.store.seconds(),
+            "environment": environment(),
+            **({"pruning": kept[PRUNED]} if single else {"family": kept}),
+            "evaluation": evaluated.evaluation,
+            "benchmark": timed.benchmark,
+        }
+    )
+
+
+def _kept(context: Context, prepared: Prepared, dense: Any, member: Member) -> Kept:
+    """What a model kept, and what of the dense model's encoder weights is gone."""
+    totals, kept = model_sizes(dense), model_sizes(prepared.saved(context, member.model))
+    plan = PruningPlan.first_units(totals, kept)
+    found: dict[str, Any] = {
+        "sparsity": round(plan_sparsity(plan, parameter_costs(dense)), 6),
+        "heads": [heads for heads, _ in kept],
+        "neurons": [neurons for _, neurons in kept],
+        "of_heads": [heads for heads, _ in totals],
+        "of_neurons": [neurons for _, neurons in totals],
+    }
+    if member.candidates:
+        found["candidates"] = member.candidates
+        (best,) = (entry for entry in member.candidates.values() if entry["chosen"])
+        if "predicted" in best:
+            found["predicted_speedup"] = best["predicted"]
+    elif member.table is not None:
+        found["predicted_speedup"] = member.table.speedup(kept)
+    return Kept.model_validate(found)
+
+
+def details(
+    context: Context, teacher: SavedModel, members: Members, evaluated: Evaluated
+) -> Details:
+    """How losses and metrics went, and test rows whose prediction changed."""
+    logs = [(DENSE, "teacher", teacher.log)]
+    for member in members.all:
+        logs += [(member.label, "prune", member.pruned_log), (member.label, "recover", member.log)]
+    return Details(
+        training=[
+            {"model": model, "stage": stage, "log": read_json(context.path(file))}
+            for model, stage, file in logs
+            if file is not None
+        ],
+        changed=evaluated.changed,
+    )
+
+
+def check_agreement(context: Context, members: Members, exported: AllExported) -> None:
+    """Hold plan, config, weights and deployed files of each model against each other.
+
+    Raises:
+        OutputError: they do not belong together, so something wrote into the work folder.
+    """
+    for member in members.all:
+        folder = context.path(member.model.folder)
+        plan = PruningPlan.from_dict(read_json(folder / PLAN_FILE))
+        record = read_json(folder / "config.json").get(RECORD_KEY, {})
+        sizes = list(zip(record.get("heads", []), record.get("neurons", []), strict=False))
+        if sizes and tuple(sizes) != plan.sizes():
+            raise _mixed(folder, f"its config has the sizes {sizes}, its plan {plan.sizes()}")
+        made_of = exported.models[member.label].model
+        if made_of != context.store.digest(member.made_of):
+            raise _mixed(folder, "the deployed files were made of other weights")
+
+
+def _mixed(folder: Path, why: str) -> OutputError:
+    return OutputError(
+        f"{folder} holds files that do not belong together ({why}), so nothing was published; "
+        "did another program write there? Start afresh with overwrite=true"
+    )
+
+
+def write(
+    context: Context, prepared: Prepared, members: Members, exported: AllExported,
+    found: RunResults, more: Details,
+) -> None:  # fmt: skip
+    """Assemble the output folder beside its place, and move it there."""
+    recipe, output = context.recipe, context.store.output
+    check_agreement(context, members, exported)
+    layout = read_layout(recipe.model.name_or_path)
+    replace = recipe.overwrite or recipe.resume
+    with atomic_directory(output, overwrite=replace) as folder:
+        mark(folder)
+        for member in members.all:
+            target = folder if member.label == PRUNED else folder / member.label
+            shutil.copytree(context.path(member.model.folder), target, dirs_exist_ok=True)
+            shutil.copytree(context.path(exported.models[member.label].folder), target / "onnx")
+            if layout is not None:
+                model = prepared.saved(context, member.model)
+                save_encoder(model, prepared.small.processor, layout, target / SENTENCE_FOLDER)
+            _write_results(
+                context,
+                target,
+                found.member_results(member.label).to_json(),
+                more.member_details(member.label).to_json(),
+            )
+            write_card(target)
+        if members.is_family:
+            _write_results(context, folder, found.to_json(), more.to_json())
+
+
+def _write_results(
+    context: Context, folder: Path, found: Mapping[str, Any], more: Mapping[str, Any]
+) -> None:
+    atomic_write_json(folder / METRICS_FILE, found)
+    atomic_write_json(folder / DETAILS_FILE, more)
+    atomic_write_text(folder / "recipe.yaml", dump_recipe(context.recipe))
+    report(context, folder)  # before the card, which shows some of its figures
+
+
+def write_teacher(context: Context, teacher: SavedModel) -> Path:
+    """The dense model alone as the output."""
+    output = context.store.output
+    replace = context.recipe.overwrite or context.recipe.resume
+    with atomic_directory(output, overwrite=replace) as folder:
+        mark(folder)
+        shutil.copytree(context.path(teacher.folder), folder, dirs_exist_ok=True)
+    return output
+
+
+def report(context: Context, folder: Path) -> None:
+    """``report.html`` and its figures, if they can be made: hours of work do not hang on it."""
+    try:
+        _, note = write_report(folder)
+    except Exception as error:
+        context.console.warn(
+            f"no report was made ({brief(error)}); the results are in metrics.json, and "
+            f"`hfprune report {context.store.output}` tries it again"
+        )
+    else:
+        if note is not None:
+            context.console.note(note)
+
+
+def finished_before(context: Context) -> RunResults | None:
+    """The results of a run that ``resume`` finds complete: it was killed in its last moment."""
+    store = context.store
+    if not context.recipe.resume or store.folder.exists():
+        return None
+    try:
+        found = json.loads((store.output / METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("recipe_sha256") != recipe_digest(context.recipe):
+        return None
+    return RunResults.model_validate(found)
+
+
+def labels_of(found: RunResults) -> Iterable[str]:
+    """The pruned models of finished results."""
+    return list(found.members)
