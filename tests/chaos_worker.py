@@ -18,14 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import evaluate  # noqa: F401
 import optimum.exporters.onnx  # what the export imports late
 import optimum.onnxruntime  # noqa: F401
 import transformers
 
 import hfprune.deploy.quantize.search
-import hfprune.pipeline
 import hfprune.training.trainer
+from hfprune.pipeline.stages import benchmark, evaluate, export, prune, teacher, write
+from hfprune.pipeline.store import StageStore
 from hfprune.pruning.importance import GradientScores
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prune.py"
@@ -41,28 +41,28 @@ class Point(NamedTuple):
     nth: int
 
 
-RUN, TRAINER = hfprune.pipeline._Run, hfprune.training.trainer.HFPruneTrainer
+TRAINER = hfprune.training.trainer.HFPruneTrainer
 POINTS = (  # in the order in which a run comes to them
     Point(os, "replace", "before", 2),  # its own record half written
     Point(transformers.Trainer, "_save_optimizer_and_scheduler", "before", 2),
     Point(transformers.Trainer, "training_step", "before", 7),
     Point(transformers.PreTrainedModel, "save_pretrained", "after", 2),  # not yet in its place
-    Point(RUN, "_keep", "after", 1),  # the teacher is there, but not yet recorded
+    Point(teacher, "keep", "after", 1),  # the teacher is there, but not yet recorded
     Point(GradientScores, "update", "before", 3),
     Point(TRAINER, "_next_plan", "after", 2),  # at a step of the schedule
     Point(hfprune.training.trainer, "save_file", "half", 1),  # the scores, within a checkpoint
     Point(TRAINER, "_write_checkpoint", "after", 1),
     Point(TRAINER, "shrink", "before", 1),
-    Point(RUN, "_keep", "before", 1),
+    Point(prune, "keep", "before", 1),
     Point(transformers.Trainer, "training_step", "after", 3),  # of the recovery
-    Point(hfprune.pipeline, "export_onnx", "after", 1),
-    Point(hfprune.pipeline, "quantize_onnx", "before", 1),
+    Point(export, "export_onnx", "after", 1),
+    Point(export, "quantize_onnx", "before", 1),
     Point(hfprune.deploy.quantize.search, "quantize_onnx", "after", 2),  # in the search
-    Point(RUN, "_evaluate", "after", 1),
-    Point(RUN, "_benchmark", "before", 1),
+    Point(evaluate, "run", "after", 1),
+    Point(benchmark, "run", "before", 1),
     Point(shutil, "copytree", "after", 1),  # the output half assembled
-    Point(hfprune.pipeline, "write_card", "before", 1),
-    Point(RUN, "_remove_work", "before", 1),  # the output is there, the work not yet deleted
+    Point(write, "write_card", "before", 1),
+    Point(StageStore, "remove", "before", 1),  # the output is there, the work not yet deleted
     Point(Path, "rename", "after", 1),  # while it is deleted
 )
 

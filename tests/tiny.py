@@ -233,3 +233,29 @@ def within(plan: PruningPlan, other: PruningPlan) -> bool:
     return plan.totals() == other.totals() and all(
         set(plan.kept(key)) <= set(other.kept(key)) for key in plan.keys()
     )
+
+
+def opened_store(recipe: Any) -> Any:
+    """The work folder of a recipe, opened as a run opens it."""
+    from hfprune.pipeline.context import Context
+    from hfprune.pipeline.fingerprint import recipe_digest
+    from hfprune.recipe.reading import dump_recipe
+
+    store = Context.of(recipe).store
+    store.open(
+        recipe_digest(recipe),
+        dump_recipe(recipe),
+        resume=recipe.resume,
+        overwrite=recipe.overwrite,
+    )
+    return store
+
+
+def prepared_run(recipe: Any, console: Any) -> tuple[Any, Any]:
+    """The context of a run, and its rows, read; the first stage has not begun."""
+    from importlib import import_module
+
+    from hfprune.pipeline.context import Context
+
+    context = Context.of(recipe, console)
+    return context, import_module("hfprune.pipeline.run")._prepare(context)

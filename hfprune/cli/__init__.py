@@ -6,22 +6,17 @@ explained, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-# In the order in which --help lists them; each module adds its command to the application.
-from hfprune.cli import benchmark, evaluate, export, inspect, prune, push, recipe, report
+from importlib import import_module
+
 from hfprune.cli.app import app
 
-__all__ = [
-    "app",
-    "benchmark",
-    "evaluate",
-    "export",
-    "inspect",
-    "main",
-    "prune",
-    "push",
-    "recipe",
-    "report",
-]
+__all__ = ["app", "main"]
+
+# In the order in which --help lists them; each module adds its command to the application.
+for _command in (
+    "prune", "recipe", "export", "evaluate", "inspect", "benchmark", "push", "report",
+):  # fmt: skip
+    import_module(f"hfprune.cli.{_command}")
 
 
 def main() -> None:

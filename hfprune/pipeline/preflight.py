@@ -25,6 +25,7 @@ def check_places(context: Context) -> None:
     """
     recipe, store = context.recipe, context.store
     check_name(Path(recipe.output_dir))
+    check_output_dir(store.output, overwrite=True)
     inputs = {
         "model.name_or_path": recipe.model.name_or_path,
         "model.tokenizer": recipe.model.tokenizer,

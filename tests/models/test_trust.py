@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import transformers
-from tiny import save_tiny_classifier, tiny_model, write_reviews
+from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError
 from hfprune.models import loading
-from hfprune.pipeline import _Run
+from hfprune.pipeline.stages import teacher as teacher_stage
 from hfprune.report.console import Console
 
 ROOT = Path(__file__).parents[2]
@@ -82,16 +82,16 @@ def test_every_request_names_its_revision(
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE.format(folder=tmp_path, model=model, more=more))
     recipe = load_recipe(file, [f"model.trust_remote_code={str(trusted).lower()}"])
-    made = _Run(recipe, Console(quiet=True))
-    made._prepare()
-    made._load(
+    context, prepared = prepared_run(recipe, Console(quiet=True))
+    prepared.load(
+        context,
         recipe.teacher.name_or_path or recipe.model.name_or_path,
         recipe.teacher.revision or recipe.model.revision,
     )
     if not more:
         assert {(name, revision) for _, name, revision, _ in asked} == wanted
     else:
-        made._teacher()
+        teacher_stage.run(context, prepared)
         assert {(name, revision) for _, name, revision, _ in asked} == wanted
     answers = {kind: trust for kind, _, _, trust in asked if kind.startswith("Auto")}
     assert answers == dict.fromkeys(

@@ -33,7 +33,6 @@ from tiny import (
 from transformers import AutoTokenizer
 
 import hfprune
-import hfprune.pipeline as pipeline
 from hfprune import PruningConfig, load_recipe, shrink_
 from hfprune.core.errors import (
     CheckpointError,
@@ -47,11 +46,14 @@ from hfprune.core.errors import (
 )
 from hfprune.core.faults import is_disk_full, is_out_of_memory
 from hfprune.core.files import remove_leftovers
+from hfprune.core.ownership import mark
 from hfprune.data.loading import load_task_data
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.parity import check_parity
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.pipeline import run
+from hfprune.pipeline.stages import export as export_stage
+from hfprune.pipeline.store import StageStore
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.report.console import Console
 from hfprune.training.checkpoints import last_checkpoint
@@ -86,6 +88,7 @@ class World:
         self.output = folder / "out"
         self.output.mkdir()
         (self.output / "model.safetensors").write_bytes(b"of an earlier run")
+        (self.output / "metrics.json").write_text('{"format_version": 1, "recipe_sha256": "0"}')
         self.changes: dict[str, dict[str, Any] | str | bool] = {}
 
     def set(self, section: str, **values: Any) -> None:
@@ -266,7 +269,7 @@ def _auto_map_unknown(w: World) -> None:
     _auto_map(w)
     w.config(model_type="own", auto_map={"AutoConfig": "modeling_own.OwnConfig"})
     # A name of the Hub is not looked into before transformers does; here: as if it were one.
-    w.monkeypatch.setattr(pipeline._Run, "_check_before_work", lambda self: None)
+    w.monkeypatch.setattr("hfprune.pipeline.preflight.check", lambda context: None)
 
 
 def _tokenizer_auto_map(w: World) -> None:
@@ -316,6 +319,7 @@ def _work(text: str, **changes: Any) -> Callable[[World], Any]:
     def arrange(w: World) -> None:
         work = w.output.with_name("out.work")
         work.mkdir()
+        mark(work)
         if not changes.get("resume"):
             shutil.rmtree(w.output)
         (work / "stages.json").write_text(text)
@@ -377,11 +381,11 @@ def _gradients(w: World) -> None:
 
 
 def _stage_fails(method: str, error: BaseException) -> Callable[[World], Any]:
-    """The teacher is there; this method of the pipeline fails."""
+    """The teacher is there; this stage of the pipeline fails."""
 
     def arrange(w: World) -> None:
         w.teacher()
-        w.monkeypatch.setattr(pipeline._Run, method, raising(error))
+        w.monkeypatch.setattr(f"hfprune.pipeline.stages.{method}.run", raising(error))
 
     return arrange
 
@@ -389,6 +393,12 @@ def _stage_fails(method: str, error: BaseException) -> Callable[[World], Any]:
 GOOD = [f"{word} film,{label}" for word, label in (("good", "p"), ("bad", "n")) for _ in range(15)]
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+BEGUN = json.dumps({
+    "format": 2,
+    "recipe": "x",
+    "stages": {"teacher": {"inputs": {}, "result": {}, "files": {}, "seconds": 1.0}},
+})  # fmt: skip
 
 CASES = [
     # -- recipes
@@ -502,7 +512,7 @@ CASES = [
          "stages.json is damaged .*set overwrite=true and resume=false"),
     Case("record of nothing", _work('{"recipe": "x"}', overwrite=False, resume=True),
          CheckpointError, "stages.json is damaged .KeyError"),
-    Case("another recipe", _work('{"recipe": "x", "done": {}, "seconds": {}}', overwrite=False,
+    Case("another recipe", _work(BEGUN, overwrite=False,
          resume=True), CheckpointError, "was begun with another recipe"),
     # -- numbers, memory and disks
     Case("NaN target", _nan_target, DataError, "row 21, .*: the number to predict is nan"),
@@ -514,12 +524,12 @@ CASES = [
          "and raise gradient_accumulation_steps .1. by the same factor"),
     Case("no memory, CPU", _never_trained(CPU), TrainingError, "out of memory at step 1"),
     Case("no memory, Python", _never_trained(MemoryError()), TrainingError, "out of memory at"),
-    Case("no memory elsewhere", _stage_fails("_keep", CUDA), TrainingError,
+    Case("no memory elsewhere", _stage_fails("teacher", CUDA), TrainingError,
          r"stage 'teacher': out of memory .*lower training.per_device_eval_batch_size \(64\)"),
-    Case("full: teacher", _stage_fails("_keep", FULL_RUST), OutputError,
+    Case("full: teacher", _stage_fails("teacher", FULL_RUST), OutputError,
          "stage 'teacher': the disk is full, writing .*out.work failed .*stages .none yet. "
          "and checkpoints are safe in .*resume=true"),
-    Case("other: teacher", _stage_fails("_keep", OSError(5, "Input/output error", "disk/file")),
+    Case("other: teacher", _stage_fails("teacher", OSError(5, "Input/output error", "disk/file")),
          OutputError, "stage 'teacher': disk/file: Input/output error; .*are safe in"),
     # -- ONNX
     Case("ONNX of another model", _onnx(2), ExportError, "logits differ from PyTorch by up to"),
@@ -560,7 +570,7 @@ def test_a_disk_that_fills_again_and_again(world: World) -> None:
          f"cannot write the checkpoint {teacher}/checkpoint-6: the disk is full; free some space; "
          f"the last good checkpoint is {teacher}/checkpoint-4"),
         (transformers.PreTrainedModel, "save_pretrained", FULL_RUST, 0, "stage 'teacher': .*disk"),
-        (pipeline, "quantize_onnx", FULL, 0, "stage 'export': the disk is full"),
+        (export_stage, "quantize_onnx", FULL, 0, "stage 'export': the disk is full"),
         (shutil, "copytree", FULL_COPY, 1, f"cannot write '{world.output}': the disk is full"),
     ]  # fmt: skip
     overrides: tuple[str, ...] = ()
@@ -730,7 +740,7 @@ def test_odd_inputs_that_work(world: World, caplog: pytest.LogCaptureFixture, ca
     world.set("pruning", update_every_steps=1)
     world.teacher()
     places: list[Path] = []
-    remove = pipeline._Run._remove_work
+    remove = StageStore.remove
 
     def look(self: Any) -> None:  # before the checkpoints are deleted
         places.extend(path for path in world.folder.rglob("*") if path.is_file())
@@ -738,7 +748,7 @@ def test_odd_inputs_that_work(world: World, caplog: pytest.LogCaptureFixture, ca
         assert not [path for path in places if secret.encode() in path.read_bytes()]
         remove(self)
 
-    world.monkeypatch.setattr(pipeline._Run, "_remove_work", look)
+    world.monkeypatch.setattr(StageStore, "remove", look)
     results = world.run()
     assert results is not None
     assert places

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,19 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import save_tiny_classifier, tiny_model, write_reviews
+from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.deploy.speed.landing import Landing
-from hfprune.pipeline import _Run, run
+from hfprune.pipeline import run
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.results import Exported, Validated
+from hfprune.pipeline.stages import export as export_stage
+from hfprune.pipeline.stages import write as write_stage
+from hfprune.pipeline.training import make_trainer, recovery_trainer
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
 from hfprune.recipe.workplan import describe
@@ -82,11 +90,10 @@ def test_a_new_head_is_told_in_one_line(
     recipe = load_recipe(
         recipe_file(tmp_path, inputs), [f"model.name_or_path={tmp_path / 'encoder'}"]
     )
-    made = _Run(recipe, Console(quiet=True))
-    made._prepare()
+    context, made = prepared_run(recipe, Console(quiet=True))
     capfd.readouterr()
-    made._load(str(tmp_path / "encoder"), None)
-    said = [r.getMessage() for r in caplog.records if r.name == "hfprune.loading"]
+    made.load(context, str(tmp_path / "encoder"), None)
+    said = [r.getMessage() for r in caplog.records if r.name == "hfprune.models.loading"]
     assert said == [
         f"{tmp_path / 'encoder'} has no weights for classifier.bias, classifier.weight: they start "
         "from random numbers, and training fits them"
@@ -97,38 +104,40 @@ def test_a_new_head_is_told_in_one_line(
 def test_bfloat16_where_this_machine_is_faster_in_it(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prepared(bf16: bool | str, gain: float, **changes: Any) -> tuple[_Run, list[str]]:
-        for module in ("core.machine", "pipeline"):
+    def prepared(
+        bf16: bool | str, gain: float, **changes: Any
+    ) -> tuple[Context, Prepared, list[str]]:
+        for module in ("core.machine", "pipeline.stages.data"):
             monkeypatch.setattr(f"hfprune.{module}.bfloat16_gain", lambda: gain)
         path = recipe_file(tmp_path, inputs, training={"bf16": bf16}, **changes)
-        made, said = _Run(load_recipe(path), Console(quiet=True)), list[str]()
-        monkeypatch.setattr(made.console, "warn", said.append)
-        made._prepare()
-        return made, said
+        console, said = Console(quiet=True), list[str]()
+        monkeypatch.setattr(console, "warn", said.append)
+        return *prepared_run(load_recipe(path), console), said
 
     resumed = {"resume": True}
     fresh = {"overwrite": True}
     for gain, chosen in ((0.1, False), (1.1, False), (1.9, True)):
-        made, said = prepared("auto", gain, **fresh)
-        args = made._trainer(made._load(str(inputs / "model"), None), "teacher", made.dense).args
+        context, made, said = prepared("auto", gain, **fresh)
+        model = made.load(context, str(inputs / "model"), None)
+        args = make_trainer(context, made, model, "teacher", made.dense).args
         assert (args.bf16, said) == (chosen, [])
         # A busy moment measures otherwise; what was begun goes on as it was begun.
-        made, said = prepared("auto", 3.0 - gain, **resumed)
-        assert made.done["bf16"] is chosen
-    made, said = prepared(True, 0.1, **fresh)
-    assert made.done["bf16"] is True
+        _, made, said = prepared("auto", 3.0 - gain, **resumed)
+        assert made.bf16 is chosen
+    _, made, said = prepared(True, 0.1, **fresh)
+    assert made.bf16 is True
     assert said == [
         "training.bf16 is true, but this machine multiplies 10.0 times slower in bfloat16 than in "
         "float32; write bf16: auto, which uses it where it is faster"
     ]
-    assert prepared(True, 0.9, **fresh)[1] == []
-    assert prepared(False, 0.1, **fresh)[1] == []
+    assert prepared(True, 0.9, **fresh)[2] == []
+    assert prepared(False, 0.1, **fresh)[2] == []
 
 
 def test_distilling_on_the_rest_of_long_texts(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prepared(length: int) -> tuple[_Run, list[str], list[str]]:
+    def prepared(length: int) -> tuple[Context, Prepared, list[str], list[str]]:
         path = recipe_file(tmp_path, inputs, distillation={"rest_of_texts": True})
         recipe = load_recipe(
             path,
@@ -138,24 +147,21 @@ def test_distilling_on_the_rest_of_long_texts(
                 "overwrite=true",
             ],
         )
-        made, noted, warned = _Run(recipe, Console(quiet=True)), list[str](), list[str]()
-        monkeypatch.setattr(made.console, "note", noted.append)
-        monkeypatch.setattr(made.console, "warn", warned.append)
-        made._prepare()
-        return made, noted, warned
+        console, noted, warned = Console(quiet=True), list[str](), list[str]()
+        monkeypatch.setattr(console, "note", noted.append)
+        monkeypatch.setattr(console, "warn", warned.append)
+        return *prepared_run(recipe, console), noted, warned
 
-    made, noted, warned = prepared(5)
+    context, made, noted, warned = prepared(5)
     rest = made.small.unlabeled
     assert rest is not None
     assert warned == []
     assert f"{len(rest)} more rows to distil on: the rest of training texts" in noted
-    teacher = made._load(str(inputs / "model"), None)
-    trainer = made._recovery_trainer(
-        made._load(str(inputs / "model"), None), teacher, "recover", num_train_epochs=1
-    )
+    teacher, model = (made.load(context, str(inputs / "model"), None) for _ in range(2))
+    trainer = recovery_trainer(context, made, model, teacher, "recover", num_train_epochs=1)
     trainer.train()
     assert len(trainer.train_dataset) == made.data.size("train") + len(rest)
-    made, noted, warned = prepared(32)
+    _, made, noted, warned = prepared(32)
     assert warned == [
         "distillation.rest_of_texts adds nothing: no training text goes on for a quarter of "
         "data.max_length (32) beyond it"
@@ -220,10 +226,8 @@ def test_details_and_report_of_a_run(finished: tuple[Path, dict[str, Any]]) -> N
 def test_a_report_that_fails_is_a_warning(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hfprune.pipeline as pipeline
-
-    console = Console(quiet=True)
-    pipeline._Run(load_recipe(recipe_file(tmp_path, inputs)), console)._report(tmp_path)
+    recipe = load_recipe(recipe_file(tmp_path, inputs))
+    write_stage.report(Context.of(recipe, Console(quiet=True)), tmp_path)
     told = " ".join(capsys.readouterr().err.split())
     assert "no report was made (OutputError" in told
     assert "`hfprune report" in told
@@ -271,21 +275,20 @@ def test_resume_equals_uninterrupted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import hfprune.pipeline as pipeline
-
     path = recipe_file(tmp_path, inputs)
     calls: list[str] = []
-    for stop in ("_prune", "_recover", "_export", "_benchmark"):
-        real = getattr(pipeline._Run, stop)
+    for stop in ("prune", "recover", "export", "benchmark"):
+        module = import_module(f"hfprune.pipeline.stages.{stop}")
+        real = module.run
 
-        def interrupted(self: Any, *args: Any, real: Any = real, stop: str = stop) -> Any:
+        def interrupted(*args: Any, real: Any = real, stop: str = stop) -> Any:
             calls.append(stop)
-            result = real(self, *args)
+            result = real(*args)
             if calls.count(stop) == 1:
                 raise KeyboardInterrupt  # the work is done, but not yet recorded
             return result
 
-        monkeypatch.setattr(pipeline._Run, stop, interrupted)
+        monkeypatch.setattr(module, "run", interrupted)
     overrides: list[str] = []
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
@@ -296,7 +299,7 @@ def test_resume_equals_uninterrupted(
     with pytest.raises(CheckpointError, match="was begun with another recipe"):
         run(load_recipe(path, ["resume=true", "pruning.sparsity=0.4"]), Console(quiet=True))
     run(load_recipe(path, overrides), Console(quiet=True))
-    assert calls == ["_prune"] * 2 + ["_recover"] * 2 + ["_export"] * 2 + ["_benchmark"] * 2
+    assert calls == ["prune"] * 2 + ["recover"] * 2 + ["export"] * 2 + ["benchmark"] * 2
     for name in ("model.safetensors", "plan.json"):
         assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
 
@@ -333,7 +336,7 @@ def test_a_reduced_vocabulary(
     """The pruned models read fewer tokens, the dense ones all."""
     from transformers import AutoTokenizer
 
-    import hfprune.pipeline as pipeline
+    from hfprune.pipeline.stages import reconstruct
 
     vocabulary = {"vocabulary": {"min_count": 15}}
     path = recipe_file(
@@ -355,9 +358,9 @@ def test_a_reduced_vocabulary(
     assert any("the training rows hold 15 times or more" in line for line in describe(recipe))
     assert any("by reconstruction (kprune) on 1024 rows" in line for line in describe(recipe))
     chosen: list[str] = []
-    real = pipeline.Reconstruction
+    real = reconstruct.Reconstruction
     monkeypatch.setattr(
-        pipeline,
+        reconstruct,
         "Reconstruction",
         lambda *args, **options: chosen.append(options["selection"]) or real(*args, **options),
     )
@@ -472,8 +475,6 @@ def test_real_minilm_end_to_end(tmp_path: Path) -> None:
 
 def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A latency table worked by hand: times of a tiny model would be noise."""
-    import hfprune.pipeline as pipeline
-
     table = LatencyTable(
         batch_size=1,
         sequence_length=16,
@@ -483,14 +484,27 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
         attention=((0, 0.0), (1, 0.4), (4, 1.0)),
         ffn=((0, 0.0), (8, 0.2), (48, 1.0)),
     )
-    monkeypatch.setattr(pipeline, "latency_table", lambda *args, **kwargs: table)
-    monkeypatch.setattr(pipeline, "calibrated", lambda table, *args: table)
+    stages = "hfprune.pipeline.stages"
+    monkeypatch.setattr(f"{stages}.latency.latency_table", lambda *args, **kwargs: table)
+    monkeypatch.setattr(f"{stages}.latency.calibrated", lambda table, *args: table)
 
     def land(plan_for: Any, table: LatencyTable, *args: Any) -> Landing:
         plan = plan_for(table)
         return Landing(plan, table, table.speedup(plan.sizes()), table.speedup(plan.sizes()))
 
-    monkeypatch.setattr(pipeline, "land", land)
+    monkeypatch.setattr(f"{stages}.reconstruct.land", land)
+
+
+def fake_validation(monkeypatch: pytest.MonkeyPatch, metric: Callable[[str], float]) -> None:
+    """The metric of each model by its label; its files are exported as ever."""
+
+    def validate(context: Context, prepared: Prepared, model: Any, label: str) -> Validated:
+        exported: Exported = export_stage.export(
+            context, prepared, model, f"validation/{label}", label
+        )
+        return Validated(metric=metric(label), exported=exported)
+
+    monkeypatch.setattr(export_stage, "validate", validate)
 
 
 def test_a_family_from_one_run(
@@ -583,13 +597,9 @@ def test_one_speed_with_gates(
 def test_the_fastest_within_a_drop(
     limit: float, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hfprune.pipeline as pipeline
-
     fake_times(monkeypatch)
     metric = {"dense": 0.9, "3x": 0.85, "3.9x": 0.7, "5.07x": 0.4}
-    monkeypatch.setattr(
-        pipeline._Run, "_validation", lambda self, place, label: metric.get(label, 0.3)
-    )
+    fake_validation(monkeypatch, lambda label: metric.get(label, 0.3))
     recipe = load_recipe(
         recipe_file(
             tmp_path,
@@ -618,12 +628,8 @@ def test_the_fastest_within_a_drop(
 def test_no_speed_within_the_drop_is_an_error(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hfprune.pipeline as pipeline
-
     fake_times(monkeypatch)
-    monkeypatch.setattr(
-        pipeline._Run, "_validation", lambda self, place, label: 0.9 if label == "dense" else 0.5
-    )
+    fake_validation(monkeypatch, lambda label: 0.9 if label == "dense" else 0.5)
     path = recipe_file(
         tmp_path,
         inputs,

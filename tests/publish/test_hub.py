@@ -27,11 +27,16 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
 from loopback_hub import Fault, LoopbackHub
-from tiny import TRANSFORMERS_5, save_tiny_classifier, tiny_batch, write_reviews
+from tiny import TRANSFORMERS_5, opened_store, save_tiny_classifier, tiny_batch, write_reviews
 
 import hfprune
 from hfprune import pipeline
+from hfprune.core import results
 from hfprune.core.errors import CheckpointError, HFPruneError, HubError
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.results import Precision
+from hfprune.pipeline.stages import push as push_stage
+from hfprune.pipeline.store import StageStore
 from hfprune.pruning.surgery import RECORD_KEY
 from hfprune.publish.card import model_card, write_card
 from hfprune.publish.failures import redact
@@ -202,12 +207,19 @@ def test_a_run_can_be_resumed_with_another_place_to_publish_to(
     finished: Finished, tmp_path: Path
 ) -> None:
     recipe = finished.recipe | {"output_dir": str(tmp_path / "out")}
-    pipeline._Run(Recipe(**recipe), Console(quiet=True))._open_work()
+
+    def opened(recipe: dict[str, Any]) -> StageStore:
+        return opened_store(Recipe(**recipe))
+
+    store = opened(recipe)
+    store.put("precision", Precision(bf16=False), store.inputs_of({}), 0.0)
     elsewhere = recipe | {"resume": True, "hub": {"hub_model_id": "org/other"}}
-    pipeline._Run(Recipe(**elsewhere), Console(quiet=True))._open_work()
+    assert opened(elsewhere).take("precision", Precision, store.inputs_of({})) == Precision(
+        bf16=False
+    )
     other = elsewhere | {"pruning": {"sparsity": 0.4}}
     with pytest.raises(CheckpointError, match="was begun with another recipe"):
-        pipeline._Run(Recipe(**other), Console(quiet=True))._open_work()
+        opened(other)
 
 
 def test_a_dry_run_says_where_the_upload_goes(finished: Finished) -> None:
@@ -219,7 +231,7 @@ def test_a_dry_run_says_where_the_upload_goes(finished: Finished) -> None:
 
 def test_what_hub_repeats_from_heavier_modules_is_the_same() -> None:
     assert OF_THE_HUB == RECORD_KEY
-    assert RESULTS_VERSION == pipeline.RESULTS_VERSION
+    assert RESULTS_VERSION == results.RESULTS_VERSION
 
 
 # --- there and back -------------------------------------------------------------------------
@@ -799,7 +811,7 @@ def test_a_model_of_a_family_has_a_repository_of_its_own(tmp_path: Path, hub: Lo
     assert describe(recipe)[-1] == "push: to user/m-2x, user/m-4.5x on the Hub, branch main"
     hub.faults.append(Fault("POST .*/user/m-2x/commit", 409))
     with pytest.raises(HubError, match="^the upload of .*/2x to user/m-2x failed: .* --repo-id "):
-        pipeline._Run(recipe, Console(quiet=True))._push(["2x", "4.5x"])
+        push_stage.run(Context.of(recipe, Console(quiet=True)), ["2x", "4.5x"])
     assert set(hub.repos["user/m-2x"].files()) == {".gitattributes"}
     assert hub.repos["user/m-4.5x"].files()["model.safetensors"] == b"4.5x"
 

@@ -166,7 +166,6 @@ def write(
     layout = read_layout(recipe.model.name_or_path)
     replace = recipe.overwrite or recipe.resume
     with atomic_directory(output, overwrite=replace) as folder:
-        mark(folder)
         for member in members.all:
             target = folder if member.label == PRUNED else folder / member.label
             shutil.copytree(context.path(member.model.folder), target, dirs_exist_ok=True)
@@ -199,7 +198,7 @@ def write_teacher(context: Context, teacher: SavedModel) -> Path:
     output = context.store.output
     replace = context.recipe.overwrite or context.recipe.resume
     with atomic_directory(output, overwrite=replace) as folder:
-        mark(folder)
+        mark(folder)  # it holds no results, by which it would be known as ours
         shutil.copytree(context.path(teacher.folder), folder, dirs_exist_ok=True)
     return output
 
