@@ -135,14 +135,14 @@ def require_replaceable(output: Path) -> None:
         return
     if not (is_marked(output) or _holds_results(output)):
         raise OutputError(
-            f"{str(output)!r} is not empty and holds no results of hfprune, so overwrite=true "
-            "will not delete it: choose another output_dir"
+            f"{str(output)!r} is not empty and holds no results of hfprune, so it will not be "
+            "replaced: choose another output_dir"
         )
     if foreign := foreign_files(output):
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise OutputError(
             f"{str(output)!r} holds what hfprune did not write ({', '.join(foreign[:3])}{more}), "
-            "which overwrite=true would delete: move it away, or choose another output_dir"
+            "which would be deleted: move it away, or choose another output_dir"
         )
 
 

@@ -15,6 +15,7 @@ from transformers import set_seed
 from hfprune.core.errors import HFPruneError, OutputError, TrainingError
 from hfprune.core.exchange import from_main
 from hfprune.core.faults import is_disk_full, is_out_of_memory
+from hfprune.core.ownership import check_name
 from hfprune.core.processes import processes
 from hfprune.pipeline.results import StageResult
 from hfprune.pipeline.store import ResultT, StageStore
@@ -35,7 +36,12 @@ class Context:
 
     @classmethod
     def of(cls, recipe: Recipe, console: Console | None = None) -> Context:
-        """The context of a recipe; nothing is read or written."""
+        """The context of a recipe; nothing is read or written.
+
+        Raises:
+            OutputError: the output folder has no usable name.
+        """
+        check_name(Path(recipe.output_dir))
         return cls(recipe, console or Console(), StageStore(Path(recipe.output_dir)))
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hfprune.core.errors import CheckpointError
 from hfprune.core.files import check_output_dir
-from hfprune.core.ownership import check_apart, check_name, require_replaceable
+from hfprune.core.ownership import check_apart, require_replaceable
 from hfprune.core.tasks import problem_of
 from hfprune.deploy.exporters.backends import check_backend
 from hfprune.families import adapter_for
@@ -24,7 +24,6 @@ def check_places(context: Context) -> None:
     Changes nothing. Holds for a finished run that is resumed as well.
     """
     recipe, store = context.recipe, context.store
-    check_name(Path(recipe.output_dir))
     check_output_dir(store.output, overwrite=True)
     inputs = {
         "model.name_or_path": recipe.model.name_or_path,

@@ -19,6 +19,10 @@ class StageResult(BaseModel):
         """Files and folders that the result stands for, checked by content when it is taken."""
         return ()
 
+    def sources(self) -> Sequence[str]:
+        """Those of them that later stages read, and so follow from."""
+        return self.places()
+
 
 class Precision(StageResult):
     """Whether trainings compute in bfloat16."""
@@ -39,6 +43,9 @@ class SavedModel(StageResult):
 
     def places(self) -> Sequence[str]:
         return (self.folder,) if self.log is None else (self.folder, self.log)
+
+    def sources(self) -> Sequence[str]:
+        return (self.folder,)
 
 
 class Tokens(StageResult):

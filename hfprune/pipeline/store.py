@@ -131,7 +131,7 @@ class StageStore:
         """What a stage follows from, by digest: the base, and these results with their files."""
         return self._base | {
             name: digest_of(
-                result.model_dump(mode="json"), [self._content(place) for place in result.places()]
+                result.model_dump(mode="json"), [self._content(place) for place in result.sources()]
             )
             for name, result in after.items()
         }

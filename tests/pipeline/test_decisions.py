@@ -1,0 +1,121 @@
+"""What a run decides, by tables of numbers."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from hfprune.pipeline.decisions import (
+    Judged,
+    SpeedStep,
+    fastest_within,
+    judged_metric,
+    metric_drop,
+    nearest,
+    next_speedup,
+    worth_trying,
+)
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("best", "greater", "metrics", "wanted"),
+    [
+        (None, True, ["accuracy", "mse"], Judged("accuracy", True)),
+        (None, False, ["mse"], Judged("mse", False)),
+        # The loss chooses checkpoints; what is limited is the first metric, with its own polarity.
+        ("loss", False, ["accuracy"], Judged("accuracy", True)),
+        ("loss", False, ["mse"], Judged("mse", False)),
+        ("f1_macro", True, ["accuracy"], Judged("f1_macro", True)),
+        ("mse", None, ["pearson"], Judged("mse", False)),
+        ("pearson", None, ["mse"], Judged("pearson", True)),
+        ("user/brier", False, ["accuracy"], Judged("user/brier", False)),
+    ],
+)
+def test_the_metric_that_limits_are_about(
+    best: str | None, greater: bool | None, metrics: list[str], wanted: Judged
+) -> None:
+    assert judged_metric(best, greater, metrics) == wanted
+
+
+def test_a_worse_accuracy_is_a_drop_where_checkpoints_go_by_the_loss() -> None:
+    """0.55 against 0.90 was once "within 0.01", for the sign was that of the loss."""
+    metric = judged_metric("loss", False, ["accuracy"])
+    assert metric_drop(0.90, 0.55, metric.greater_is_better) == pytest.approx(0.35)
+    assert metric_drop(0.2, 0.5, judged_metric("mse", None, ["mse"]).greater_is_better) > 0
+
+
+def search(drops: list[float | None], limit: float) -> tuple[list[float], float | None]:
+    """The speed-ups that are tried and the one that is chosen, with these drops one by one."""
+    steps: list[SpeedStep] = []
+    while (speed := next_speedup(steps, limit)) is not None:
+        drop = drops[len(steps)]
+        steps.append(
+            SpeedStep(speed, stopped="no block left") if drop is None else SpeedStep(speed, 0, drop)
+        )
+    best = fastest_within(steps, limit)
+    return [step.speedup for step in steps], None if best is None else best.speedup
+
+
+@pytest.mark.parametrize(
+    ("drops", "limit", "tried", "chosen"),
+    [
+        ([0.05, 0.2, 0.5], 0.3, [3.0, 3.9, 5.07], 3.9),
+        ([0.02], 0.01, [3.0], None),
+        ([0.01, 0.011], 0.01, [3.0, 3.9], 3.0),
+        ([-0.01, None], 0.0, [3.0, 3.9], 3.0),
+        ([None], 0.5, [3.0], None),
+        ([NAN], 0.5, [3.0], None),
+        ([0.0, NAN], 0.5, [3.0, 3.9], 3.0),
+    ],
+)
+def test_speeds_are_stepped_up_until_too_much_is_lost(
+    drops: list[float | None], limit: float, tried: list[float], chosen: float | None
+) -> None:
+    assert search(drops, limit) == (tried, chosen)
+
+
+def test_the_search_with_noise_never_chooses_what_it_saw_lose_too_much() -> None:
+    draw = random.Random(0)
+    for _ in range(1000):
+        true = draw.uniform(0.001, 0.02)  # what each step of speed costs
+        drops: list[float | None] = [true * n + draw.gauss(0, 0.01) for n in range(1, 200)]
+        tried, chosen = search(drops, 0.03)
+        seen = dict(zip(tried, drops, strict=False))
+        assert all(drop is not None and drop <= 0.03 for drop in list(seen.values())[:-1])
+        if chosen is not None:
+            drop = seen[chosen]
+            assert drop is not None
+            assert drop <= 0.03
+
+
+def test_the_step_as_it_is_recorded() -> None:
+    assert SpeedStep(3.0, 0.9, 0.01).to_dict() == {"speedup": 3.0, "metric": 0.9, "drop": 0.01}
+    assert SpeedStep(3.0, stopped="why").to_dict() == {"speedup": 3.0, "stopped": "why"}
+
+
+@pytest.mark.parametrize(
+    ("divergences", "wanted"),
+    [
+        ({"searched": 0.2, "layers 0": 0.1}, "layers 0"),
+        ({"searched": 0.1, "layers 0": 0.1}, "searched"),
+        ({"searched": NAN, "layers 0": 0.3}, "layers 0"),
+        ({"searched": math.inf, "layers 0": NAN}, "searched"),
+        ({"searched": NAN}, "searched"),
+    ],
+)
+def test_the_candidate_nearest_to_the_teacher(divergences: dict[str, float], wanted: str) -> None:
+    assert nearest(divergences) == wanted
+
+
+@pytest.mark.parametrize(
+    ("whole", "speed", "tried"),
+    [(None, 0.0, True), (2.4, 2.0, True), (2.41, 2.0, False), (1.5, 2.0, True)],
+)
+def test_layers_that_leave_time_unused_are_not_tried(
+    whole: float | None, speed: float, tried: bool
+) -> None:
+    assert worth_trying(whole, speed) is tried
