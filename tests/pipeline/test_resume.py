@@ -19,7 +19,8 @@ TIMED = 8
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gates", "speed"])
+def test_killed_at_any_moment_and_resumed(kind: str, tmp_path: Path) -> None:
     save_tiny_classifier("bert", tmp_path / "model")
     write_reviews(tmp_path / "reviews.csv", 60)
     recipe = {
@@ -40,12 +41,15 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
         "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 1, "warmup": 0},
         "output_dir": str(tmp_path / "unused"),
     }
+    if kind == "speed":
+        recipe["pruning"] = {"method": "reconstruction", "speedup": [2.0, 5.0], "search_rounds": 2}
+        recipe["export"] = {"quantization": {}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     folder = tmp_path / "runs"
     folder.mkdir()
     done = subprocess.run(
         [sys.executable, str(TESTS / "chaos_worker.py"), str(tmp_path / "recipe.yaml"), str(folder),
-         "7", str(TIMED)],
+         "7", str(TIMED), kind],
         capture_output=True, text=True, check=False, cwd=TESTS,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
             [str(TESTS.parent), str(TESTS)])},
@@ -59,13 +63,15 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     assert report["kills"] >= 20
     want = folder / "whole"
     for name in report["ends"]:
-        for file in ("plan.json", "model.safetensors"):
-            assert (folder / name / file).read_bytes() == (want / file).read_bytes(), name
-        found, first = (
+        for member in ("",) if kind == "gates" else ("2x", "5x"):
+            for file in ("plan.json", "model.safetensors"):
+                found, wanted = (place / member / file for place in (folder / name, want))
+                assert found.read_bytes() == wanted.read_bytes(), (name, member)
+        results, first = (
             json.loads((place / "metrics.json").read_text()) for place in (folder / name, want)
         )
-        for part in ("pruning", "evaluation"):
-            assert found[part] == first[part], (name, part)
+        for part in ("pruning" if kind == "gates" else "family", "evaluation"):
+            assert results[part] == first[part], (name, part)
     left = {path.name for path in folder.iterdir()}
     assert left == {*report["ends"], "log.txt", "report.json"}, "nothing lies about"
     print(f"{report['kills']} kills survived, a whole run takes {report['seconds']:.1f} s")
