@@ -22,6 +22,7 @@ _EXPORTS = {
     "BlockKey": "hfprune.families.blocks",
     "Gates": "hfprune.pruning.gates",
     "shrink_": "hfprune.pruning.surgery",
+    "compress": "hfprune.api.compress",
     "from_pretrained": "hfprune.models.checkpoint",
     "inspect": "hfprune.models.inspection",
     "load_encoder": "hfprune.models.sentences",
@@ -31,6 +32,7 @@ _EXPORTS = {
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
+    from hfprune.api.compress import compress
     from hfprune.core.errors import HFPruneError
     from hfprune.families.blocks import BlockKey
     from hfprune.models.checkpoint import from_pretrained

@@ -1,0 +1,83 @@
+"""Rows as people have them in memory -> a file that a recipe reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hfprune.core.errors import DataError
+from hfprune.core.files import atomic_write_text
+
+Rows: TypeAlias = Any
+"""A path, a ``datasets.Dataset``, a pandas ``DataFrame``, a mapping of columns, or mappings."""
+
+
+def as_file(rows: Rows, file: Path, *, what: str, needed: Sequence[str]) -> str:
+    """The path of a file of these rows.
+
+    Args:
+        rows: a path comes back as it is; anything else is written.
+        file: where to write, as JSON Lines.
+        what: how the rows are called in errors.
+        needed: columns that they must have; others are left out.
+
+    Raises:
+        DataError: for anything else, and rows without a column that is needed.
+    """
+    if isinstance(rows, str | Path):
+        return str(rows)
+    table = _columns(rows, what)
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise DataError(
+            f"{what} has no column {' and no '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(str, table)) or 'none'}: name the columns with text_column, "
+            "text_pair_column and label_column"
+        )
+    kept = {name: table[name] for name in needed}
+    lengths = {len(values) for values in kept.values()}
+    if len(lengths) != 1:
+        told = ", ".join(f"{name} {len(values)}" for name, values in kept.items())
+        raise DataError(f"{what} has columns of different lengths: {told}")
+    lines = [
+        json.dumps(dict(zip(kept, values, strict=True)), ensure_ascii=False, default=_plain)
+        for values in zip(*kept.values(), strict=True)
+    ]
+    atomic_write_text(file, "\n".join(lines) + "\n")
+    return str(file)
+
+
+def _columns(rows: Any, what: str) -> dict[str, Sequence[Any]]:
+    if hasattr(rows, "features") and hasattr(rows, "column_names"):  # datasets.Dataset
+        return {name: _named(rows[name], rows.features[name]) for name in rows.column_names}
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas.DataFrame
+        return {str(name): rows[name].tolist() for name in rows.columns}
+    if isinstance(rows, Mapping):
+        return {str(name): list(values) for name, values in rows.items()}
+    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows) and rows:
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {str(name): [row.get(name) for row in rows] for name in names}
+    raise DataError(
+        f"{what} is a {type(rows).__name__}; expected a path, a datasets.Dataset, a pandas "
+        "DataFrame, a dict of columns or a list of dicts"
+    )
+
+
+def _named(values: Any, feature: Any) -> list[Any]:
+    """Class numbers as the names that the data set gives them."""
+    names = getattr(feature, "names", None)
+    inner = getattr(getattr(feature, "feature", None), "names", None)
+    if names is not None:
+        return [None if value is None or value < 0 else names[value] for value in values]
+    if inner is not None:
+        return [[inner[value] for value in row] for row in values]
+    return list(values)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise DataError(f"a value of type {type(value).__name__} cannot be written as JSON")
