@@ -11,28 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hfprune.core.errors import OutputError
 from hfprune.core.model_ref import BASELINE, DENSE, PRUNED, ModelRef
+from hfprune.core.records import Part, QuantizationRecord, SizesCandidate, SpeedSearch
 
 RESULTS_VERSION: Final = 1
 METRICS_FILE: Final = "metrics.json"
 DETAILS_FILE: Final = "details.json"
 EXPECTED: Final = "give the output_dir of a finished run"
-PartT = TypeVar("PartT", bound="Part")
-
-
-class Part(BaseModel):
-    """What all parts share: frozen, and keys of later versions are kept."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
+PartT = TypeVar("PartT", bound=Part)
+ValueT = TypeVar("ValueT")
 
 
 class ClassScores(Part):
     """Scores by class, and the table true x predicted where there is one."""
 
-    classes: list[dict[str, Any]] = []
+    classes: list[dict[str, Any]] = Field(default_factory=list)
     confusion: list[list[int]] | None = None
 
 
@@ -80,6 +76,20 @@ class Timing(Part):
         return self.batch_size, self.sequence_length
 
 
+class Fact(Part):
+    """Time of one ONNX model at one of many shapes, for other deployments than the run's own."""
+
+    name: str
+    threads: int
+    batch_size: int
+    sequence_length: int
+    median_ms: float
+    speedup: float
+
+
+RowT = TypeVar("RowT", Timing, Fact)
+
+
 class Benchmark(Part):
     """Times and sizes of all models, measured together."""
 
@@ -88,10 +98,10 @@ class Benchmark(Part):
     baseline: str = str(BASELINE)
     length_unit: str = "tokens"
     rows: list[Timing]
-    full_table: list[dict[str, Any]] | None = None
+    full_table: list[Fact] | None = None
     file_bytes: dict[str, int]
-    parameters: dict[str, dict[str, int]] = {}
-    macs: dict[str, dict[str, int]] = {}
+    parameters: dict[str, dict[str, int]] = Field(default_factory=dict)
+    macs: dict[str, dict[str, int]] = Field(default_factory=dict)
 
     def shapes(self) -> list[tuple[int, int]]:
         """The shapes that were timed, in order, each once."""
@@ -111,7 +121,7 @@ class Kept(Part):
     of_heads: list[int]
     of_neurons: list[int]
     predicted_speedup: float | None = None
-    candidates: dict[str, dict[str, Any]] | None = None
+    candidates: dict[str, SizesCandidate] | None = None
 
 
 class RunResults(Part):
@@ -122,20 +132,26 @@ class RunResults(Part):
     task: str = "single_label_classification"
     labels: list[str] | None = None
     member: str | None = Field(default=None, description="Which of a family, in a folder of it.")
-    data: dict[str, Any] = {}
-    sources: dict[str, str | None] = {}
+    data: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[str, str | None] = Field(default_factory=dict)
     seed: int | None = None
     bf16: bool | None = None
     processes: int | None = None
-    search: dict[str, Any] | None = None
-    quantization: dict[str, dict[str, Any]] | None = None
+    search: SpeedSearch | None = None
+    quantization: dict[str, QuantizationRecord] | None = None
     vocabulary: dict[str, Any] | None = None
-    seconds: dict[str, float] = {}
-    environment: dict[str, Any] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
     pruning: Kept | None = None
     family: dict[str, Kept] | None = None
     evaluation: Evaluation
     benchmark: Benchmark
+
+    @model_validator(mode="after")
+    def _says_what_was_kept(self) -> RunResults:
+        if self.pruning is None and self.family is None:
+            raise ValueError("neither pruning (of one model) nor family (of several) is there")
+        return self
 
     @property
     def members(self) -> dict[str, Kept]:
@@ -153,14 +169,28 @@ class RunResults(Part):
         """All models that were evaluated, in order."""
         return map(ModelRef.parse, self.evaluation.models)
 
-    def served(self, label: str) -> ModelRef:
-        """The form of a model that one would deploy: int8 where there is one."""
-        forms = [ref for ref in self.refs() if ref.label == label and ref.format != "pytorch"]
-        return next((ref for ref in forms if ref.precision == "int8"), forms[0])
+    def quality(self, ref: ModelRef) -> ModelQuality:
+        """Of one model on the test rows.
 
-    def to_json(self) -> dict[str, Any]:
-        """As it is written: plain data, without what was never given."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        Raises:
+            KeyError: it was not evaluated.
+        """
+        return self.evaluation.models[str(ref)]
+
+    def served(self, label: str) -> ModelRef:
+        """The form of a model that one would deploy: int8 where there is one.
+
+        Raises:
+            OutputError: no form but that of PyTorch was evaluated.
+        """
+        forms = [ref for ref in self.refs() if ref.label == label and ref.format != "pytorch"]
+        if not forms:
+            found = ", ".join(self.evaluation.models) or "none"
+            raise OutputError(
+                f"the results hold no model that could serve as {label!r}: of {found}, none is its "
+                "ONNX form; was metrics.json edited?"
+            )
+        return next((ref for ref in forms if ref.precision == "int8"), forms[0])
 
     def member_results(self, label: str) -> RunResults:
         """The results of one model of a family, as if it had been the only one."""
@@ -168,29 +198,23 @@ class RunResults(Part):
             return self
         names = self._renamed(label)
         timing = self.benchmark
-        table = timing.full_table
         mine = {DENSE: DENSE, label: PRUNED}
-        records = self.quantization
+        records = self.quantization or {}
         changes: dict[str, Any] = {
             "member": label,
             "family": None,
             "pruning": self.family[label],
-            "quantization": {PRUNED: records[label]} if records and label in records else None,
+            "quantization": {PRUNED: records[label]} if label in records else None,
             "evaluation": self.evaluation.model_copy(
-                update={"models": {new: self.evaluation.models[old] for old, new in names.items()}}
+                update={"models": _renamed_keys(self.evaluation.models, names)}
             ),
             "benchmark": timing.model_copy(
                 update={
-                    "rows": [
-                        row.model_copy(update={"name": names[row.name]})
-                        for row in timing.rows
-                        if row.name in names
-                    ],
-                    "full_table": table
-                    and [{**r, "name": names[r["name"]]} for r in table if r["name"] in names],
-                    "file_bytes": {names[k]: v for k, v in timing.file_bytes.items() if k in names},
-                    "parameters": {new: timing.parameters[old] for old, new in mine.items()},
-                    "macs": {new: timing.macs[old] for old, new in mine.items()},
+                    "rows": _renamed_rows(timing.rows, names),
+                    "full_table": _renamed_rows(timing.full_table or [], names) or None,
+                    "file_bytes": _renamed_keys(timing.file_bytes, names),
+                    "parameters": _renamed_keys(timing.parameters, mine),
+                    "macs": _renamed_keys(timing.macs, mine),
                 }
             ),
         }
@@ -212,24 +236,33 @@ class RunResults(Part):
         return found
 
     def _timed(self) -> list[str]:
-        table = self.benchmark.full_table or []
-        return [*(row.name for row in self.benchmark.rows), *(str(row["name"]) for row in table)]
+        timing = self.benchmark
+        table = timing.full_table or []
+        return [*(row.name for row in timing.rows), *(row.name for row in table)]
+
+
+class TrainingLog(Part):
+    """One training: of which model (its label), in which stage, and the Trainer's log history."""
+
+    model: str
+    stage: str
+    log: list[dict[str, Any]]
 
 
 class Details(Part):
     """What is too long or too private for ``metrics.json``, which is published.
 
     Attributes:
-        training: one entry a training: ``model`` (its label), ``stage`` and ``log``.
+        training: in the order in which the models were trained.
         changed: by name of a model, the test rows whose prediction changed.
     """
 
-    format_version: Literal[1] = 1
-    training: list[dict[str, Any]] = []
-    changed: dict[str, list[dict[str, Any]]] = {}
+    format_version: Literal[1] = RESULTS_VERSION
+    training: list[TrainingLog] = Field(default_factory=list)
+    changed: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """As it is written: all parts, also where they are empty."""
         return self.model_dump(mode="json")
 
     def member_details(self, label: str) -> Details:
@@ -243,17 +276,21 @@ class Details(Part):
         return self.model_copy(
             update={
                 "training": [
-                    {**entry, "model": owners[entry["model"]]}
+                    entry.model_copy(update={"model": owners[entry.model]})
                     for entry in self.training
-                    if entry["model"] in owners
+                    if entry.model in owners
                 ],
                 "changed": changed,
             }
         )
 
 
-def read_results(folder: str | Path) -> RunResults:
+def read_results(folder: str | Path, needed_by: str = "hfprune") -> RunResults:
     """The results in the folder of a finished run.
+
+    Args:
+        folder: with a ``metrics.json``, of this version or an earlier one.
+        needed_by: what reads them, for errors: ``a report``, say.
 
     Raises:
         OutputError: there are none, they are of another version, or lack what they must have.
@@ -261,24 +298,30 @@ def read_results(folder: str | Path) -> RunResults:
     file = Path(folder) / METRICS_FILE
     if not file.is_file():
         raise OutputError(f"{folder} holds no {METRICS_FILE}: {EXPECTED}")
-    values = read_json(file)
+    return parse_results(read_json(file), file, needed_by)
+
+
+def parse_results(values: Any, file: Path, needed_by: str = "hfprune") -> RunResults:
+    """Results from the JSON value that a file holds; else as :func:`read_results`."""
     found = values.get("format_version") if isinstance(values, dict) else None
     if found != RESULTS_VERSION:
         raise OutputError(
             f"{file}: format_version must be {RESULTS_VERSION}, got {found!r:.40}; {EXPECTED} of "
             "this version of hfprune"
         )
-    return _validated(RunResults, values, file)
+    return _validated(RunResults, values, file, needed_by)
 
 
-def read_details(folder: str | Path) -> Details:
+def read_details(folder: str | Path, needed_by: str = "hfprune") -> Details:
     """The details in the folder of a finished run; empty where there are none.
 
     Raises:
         OutputError: they cannot be read.
     """
     file = Path(folder) / DETAILS_FILE
-    return _validated(Details, read_json(file), file) if file.is_file() else Details()
+    if not file.is_file():
+        return Details()
+    return _validated(Details, read_json(file), file, needed_by)
 
 
 def read_json(path: Path) -> Any:
@@ -293,12 +336,32 @@ def read_json(path: Path) -> Any:
         raise OutputError(f"{path} cannot be read: {error}") from error
 
 
-def _validated(kind: type[PartT], values: Any, file: Path) -> PartT:
+def _validated(kind: type[PartT], values: Any, file: Path, needed_by: str) -> PartT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise OutputError(
-            f"{file} lacks something that it must have ({where}: {first['msg']}); was it edited?"
+            f"{file} lacks something that {needed_by} needs ({_first_problem(error)}); was it "
+            "edited?"
         ) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """In the words of readers that look a value up themselves, where it is not there."""
+    first = error.errors(include_url=False)[0]
+    where = repr(".".join(map(str, first["loc"])))
+    if first["type"] == "missing":
+        return f"KeyError: {where}"
+    if not first["loc"]:  # of the whole, which is too much to show
+        return str(first["msg"])
+    return f"{where}: {first['msg']}, got {first['input']!r:.40}"
+
+
+def _renamed_keys(values: dict[str, ValueT], names: dict[str, str]) -> dict[str, ValueT]:
+    """What has a new name, under it, in the order of the values."""
+    return {names[name]: value for name, value in values.items() if name in names}
+
+
+def _renamed_rows(rows: list[RowT], names: dict[str, str]) -> list[RowT]:
+    """Those whose name has a new one, under it."""
+    return [row.model_copy(update={"name": names[row.name]}) for row in rows if row.name in names]

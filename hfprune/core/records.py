@@ -1,0 +1,119 @@
+"""What a run tried on the way to its models, as it stands in its results.
+
+Each is a part of :class:`~hfprune.core.results.RunResults`. What an earlier version did not write
+is ``None``; what a later one adds is kept as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """What all parts of results share: frozen, and keys of later versions are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written: plain data, without what was never given."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class SizesCandidate(Part):
+    """Sizes that a target can be met with, and how they did.
+
+    Attributes:
+        sizes: heads and neurons of each layer.
+        chosen: whether the model of these sizes is the result; of all candidates one.
+        predicted, measured: speed-up by the table of latencies and on the model itself; ``None``
+            where the target is no speed-up.
+        divergence: from the teacher after a trial, nats a validation row; ``None`` for the only
+            candidate, which needs no trial.
+    """
+
+    sizes: list[tuple[int, int]]
+    chosen: bool
+    predicted: float | None = None
+    measured: float | None = None
+    divergence: float | None = None
+
+
+class QuantizationCandidate(Part):
+    """Settings for int8 that were tried.
+
+    Attributes:
+        settings: what differs from plain dynamic quantization.
+        ms: median milliseconds of a batch by shape (``"1x32"``: batch x length).
+        speedup: over plain dynamic int8 of the same model, geometric mean of the shapes.
+        metric: on validation rows; ``drop``: what it lost against float32, below 0 it gained.
+        agreement: fraction of predictions that are those of float32.
+        file_bytes: of the file.
+        refused: why it was not chosen; ``None`` for the chosen one.
+
+    What was not measured is ``None``.
+    """
+
+    settings: dict[str, Any]
+    ms: dict[str, float]
+    speedup: float | None
+    metric: float | None
+    drop: float | None = None
+    agreement: float | None
+    file_bytes: int | None
+    refused: str | None
+
+
+class QuantizationRecord(Part):
+    """The search for one model's int8 settings.
+
+    Attributes:
+        metric: the name of the metric that was to be kept; ``float_metric``: its value in float32.
+        chosen: the settings that were taken, as :attr:`QuantizationCandidate.settings`.
+        within: whether they keep the metric; if not, none did.
+        not_tried: candidates that the time was too short for; ``seconds``: the time.
+        candidates: in the order in which they were tried.
+    """
+
+    metric: str
+    chosen: dict[str, Any]
+    within: bool
+    float_metric: float
+    not_tried: int
+    seconds: float
+    candidates: list[QuantizationCandidate]
+
+    def shapes(self) -> list[str]:
+        """The shapes that were timed, in order, each once."""
+        return list(dict.fromkeys(shape for entry in self.candidates for shape in entry.ms))
+
+
+class SpeedStep(Part):
+    """One speed-up on the way up: the validation metric and what it lost, or why it stopped."""
+
+    speedup: float
+    metric: float | None = None
+    drop: float | None = None
+    stopped: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As the model of that speed is called: ``3.9x``."""
+        return f"{self.speedup:g}x"
+
+
+class SpeedSearch(Part):
+    """How ``max_metric_drop`` was met.
+
+    Attributes:
+        dense: the dense model's metric on validation rows.
+        limit: what a model may lose of it.
+        chosen: the label of the step that was taken.
+        steps: from slow to fast.
+    """
+
+    dense: float
+    limit: float
+    chosen: str
+    steps: list[SpeedStep]
