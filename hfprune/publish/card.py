@@ -5,37 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
-from hfprune.core.errors import HubError
+from hfprune.core.errors import HubError, OutputError
 from hfprune.core.files import atomic_write_text
 from hfprune.core.kinds import IMAGE, TOKENS, kind_of_task
-from hfprune.publish.finished import CARD_NAME, FIGURES, Finished, member_repo_id, read
+from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
+from hfprune.core.results import METRICS_FILE
+from hfprune.publish.finished import (
+    CARD_NAME,
+    FIGURES,
+    NEEDED_BY,
+    Finished,
+    member_repo_id,
+    read,
+)
+from hfprune.publish.metadata import base_model, card_metadata
 from hfprune.recipe.public import public_recipe, title_of
 from hfprune.recipe.reading import dump_recipe
 
 _MOST_LABELS: Final = 30
-
-# Our name of a metric -> the Hub's name, its arguments, and how people write it.
-_HUB_METRICS: Final[Mapping[str, tuple[str, dict[str, str], str]]] = {
-    "accuracy": ("accuracy", {}, "Accuracy"),
-    "f1_macro": ("f1", {"average": "macro"}, "F1 (macro)"),
-    "f1_weighted": ("f1", {"average": "weighted"}, "F1 (weighted)"),
-    "precision_macro": ("precision", {"average": "macro"}, "Precision (macro)"),
-    "precision_weighted": ("precision", {"average": "weighted"}, "Precision (weighted)"),
-    "recall_macro": ("recall", {"average": "macro"}, "Recall (macro)"),
-    "recall_weighted": ("recall", {"average": "weighted"}, "Recall (weighted)"),
-    "mcc": ("matthews_correlation", {}, "Matthews correlation"),
-    "pearson": ("pearsonr", {}, "Pearson correlation"),
-    "spearman": ("spearmanr", {}, "Spearman correlation"),
-    "mse": ("mse", {}, "Mean squared error"),
-    "entity_f1": ("f1", {"average": "micro"}, "F1 of entities"),
-    "entity_precision": ("precision", {"average": "micro"}, "Precision of entities"),
-    "entity_recall": ("recall", {"average": "micro"}, "Recall of entities"),
-    "token_accuracy": ("accuracy", {}, "Accuracy of tokens"),
-}
 
 
 def model_card(output_dir: str | Path, repo_id: str | None = None) -> str:
@@ -57,14 +48,16 @@ def model_card(output_dir: str | Path, repo_id: str | None = None) -> str:
 
 def build_card(run: Finished, repo_id: str | None, figures: Sequence[str]) -> str:
     name = repo_id or member_repo_id(
-        run.recipe.hub.hub_model_id or f"user/{title_of(run.recipe)}", run.results.get("member")
+        run.recipe.hub.hub_model_id or f"user/{title_of(run.recipe)}", run.results.member
     )
     try:
         card = _Card(run, name, figures)
-        text = f"---\n{card.metadata().to_yaml()}\n---\n\n" + "\n".join(card.body()) + "\n"
+        text = f"---\n{card_metadata(run, name).to_yaml()}\n---\n\n" + "\n".join(card.body()) + "\n"
+    except OutputError as error:
+        raise HubError(f"{run.folder / METRICS_FILE}: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise HubError(
-            f"{run.folder / 'metrics.json'} lacks something that a model card needs "
+            f"{run.folder / METRICS_FILE} lacks something that {NEEDED_BY} needs "
             f"({type(error).__name__}: {error}); was it edited?"
         ) from error
     return str(ModelCard(text))
@@ -87,60 +80,20 @@ class _Card:
         self.figures = figures
         self.recipe, self.config, self.repo_id = run.recipe, run.config, repo_id
         self.results = run.results
-        self.names: Mapping[str, str | None] = self.results.get("sources") or {}
-        self.evaluation = self.results["evaluation"]
-        self.benchmark = self.results["benchmark"]
-        self.models: dict[str, Any] = self.evaluation["models"]
+        self.names: Mapping[str, str | None] = self.results.sources
+        self.evaluation = self.results.evaluation
+        self.benchmark = self.results.benchmark
         # What one would serve: int8 where there is one.
-        self.served = next(n for n in ("pruned int8", "pruned ONNX") if n in self.models)
+        self.served = self.results.served(PRUNED)
+        self.base = base_model(run)
         self.public = public_recipe(self.recipe, self.names)
-        self.kind = kind_of_task(self.results["task"])
+        self.kind = kind_of_task(self.results.task)
         self.item = "image" if self.kind is IMAGE else "text"
-
-    @property
-    def base_model(self) -> str | None:
-        """The Hub name of the model that the weights started from."""
-        given = self.recipe.teacher.name_or_path is not None
-        return self.names.get("teacher" if given else "model")
 
     @property
     def unit(self) -> str:
         """What lengths in the benchmark are counted in."""
-        return str(self.benchmark.get("length_unit", "tokens"))
-
-    def metadata(self) -> ModelCardData:
-        base, dataset = self.base_model, self.names.get("dataset")
-        more: dict[str, Any] = {} if base is None else {"base_model_relation": "finetune"}
-        return ModelCardData(
-            base_model=base,
-            library_name="transformers",
-            pipeline_tag=self.kind.export_task,
-            tags=["hfprune", "pruned", "onnx"],
-            datasets=None if dataset is None else [dataset],
-            model_name=self.repo_id.split("/")[-1],
-            eval_results=list(self._eval_results(dataset)),
-            **more,
-        )
-
-    def _eval_results(self, dataset: str | None) -> Iterator[EvalResult]:
-        data = self.recipe.data
-        held_out = "test" if data.test_file is not None else "test (held out)"
-        for model in ("pruned PyTorch", "pruned int8"):
-            for metric, value in self.models.get(model, {"metrics": {}})["metrics"].items():
-                kind, arguments, title = _HUB_METRICS.get(metric, (metric, {}, metric))
-                yield EvalResult(
-                    task_type=self.kind.export_task,
-                    task_name=self.kind.export_task.replace("-", " ").capitalize(),
-                    dataset_type=dataset or "local-files",
-                    dataset_name=dataset or "Local files",
-                    dataset_config=data.config_name if dataset else None,
-                    dataset_split=(data.test_split if dataset else None) or held_out,
-                    dataset_revision=data.revision if dataset else None,
-                    metric_type=kind,
-                    metric_value=round(float(value), 6),
-                    metric_name=f"{title}, {model.removeprefix('pruned ')}",
-                    metric_args=arguments or None,
-                )
+        return self.benchmark.length_unit
 
     def body(self) -> Iterator[str]:
         yield f"# {_cell(self.repo_id.split('/')[-1])}"
@@ -159,7 +112,7 @@ class _Card:
         yield from ("", "## Recipe", "")
         recipe = dump_recipe(self.public)
         fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", recipe)), default=0))
-        version = self.results["environment"]["libraries"].get("hfprune")
+        version = self.results.environment["libraries"].get("hfprune")
         yield f"What was asked of hfprune{f' {version}' if version else ''}, every key written out."
         yield from ("", f"{fence}yaml", recipe.rstrip("\n"), fence)
 
@@ -168,7 +121,7 @@ class _Card:
             yield from ("", f"![{FIGURES[path]}]({path})")
 
     def _what(self) -> Iterator[str]:
-        base = self.base_model
+        base = self.base
         start = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
         distilled = ", distilled from its dense form" if self.recipe.distillation else ""
         if self.recipe.pruning.method == "gates":
@@ -181,15 +134,15 @@ class _Card:
             f"A pruned {'token' if self.kind is TOKENS else self.item} classifier. It was made "
             f"from {start} with hfprune, which removed "
             f"attention heads, feed-forward neurons and whole blocks {when}. "
-            f"{self.results['pruning']['sparsity']:.1%} of the encoder's weights are gone."
+            f"{self.results.members[PRUNED].sparsity:.1%} of the encoder's weights are gone."
         )
-        if member := self.results.get("member"):
-            yield f"It is the {_cell(str(member))} model of a family from one run."
-        task, labels = self.results["task"], self.results["labels"]
+        if member := self.results.member:
+            yield f"It is the {_cell(member)} model of a family from one run."
+        task, labels = self.results.task, self.results.labels
         if task == "regression":
             yield "It predicts a number."
         elif labels:
-            some = ", ".join(_cell(str(label)) for label in labels[:_MOST_LABELS])
+            some = ", ".join(_cell(label) for label in labels[:_MOST_LABELS])
             more = len(labels) - _MOST_LABELS
             yield (
                 f"It gives {'each word of a text' if self.kind is TOKENS else f'a {self.item}'} "
@@ -198,63 +151,59 @@ class _Card:
             )
 
     def _headline(self) -> Iterator[str]:
-        primary, served = self.evaluation["primary"], self.models[self.served]
-        dense, baseline = self.models["dense PyTorch"], self.benchmark["baseline"]
-        change, low, high = served["difference"]
+        results, primary, baseline = self.results, self.results.primary, self.benchmark.baseline
+        served, dense = results.quality(self.served), results.quality(REFERENCE)
         yield (
-            f"- **{_cell(primary)}**: {served['metrics'][primary]:.4f} "
-            f"({_span(served['interval'])}) as {self.served.removeprefix('pruned ')}; before "
-            f"pruning {dense['metrics'][primary]:.4f} ({_span(dense['interval'])}). Change "
-            f"{change:+.4f} ({low:+.4f} to {high:+.4f}). {self.evaluation['samples']:,} test "
-            f"{self.item}s, {self.evaluation['confidence']:.0%} intervals."
+            f"- **{_cell(primary)}**: {served.metrics[primary]:.4f} "
+            f"({_span(served.interval)}) as {self.served.form}; before "
+            f"pruning {dense.metrics[primary]:.4f} ({_span(dense.interval)})."
+            f"{_change(served.difference)} {self.evaluation.samples:,} test "
+            f"{self.item}s, {self.evaluation.confidence:.0%} intervals."
         )
-        rows = [row for row in self.benchmark["rows"] if row["name"] == self.served]
         speeds = "; ".join(
-            f"{row['speedup']:.1f}x ({_span(row['speedup_interval'], 1)}) at batch "
-            f"{row['batch_size']} x {row['sequence_length']} {self.unit}"
-            for row in rows
+            f"{row.speedup:.1f}x{_spread(row.speedup_interval)} at batch "
+            f"{row.batch_size} x {row.sequence_length} {self.unit}"
+            for row in self.benchmark.rows
+            if row.name == str(self.served)
         )
         yield (
-            f"- **speed** over the {baseline} model, {_threads(self.benchmark['threads'])}: "
-            f"{speeds}."
+            f"- **speed** over the {baseline} model, {_threads(self.benchmark.threads)}: {speeds}."
         )
-        sizes, parameters = self.benchmark["file_bytes"], self.benchmark["parameters"]
+        sizes, parameters = self.benchmark.file_bytes, self.benchmark.parameters
+        before, after = parameters[DENSE], parameters[PRUNED]
         yield (
-            f"- **size**: {sizes[self.served] / 1e6:.1f} MB instead of "
-            f"{sizes[baseline] / 1e6:.1f} MB; {parameters['pruned']['total'] / 1e6:.1f} million "
-            f"parameters instead of {parameters['dense']['total'] / 1e6:.1f} million, in the "
-            f"encoder {parameters['pruned']['encoder'] / 1e6:.2f} instead of "
-            f"{parameters['dense']['encoder'] / 1e6:.2f}."
+            f"- **size**: {sizes[str(self.served)] / 1e6:.1f} MB instead of "
+            f"{sizes[baseline] / 1e6:.1f} MB; {after['total'] / 1e6:.1f} million "
+            f"parameters instead of {before['total'] / 1e6:.1f} million, in the "
+            f"encoder {after['encoder'] / 1e6:.2f} instead of {before['encoder'] / 1e6:.2f}."
         )
 
     def _table(self) -> Iterator[str]:
-        primary = self.evaluation["primary"]
-        others = [name for name in self.models["dense PyTorch"]["metrics"] if name != primary]
-        rows = self.benchmark["rows"]
-        shapes = list(dict.fromkeys((r["batch_size"], r["sequence_length"]) for r in rows))
-        found = {(r["name"], (r["batch_size"], r["sequence_length"])): r for r in rows}
+        results, primary = self.results, self.results.primary
+        others = [name for name in results.quality(REFERENCE).metrics if name != primary]
+        shapes, times = self.benchmark.shapes(), self.benchmark.times()
         heads = ["model", primary, "interval", *others, "MB", *(f"{b} x {n}" for b, n in shapes)]
         yield _row(heads)
         yield _row(["---", *["---:"] * (len(heads) - 1)])
-        for name, entry in self.models.items():
-            cells = [name, f"{entry['metrics'][primary]:.4f}", _span(entry["interval"])]
-            cells += [f"{entry['metrics'][other]:.4f}" for other in others]
-            cells.append(f"{self.benchmark['file_bytes'][name] / 1e6:.1f}")
+        for name, entry in self.evaluation.models.items():
+            cells = [name, f"{entry.metrics[primary]:.4f}", _span(entry.interval)]
+            cells += [f"{entry.metrics[other]:.4f}" for other in others]
+            cells.append(f"{self.benchmark.file_bytes[name] / 1e6:.1f}")
             for shape in shapes:
-                row = found[name, shape]
-                cells.append(f"{row['median_ms']:.2f} ms, {row['speedup']:.1f}x")
+                row = times[name, shape]
+                cells.append(f"{row.median_ms:.2f} ms, {row.speedup:.1f}x")
             yield _row(cells)
         yield ""
         yield (
             f"The last columns are batch x {self.unit}: the median time of a batch, and how many "
             "times "
-            f"as fast as {self.benchmark['baseline']} that is."
+            f"as fast as {self.benchmark.baseline} that is."
         )
 
     def _layers(self) -> Iterator[str]:
-        pruning = self.results["pruning"]
+        kept = self.results.members[PRUNED]
         yield from (_row(["layer", "heads", "neurons"]), _row(["---", "---:", "---:"]))
-        columns = (pruning[name] for name in ("heads", "of_heads", "neurons", "of_neurons"))
+        columns = (kept.heads, kept.of_heads, kept.neurons, kept.of_neurons)
         for layer, (heads, of_heads, neurons, of_neurons) in enumerate(zip(*columns, strict=True)):
             yield _row([str(layer), _kept(heads, of_heads), _kept(neurons, of_neurons)])
 
@@ -266,7 +215,7 @@ class _Card:
         argument = "image_processor" if images else "tokenizer"
         load = f"{variable} = {loader}.from_pretrained(name)"
         call = f'classify = pipeline("{self.kind.export_task}", model=model, {argument}={variable})'
-        file = "model_quantized.onnx" if self.served == "pruned int8" else "model.onnx"
+        file = "model_quantized.onnx" if self.served.precision == "int8" else "model.onnx"
         yield from (
             "In PyTorch:",
             "",
@@ -297,9 +246,9 @@ class _Card:
         )
 
     def _limits(self) -> Iterator[str]:
-        results, data = self.results, self.results["data"]
+        results, data = self.results, self.results.data
         yield (
-            f"- One run with one seed ({results['seed']}). The intervals say how far the test "
+            f"- One run with one seed ({results.seed}). The intervals say how far the test "
             f"{self.item}s, being a sample, let the numbers be trusted, not how another seed would "
             "do."
         )
@@ -308,12 +257,12 @@ class _Card:
             yield f"- {seen:,} of the test {self.item}s also occur among the training {self.item}s."
         if cut := data["truncated"].get("test"):
             yield f"- {cut:,} of the test texts were cut at {data['max_length']} tokens."
-        place, libraries = results["environment"], results["environment"]["libraries"]
+        place, libraries = results.environment, results.environment["libraries"]
         yield (
             f"- Times were measured on {_cell(place['cpu'] or place['machine'])} "
             f"({place['machine']}, {place['instruction_set']}), "
-            f"{_threads(self.benchmark['threads'])}, ONNX Runtime {libraries['onnxruntime']}, "
-            f"PyTorch {libraries['torch']}: medians of {self.benchmark['repeats']} interleaved "
+            f"{_threads(self.benchmark.threads)}, ONNX Runtime {libraries['onnxruntime']}, "
+            f"PyTorch {libraries['torch']}: medians of {self.benchmark.repeats} interleaved "
             f"rounds on random {'pixels' if self.kind is IMAGE else 'token ids without padding'}. "
             "Other CPUs gain more or less, from int8 "
             "above all."
@@ -324,7 +273,7 @@ class _Card:
         )
 
     def _test_split(self) -> str:
-        data, samples = self.recipe.data, self.evaluation["samples"]
+        data, samples = self.recipe.data, self.evaluation.samples
         name = self.names.get("dataset")
         config = f" ({_cell(data.config_name)})" if data.config_name else ""
         source = f"the data set {_cell(name)}{config}" if name else "local files"
@@ -355,6 +304,14 @@ def _cell(text: str) -> str:
 def _span(interval: Sequence[float], digits: int = 3) -> str:
     low, high = interval
     return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _change(difference: tuple[float, float, float] | None) -> str:
+    return "" if difference is None else " Change {:+.4f} ({:+.4f} to {:+.4f}).".format(*difference)
+
+
+def _spread(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({_span(interval, 1)})"
 
 
 def _kept(count: int, total: int) -> str:

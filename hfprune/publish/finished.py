@@ -2,61 +2,59 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hfprune.core.errors import HubError, RecipeError
+from hfprune.core.errors import HubError, OutputError, RecipeError
+from hfprune.core.results import EXPECTED, METRICS_FILE, RunResults, parse_results, read_json
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
 
 CARD_NAME: Final = "README.md"
 
-# As in surgery and pipeline; not imported, so that a command that only uploads starts at once.
+# As in surgery; not imported, so that a command that only uploads starts at once.
 RECORD_KEY: Final = "hfprune"
-RESULTS_VERSION: Final = 1
-RESULT_FILES = frozenset({"config.json", "metrics.json", "plan.json", "recipe.yaml", CARD_NAME})
+RESULT_FILES = frozenset({"config.json", METRICS_FILE, "plan.json", "recipe.yaml", CARD_NAME})
+NEEDED_BY: Final = "a model card"
 
 
 class Finished(NamedTuple):
     """What an output directory says about itself."""
 
     folder: Path
-    results: dict[str, Any]
+    results: RunResults
     recipe: Recipe
     config: dict[str, Any]
 
 
 def read(folder: Path) -> Finished:
     """Raises HubError for anything but the output directory of a finished run."""
-    expected = "give the output_dir of a finished run"
     if not folder.is_dir():
         unfinished = folder.with_name(folder.name + ".work").is_dir()
-        hint = "its run has not finished: run it again with resume=true" if unfinished else expected
+        hint = "its run has not finished: run it again with resume=true" if unfinished else EXPECTED
         raise HubError(f"there is no folder {folder}; {hint}")
-    members = sorted(path.parent.name for path in folder.glob("*/metrics.json"))
+    members = sorted(path.parent.name for path in folder.glob(f"*/{METRICS_FILE}"))
     if members and not (folder / "config.json").is_file():
         raise HubError(
             f"{folder} holds a family of models, each a repository of its own: give "
             f"{' or '.join(str(folder / name) for name in members)}"
         )
-    needed = ("config.json", "metrics.json", "recipe.yaml")
+    needed = ("config.json", METRICS_FILE, "recipe.yaml")
     if missing := [name for name in needed if not (folder / name).is_file()]:
         raise HubError(
             f"{folder} is not the output of a run of hfprune: it holds no "
-            f"{' and no '.join(missing)}; {expected}"
+            f"{' and no '.join(missing)}; {EXPECTED}"
         )
-    config, results = (_read_json(folder / name) for name in ("config.json", "metrics.json"))
+    config, values = (_read_json(folder / name) for name in ("config.json", METRICS_FILE))
     if RECORD_KEY not in config:
         raise HubError(
             f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so this model was not shrunk "
-            f"by hfprune; {expected}"
+            f"by hfprune; {EXPECTED}"
         )
-    if results.get("format_version") != RESULTS_VERSION:
-        raise HubError(
-            f"{folder / 'metrics.json'}: format_version must be {RESULTS_VERSION}, got "
-            f"{results.get('format_version')!r:.40}; {expected} of this version of hfprune"
-        )
+    try:
+        results = parse_results(values, folder / METRICS_FILE, NEEDED_BY)
+    except OutputError as error:
+        raise HubError(str(error)) from error
     try:
         recipe = load_recipe(folder / "recipe.yaml")
     except RecipeError as error:
@@ -66,9 +64,9 @@ def read(folder: Path) -> Finished:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise HubError(f"{path} cannot be read: {error}") from error
+        value = read_json(path)
+    except OutputError as error:
+        raise HubError(str(error)) from error
     if not isinstance(value, dict):
         raise HubError(f"{path} holds no JSON object")
     return value

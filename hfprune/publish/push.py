@@ -182,8 +182,7 @@ def _files(run: Finished, repo_id: str) -> tuple[dict[str, Path | bytes], list[s
         raise HubError(
             f"{run.folder} holds no model.safetensors; give the output_dir of a finished run"
         )
-    names = run.results.get("sources") or {}
-    files["recipe.yaml"] = dump_recipe(public_recipe(run.recipe, names)).encode()
+    files["recipe.yaml"] = dump_recipe(public_recipe(run.recipe, run.results.sources)).encode()
     figures = [path for path in FIGURES if path in files]
     card = run.folder / CARD_NAME
     # Figures can have come after the card, by `hfprune report`: it is none the less not edited.

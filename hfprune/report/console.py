@@ -18,6 +18,8 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfprune.core.processes import processes
+from hfprune.core.records import QuantizationRecord
+from hfprune.core.results import RunResults
 from hfprune.report.tables import quantization_table, summary_table
 
 logger = logging.getLogger(__name__)
@@ -205,7 +207,7 @@ class Console:
         self._told = now
         self.note(f"{work.name}: {work.text()}")
 
-    def quantization(self, label: str, record: dict[str, Any]) -> None:
+    def quantization(self, label: str, record: QuantizationRecord) -> None:
         """The candidates of a search for int8 settings, to stderr."""
         if not self.silent:
             width = None if self._rich.is_terminal else 160
@@ -213,7 +215,7 @@ class Console:
                 quantization_table(label, record)
             )
 
-    def summary(self, results: dict[str, Any]) -> None:
+    def summary(self, results: RunResults) -> None:
         """The table of a run, to stdout."""
         if not self.silent:
             RichConsole(highlight=False, width=_width()).print(summary_table(results))

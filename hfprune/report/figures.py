@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hfprune.core.errors import MissingExtraError
+from hfprune.core.results import Kept
 from hfprune.report.charts import LineChart, ScatterChart, log_ticks
 
 INSTALL_HINT = 'pip install "hfprune[bench]"'
@@ -110,21 +111,16 @@ def lines_png(charts: Sequence[LineChart]) -> bytes:
     return _png(figure)
 
 
-def layers_png(members: Mapping[str, Mapping[str, Sequence[int]]]) -> bytes:
+def layers_png(members: Mapping[str, Kept]) -> bytes:
     """Kept heads and neurons of each layer, a plot a model.
 
     Args:
-        members: by name: ``heads``, ``of_heads``, ``neurons``, ``of_neurons``, one number a layer.
+        members: by label.
     """
-    depth = max(len(entry["heads"]) for entry in members.values())
+    depth = max(len(kept.heads) for kept in members.values())
     figure, plots = _figure(len(members), 2.4, 1.2 + 0.3 * depth)
-    for (name, entry), axes in zip(members.items(), plots, strict=True):
-        rows = list(
-            zip(
-                entry["heads"], entry["of_heads"], entry["neurons"], entry["of_neurons"],
-                strict=True,
-            )
-        )  # fmt: skip
+    for (name, kept), axes in zip(members.items(), plots, strict=True):
+        rows = list(zip(kept.heads, kept.of_heads, kept.neurons, kept.of_neurons, strict=True))
         shares = [[h / max(of_h, 1), n / max(of_n, 1)] for h, of_h, n, of_n in rows]
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.9, aspect="auto")
         for y, (heads, _, neurons, _) in enumerate(rows):

@@ -41,7 +41,6 @@ from hfprune.pruning.surgery import RECORD_KEY
 from hfprune.publish.card import model_card, write_card
 from hfprune.publish.failures import redact
 from hfprune.publish.finished import RECORD_KEY as OF_THE_HUB
-from hfprune.publish.finished import RESULTS_VERSION
 from hfprune.publish.push import find_token, push
 from hfprune.recipe.public import hub_name
 from hfprune.recipe.reading import dump_recipe, load_recipe, parse_recipe
@@ -231,7 +230,8 @@ def test_a_dry_run_says_where_the_upload_goes(finished: Finished) -> None:
 
 def test_what_hub_repeats_from_heavier_modules_is_the_same() -> None:
     assert OF_THE_HUB == RECORD_KEY
-    assert RESULTS_VERSION == results.RESULTS_VERSION
+    version = results.RunResults.model_fields["format_version"].default
+    assert version == results.RESULTS_VERSION
 
 
 # --- there and back -------------------------------------------------------------------------
