@@ -21,7 +21,10 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfprune.core.results import RunResults
 
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
 SPARSITIES = (0.8, 0.95)
@@ -114,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compare(options: argparse.Namespace) -> int:
     from hfprune.core.errors import OutputError
     from hfprune.core.files import atomic_write_json, atomic_write_text
+    from hfprune.core.results import METRICS_FILE, read_results
     from hfprune.deploy.quantize.outcome import USUAL
     from hfprune.pipeline import run
     from hfprune.recipe.reading import load_recipe
@@ -142,18 +146,18 @@ def compare(options: argparse.Namespace) -> int:
             values["training"] |= {"seed": seed, **changes.get("training", {})}
             values["recovery"] |= changes["recovery"]
             values |= {"output_dir": str(place), "overwrite": False}
-            if options.finished and not (place / "metrics.json").is_file():
+            if options.finished and not (place / METRICS_FILE).is_file():
                 continue
             if teacher is None:
                 dense = base.model_dump()
                 dense["training"]["seed"] = seed
                 teacher = _teacher(dense, options.output / f"seed-{seed}" / "teacher")
             values["teacher"] = {"name_or_path": str(teacher)}
-            if not (place / "metrics.json").is_file():
+            if not (place / METRICS_FILE).is_file():
                 values["resume"] = place.with_name(place.name + ".work").is_dir()
                 print(f"### seed {seed}: {name}", file=sys.stderr)
                 run(Recipe(**values))
-            results = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+            results = read_results(place, "the comparison")
             known = any(row["seed"] == seed for row in rows)
             rows.extend(_rows(name, seed, results, place, files, dense_too=not known))
         if teacher is not None:
@@ -187,34 +191,37 @@ def _teacher(values: dict[str, Any], place: Path) -> Path:
 def _rows(
     name: str,
     seed: int,
-    results: dict[str, Any],
+    results: RunResults,
     place: Path,
     files: dict[tuple[str, int], tuple[Path, str]],
     *,
     dense_too: bool,
 ) -> Iterator[dict[str, Any]]:
     """One row a compressed model; the dense models of a run are rows of the first method only."""
-    evaluation, timing = results["evaluation"], results["benchmark"]
-    primary = evaluation["primary"]
-    dense = evaluation["models"]["dense ONNX"]["metrics"][primary]
-    for model, entry in evaluation["models"].items():
-        label, _, kind = model.rpartition(" ")
-        if label == "dense":
-            shown = {"ONNX": DENSE, "int8": DENSE_INT8}.get(kind, "") if dense_too else ""
+    from hfprune.core.model_ref import BASELINE, PRUNED
+    from hfprune.deploy.files import QUANTIZED_FILE
+
+    primary = results.primary
+    dense = results.quality(BASELINE).metrics[primary]
+    for ref in results.refs():
+        metric = results.quality(ref).metrics[primary]
+        if ref.is_dense:
+            shown = {"ONNX": DENSE, "int8": DENSE_INT8}.get(ref.form, "") if dense_too else ""
             removed = 0.0
         else:
-            shown = {"pruned": name}.get(label, f"{name} {label}") if kind == "int8" else ""
-            folder = place if label == "pruned" else place / label
-            told = results["pruning"] if label == "pruned" else results["family"][label]
-            removed = told["sparsity"]
-            files[(shown, seed)] = (folder / "onnx" / "model_quantized.onnx", _sizes(folder))
+            own = name if ref.label == PRUNED else f"{name} {ref.label}"
+            shown = own if ref.form == "int8" else ""
+            removed = results.members[ref.label].sparsity
+        if shown and not ref.is_dense:
+            folder = place if ref.label == PRUNED else place / ref.label
+            files[(shown, seed)] = (folder / "onnx" / QUANTIZED_FILE, _sizes(folder))
         if shown:
             yield {
                 "name": shown,
                 "seed": seed,
-                "metric": entry["metrics"][primary],
-                "change": entry["metrics"][primary] - dense,
-                "bytes": timing["file_bytes"][model],
+                "metric": metric,
+                "change": metric - dense,
+                "bytes": results.benchmark.file_bytes[str(ref)],
                 "removed": removed,
             }
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import typer
 
 from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
 from hfprune.core.errors import HFPruneError
+
+
+class _Row(NamedTuple):
+    """A line of the result, and with ``--json`` an entry."""
+
+    model: str
+    batch_size: int
+    sequence_length: int
+    ms: float
+    speedup: float
+    bytes: int
 
 
 @app.command(
@@ -56,23 +67,23 @@ def benchmark(
                 progress=progress,
             )
         factors = ratios(rows, first)
-        results: list[dict[str, Any]] = [
-            {
-                "model": row.name,
-                "batch_size": row.batch_size,
-                "sequence_length": row.sequence_length,
-                "ms": row.median_ms,
-                "speedup": factors[(row.name, (row.batch_size, row.sequence_length))].value,
-                "bytes": found[row.name].stat().st_size,
-            }
+        results = [
+            _Row(
+                model=row.name,
+                batch_size=row.batch_size,
+                sequence_length=row.sequence_length,
+                ms=row.median_ms,
+                speedup=factors[row.name, row.shape].value,
+                bytes=found[row.name].stat().st_size,
+            )
             for row in rows
         ]
         if as_json:
-            print_json(results)
+            print_json([entry._asdict() for entry in results])
             return
         for entry in results:
-            shape = f"{entry['batch_size']}x{entry['sequence_length']}"
+            shape = f"{entry.batch_size}x{entry.sequence_length}"
             typer.echo(
-                f"{entry['model']:>9} {shape:>7} {entry['ms']:9.2f} ms  {entry['speedup']:5.1f}x  "
-                f"{entry['bytes'] / 1e6:6.1f} MB"
+                f"{entry.model:>9} {shape:>7} {entry.ms:9.2f} ms  {entry.speedup:5.1f}x  "
+                f"{entry.bytes / 1e6:6.1f} MB"
             )

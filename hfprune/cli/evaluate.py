@@ -75,7 +75,7 @@ def evaluate(
 
         columns = label_column or []
         with Console(quiet=quiet or as_json).progress("evaluate") as progress:
-            results = measure(
+            report = measure(
                 folder,
                 data or [],
                 text_column=text_column,
@@ -89,8 +89,8 @@ def evaluate(
                 progress=progress,
             )
         if as_json:
-            print_json(results)
+            print_json(report.to_json())
         else:
             RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160).print(
-                table(results)
+                table(report)
             )

@@ -1,15 +1,15 @@
 """How right a saved model is, in PyTorch and in the ONNX files beside it, on rows that are named.
 
 :func:`evaluate` reads a directory and changes nothing. What it is not told it takes from the recipe
-that a run left there, or else from the model's config. Its result is plain data, and
-:func:`table` shows it to a person.
+that a run left there, or else from the model's config. Its result is an :class:`EvaluationReport`,
+and :func:`table` shows it to a person.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.table import Table
@@ -17,6 +17,8 @@ from rich.table import Table
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
 from hfprune.core.kinds import IMAGE, TOKENS, kind_of_model
 from hfprune.core.machine import usable_cpus
+from hfprune.core.records import Part
+from hfprune.core.results import METRICS_FILE
 from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_rows, load_task_data
@@ -34,11 +36,49 @@ from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.whole import Recipe
 
-FORMAT_VERSION = 1
 RECIPE_FILE = "recipe.yaml"
 
 # Where neither model nor tokenizer says how long an input may be.
 LONGEST = 512
+
+
+class FormQuality(Part):
+    """One form of the model on the rows.
+
+    Attributes:
+        metrics: by name.
+        intervals: of each metric, its lower and upper end.
+        agreement: fraction of predictions that are those of PyTorch; ``None`` for regression.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    agreement: float | None
+
+
+class EvaluationReport(Part):
+    """How right a saved model is; as JSON what ``hfprune evaluate --json`` prints.
+
+    Attributes:
+        labels: names of the classes in the model's order; empty for regression.
+        rows: what they are: names of files, or that they are the recipe's.
+        samples: how many; ``truncated``: how many of their texts were cut at ``max_length`` tokens
+            (``None`` for images).
+        confidence: level of the intervals.
+        primary: the first metric.
+        models: ``PyTorch`` and, where there are such files, ``ONNX`` and ``int8``.
+    """
+
+    format_version: Literal[1]
+    task: Task
+    labels: list[str]
+    rows: list[str]
+    samples: int
+    truncated: int
+    max_length: int | None
+    confidence: float
+    primary: str
+    models: dict[str, FormQuality]
 
 
 def evaluate(
@@ -54,7 +94,7 @@ def evaluate(
     max_length: int | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """Measure a saved classifier, pruned or dense, and the ONNX files beside it, on the same rows.
 
     Args:
@@ -73,11 +113,7 @@ def evaluate(
         progress: called with models done and models in all.
 
     Returns:
-        ``format_version``, ``task``, ``labels``, ``rows`` (what they are), ``samples``,
-        ``truncated`` (rows cut at ``max_length``), ``max_length``, ``confidence``, ``primary``, and
-        ``models``: for ``PyTorch`` and, where there are such files, ``ONNX`` and ``int8`` the
-        ``metrics``, an interval for each of them (``intervals``), and ``agreement``, the fraction
-        of predictions that are those of PyTorch (``None`` for regression).
+        The measurements; PyTorch's come first.
 
     Raises:
         CheckpointError: there is no classifier, or none that fits the recipe beside it.
@@ -124,7 +160,7 @@ def evaluate(
     candidates: dict[str, Any] = {"PyTorch": model}
     for kind, file in onnx_files(folder).items():
         candidates["ONNX" if kind == "float32" else kind] = file
-    found: dict[str, Any] = {}
+    found: dict[str, FormQuality] = {}
     base: Any = None
     labels = data.label_array("test")
     told = (data.task, data.num_labels, data.label_names)
@@ -140,54 +176,49 @@ def evaluate(
         logits = data.by_text("test", logits)
         predictions = predict(logits, data.task, data.num_labels)
         base = predictions if base is None else base
-        found[name] = {
-            "metrics": compute(logits, labels, names, *told),
-            "intervals": {
-                metric: list(interval(metric, logits, labels, *told, confidence))
-                for metric in names
+        found[name] = FormQuality(
+            metrics=compute(logits, labels, names, *told),
+            intervals={
+                metric: interval(metric, logits, labels, *told, confidence) for metric in names
             },
-            "agreement": _agreement(predictions, base, labels, data.task),
-        }
+            agreement=_agreement(predictions, base, labels, data.task),
+        )
     if progress is not None:
         progress(len(candidates), len(candidates))
-    return {
-        "format_version": FORMAT_VERSION,
-        "task": task,
-        "labels": data.label_names,
-        "rows": rows,
-        "samples": data.size("test"),
-        "truncated": data.truncated["test"],
-        "max_length": None if data.of_images else data.max_length,
-        "confidence": confidence,
-        "primary": names[0],
-        "models": found,
-    }
+    return EvaluationReport(
+        format_version=1,
+        task=task,
+        labels=data.label_names,
+        rows=rows,
+        samples=data.size("test"),
+        truncated=data.truncated["test"],
+        max_length=None if data.of_images else data.max_length,
+        confidence=confidence,
+        primary=names[0],
+        models=found,
+    )
 
 
-def table(results: dict[str, Any]) -> Table:
+def table(report: EvaluationReport) -> Table:
     """A row a model: each metric with its interval, and how often it agrees with PyTorch."""
-    cut = results["truncated"]
+    cut = report.truncated
     shown = Table(
         caption=(
-            f"{results['samples']} rows of {', '.join(results['rows'])}, "
-            f"{results['confidence']:.0%} intervals"
-            + (f"; {cut} rows cut at {results['max_length']} tokens" if cut else "")
+            f"{report.samples} rows of {', '.join(report.rows)}, {report.confidence:.0%} intervals"
+            + (f"; {cut} rows cut at {report.max_length} tokens" if cut else "")
         )
     )
-    entries = results["models"]
-    metrics = list(next(iter(entries.values()))["metrics"])
     shown.add_column("model")
-    for name in (*metrics, "as PyTorch"):
+    for name in (*next(iter(report.models.values())).metrics, "as PyTorch"):
         shown.add_column(name, justify="right")
-    for name, entry in entries.items():
-        agreement = entry["agreement"]
+    for name, entry in report.models.items():
         shown.add_row(
             name,
             *(
-                f"{entry['metrics'][metric]:.4f} ({low:.3f}-{high:.3f})"
-                for metric, (low, high) in entry["intervals"].items()
+                f"{entry.metrics[metric]:.4f} ({low:.3f}-{high:.3f})"
+                for metric, (low, high) in entry.intervals.items()
             ),
-            "-" if agreement is None else f"{agreement:.2%}",
+            "-" if entry.agreement is None else f"{entry.agreement:.2%}",
         )
     return shown
 
@@ -195,7 +226,7 @@ def table(results: dict[str, Any]) -> Table:
 def _check_single(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
-    members = sorted(path.parent for path in folder.glob("*/metrics.json"))
+    members = sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
     if members:
         raise CheckpointError(
             f"{folder} holds a family of models: give {' or '.join(map(str, members))}"

@@ -26,7 +26,9 @@ from transformers import AutoTokenizer
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
 from hfprune.data.loading import load_rows
 from hfprune.data.task_data import TEXT_ROW
-from hfprune.deploy.evaluation import evaluate, table
+from hfprune.deploy.evaluation import EvaluationReport
+from hfprune.deploy.evaluation import evaluate as measure
+from hfprune.deploy.evaluation import table as shown
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.measure.intervals import wilson_interval
@@ -35,6 +37,15 @@ from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.export import QuantizationConfig
 
 NAMES = ("negative", "positive")
+
+
+def evaluate(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The report as ``--json`` prints it."""
+    return measure(*arguments, **options).to_json()
+
+
+def table(report: dict[str, Any]) -> Any:
+    return shown(EvaluationReport.model_validate(report))
 
 
 @pytest.fixture(scope="module")
