@@ -347,7 +347,8 @@ def _plot(summary: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 5))
     curves: dict[str, list[dict[str, Any]]] = {}
     for row in summary:
-        curves.setdefault(row["name"].rpartition(" ")[0] or row["name"], []).append(row)
+        method = row["name"].rsplit(maxsplit=1)[0]  # without its strength, the last word if any
+        curves.setdefault(method, []).append(row)
     for rows in curves.values():
         rows.sort(key=lambda row: row["speedup"][shape])
         points = [(row["speedup"][shape], row["metric"]) for row in rows]

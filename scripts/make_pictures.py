@@ -253,10 +253,9 @@ def measured() -> Iterator[tuple[str, str, float, float]]:
     for row in table:
         cells = cells_of(row)
         if len(cells) == len(head) and cells != head and not cells[0].startswith("-"):
-            name = cells[0]
-            series, _, label = name.rpartition(" ")
+            words = cells[0].rsplit(maxsplit=1)  # a method and its strength, if it has one
             points = float(cells[change].split()[0])
-            yield series or name, label, float(cells[speed].removesuffix("x")), points
+            yield words[0], words[-1], float(cells[speed].removesuffix("x")), points
 
 
 def cells_of(row: str) -> list[str]:
