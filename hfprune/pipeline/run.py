@@ -100,7 +100,7 @@ def _finished(context: Context, found: RunResults) -> RunResults:
     """What is left to do for a run that was finished before."""
     context.store.remove_leftovers()
     context.console.note(f"{context.store.output}: finished before, nothing to resume")
-    context.console.summary(found.to_json())
+    context.console.summary(found)
     push.run(context, write.labels_of(found))
     return found
 
@@ -187,7 +187,7 @@ def _results(
         more = write.details(context, dense, members, evaluated)
         write.write(context, prepared, members, exported, found, more)
     context.store.remove()
-    context.console.summary(found.to_json())
+    context.console.summary(found)
     context.console.note(f"results: {context.store.output}")
     push.run(context, [member.label for member in members.all])
     return found

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from hfprune.core.model_ref import DENSE
+from hfprune.core.records import QuantizationRecord
 from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
@@ -150,7 +151,7 @@ def _search(
             progress=lambda done, what: progress(round(1000 * done), 1000),
         )
     record: dict[str, Any] = {"metric": name, **found.to_dict()}
-    context.console.quantization(label, record)
+    context.console.quantization(label, QuantizationRecord.model_validate(record))
     if not found.within:
         context.console.note(
             f"no int8 model of {label} keeps {name} within "
