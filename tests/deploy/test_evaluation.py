@@ -231,3 +231,22 @@ def test_load_rows_refuses_what_has_no_names(tmp_path: Path) -> None:
         load_rows(config, [], tiny_tokenizer(), "single_label_classification")
     with pytest.raises(DataError, match="by the names of its labels; none are given"):
         load_rows(config, ["x.csv"], tiny_tokenizer(), "single_label_classification")
+
+
+def test_the_report_as_json_and_as_a_table() -> None:
+    """What scripts read from ``hfprune evaluate --json``: these keys, in this order."""
+    entry = {"metrics": {"mse": 0.25}, "intervals": {"mse": [0.125, 0.5]}, "agreement": None}
+    values = {
+        "format_version": 1, "task": "regression", "labels": [], "rows": ["a.csv", "b.csv"],
+        "samples": 3, "truncated": 2, "max_length": 8, "confidence": 0.9, "primary": "mse",
+        "models": {"PyTorch": entry, "int8": entry | {"agreement": 0.9375}},
+    }  # fmt: skip
+    report = EvaluationReport.model_validate(values)
+    assert json.dumps(report.to_json()) == json.dumps(values)
+    found = shown(report)
+    assert found.caption == "3 rows of a.csv, b.csv, 90% intervals; 2 rows cut at 8 tokens"
+    assert [[str(c.header), *map(str, c.cells)] for c in found.columns] == [
+        ["model", "PyTorch", "int8"],
+        ["mse", "0.2500 (0.125-0.500)", "0.2500 (0.125-0.500)"],
+        ["as PyTorch", "-", "93.75%"],
+    ]
