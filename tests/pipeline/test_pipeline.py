@@ -20,6 +20,7 @@ from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
+from hfprune.core.records import QuantizationRecord
 from hfprune.deploy.speed.landing import Landing
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
@@ -674,7 +675,7 @@ def test_searched_quantization_and_full_table(inputs: Path, tmp_path: Path) -> N
     file = tmp_path / "out" / "onnx" / "model_quantized.onnx"
     assert chosen["file_bytes"] == file.stat().st_size
     assert results["benchmark"]["file_bytes"]["pruned int8"] == file.stat().st_size
-    shown = quantization_table(label, record)
+    shown = quantization_table(label, QuantizationRecord.model_validate(record))
     assert shown.row_count == len(record["candidates"])
 
     rows = results["benchmark"]["full_table"]
