@@ -1,4 +1,4 @@
-"""A score that was added prunes as ours does: the same formula under another name, the same plan."""
+"""A score that was added prunes as ours does: the same formula, the same plan and weights."""
 
 from __future__ import annotations
 
