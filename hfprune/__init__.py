@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hfprune.core.moved import install
-
-__version__ = "0.1.0"
+from hfprune.core.version import __version__
 
 # Public name -> the module that defines it. Loaded on first use, so that importing hfprune stays
 # light (no transformers.Trainer, ONNX Runtime, Optimum or evaluate until they are needed).

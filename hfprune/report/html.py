@@ -3,7 +3,7 @@
 Every number in it comes from ``metrics.json`` and ``details.json``; what they lack (an earlier
 version wrote them, or the task has no such thing) is left out. Local paths in the recipe are called
 local, as in the model card. The sentences in it are rows of the test split: think of that before
-you pass it on. :func:`hfprune.hub.push` publishes neither the report nor ``details.json``.
+you pass it on. :func:`hfprune.publish.push.push` publishes neither the report nor ``details.json``.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def test_a_killed_process_leaves_the_old_folder(tmp_path: Path) -> None:
     (target / "old").write_text("1")
     code = (
         "import os, signal, sys\n"
-        "from hfprune.files import atomic_directory\n"
+        "from hfprune.core.files import atomic_directory\n"
         "with atomic_directory(sys.argv[1], overwrite=True) as folder:\n"
         "    (folder / 'new').write_text('2')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -254,7 +254,7 @@ except ImportError:  # with transformers 5
 for kind in ("model", "model_quantized"):
     if ORTModel is None:
         from huggingface_hub import hf_hub_download
-        from hfprune.export import OnnxClassifier
+        from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
         file = hf_hub_download(name, f"onnx/{kind}.onnx", revision=revision)
         feed = {key: value.numpy() for key, value in batch.items()}
         found[kind] = OnnxClassifier(file).logits(feed)
