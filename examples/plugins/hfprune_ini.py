@@ -31,7 +31,8 @@ def read_ini(file: RowsFile) -> Table:
         with file.text() as text:
             rows.read_file(text)
     except configparser.Error as error:
-        raise DataError(f"{file.where}: not an INI file: {error}") from error
+        why = " ".join(str(error).split())
+        raise DataError(f"{file.where}: not an INI file: {why}") from error
     names = list(dict.fromkeys(key for section in rows.sections() for key in rows[section]))
     if names:
         file.check_columns(names)

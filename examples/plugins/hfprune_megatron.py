@@ -33,6 +33,7 @@ class MegatronBertAdapter(PreNormAdapter):
             producers=tuple(Producer(m, size) for m in (inner.query, inner.key, inner.value)),
             consumer=layer.attention.output.dense,
             unit_size=size,
+            units=inner.num_attention_heads,
             set_units=counted(inner, size, "num_attention_heads", "all_head_size"),
         )
 

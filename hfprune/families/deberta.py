@@ -27,6 +27,7 @@ class DebertaV2Adapter(PostNormAdapter):
             ),
             consumer=layer.attention.output.dense,
             unit_size=size,
+            units=inner.num_attention_heads,
             set_units=counted(inner, size, "num_attention_heads", "all_head_size"),
             # Not the query projection, which may be called on positions too.
             stream=layer.attention,

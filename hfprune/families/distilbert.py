@@ -31,6 +31,7 @@ class DistilBertAdapter(PostNormAdapter):
             producers=tuple(Producer(m, size) for m in (inner.q_lin, inner.k_lin, inner.v_lin)),
             consumer=inner.out_lin,
             unit_size=size,
+            units=inner.n_heads,
             set_units=counted(inner, size, "n_heads", "dim"),
         )
 

@@ -34,6 +34,7 @@ class GPT2Adapter(PreNormAdapter):
             producers=(Producer(inner.c_attn, size, parts=3),),
             consumer=inner.c_proj,
             unit_size=size,
+            units=inner.num_heads,
             set_units=counted(inner, size, "num_heads", "split_size"),
         )
 

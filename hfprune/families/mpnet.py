@@ -66,6 +66,7 @@ class MPNetAdapter(PostNormAdapter):
             producers=tuple(Producer(m, size) for m in (inner.q, inner.k, inner.v)),
             consumer=inner.o,
             unit_size=size,
+            units=inner.num_attention_heads,
             set_units=set_units,
         )
 

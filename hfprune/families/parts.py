@@ -51,8 +51,10 @@ class Parts:
 
     Attributes:
         producers: projections whose rows belong to units.
-        consumer: the projection whose input columns do; their number says how many units there are.
+        consumer: the projection whose input columns do.
         unit_size: columns of one unit (head size, or 1).
+        units: how many the stock module believes to have; ``None`` where it keeps no count, so that
+            the consumer's columns tell.
         set_units: see :func:`counted`.
         stream: where the residual stream enters, if not where the base adapter looks for it.
     """
@@ -60,6 +62,7 @@ class Parts:
     producers: tuple[Producer, ...]
     consumer: Projection
     unit_size: int = 1
+    units: int | None = None
     set_units: Callable[[Sequence[int]], None] = lambda kept: None
     stream: nn.Module | None = None
 
@@ -138,6 +141,9 @@ class PartsAdapter(Adapter):
         if isinstance(block, PassOver):
             return None
         parts = parts_of(layer)
+        units = parts.units
+        if units is None:
+            units = weight_of(parts.consumer).shape[1] // parts.unit_size
         others, discards = self._around(place)
         replacement = place.becomes(_weight_name(block, parts.consumer, key))
         return BlockView(
@@ -145,7 +151,7 @@ class PartsAdapter(Adapter):
             producers=parts.producers,
             consumer=parts.consumer,
             stream=parts.stream or self._stream(layer, place, parts),
-            units=weight_of(parts.consumer).shape[1] // parts.unit_size,
+            units=units,
             unit_size=parts.unit_size,
             skips=(
                 Skip(layer, place.module, replacement),

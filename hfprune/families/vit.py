@@ -53,9 +53,9 @@ class ViTAdapter(PreNormAdapter):
     def heads(self, layer: Any) -> Parts:
         outer = layer.attention
         if hasattr(outer, "q_proj"):
-            size = outer.head_dim
+            inner, size = outer, outer.head_dim
             projections, consumer = (outer.q_proj, outer.k_proj, outer.v_proj), outer.o_proj
-            set_units = counted(outer, size, "num_attention_heads")
+            set_units = counted(inner, size, "num_attention_heads")
         else:
             inner = outer.attention
             size = inner.attention_head_size
@@ -65,6 +65,7 @@ class ViTAdapter(PreNormAdapter):
             producers=tuple(Producer(m, size) for m in projections),
             consumer=consumer,
             unit_size=size,
+            units=inner.num_attention_heads,
             set_units=set_units,
         )
 
