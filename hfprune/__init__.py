@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hfprune.core.moved import install
+from hfprune.core.version import __version__
 
 # Public name -> the module that defines it. Loaded on first use, so that importing hfprune stays
 # light (no transformers.Trainer, ONNX Runtime, Optimum or evaluate until they are needed).
@@ -26,6 +27,9 @@ _EXPORTS = {
     "from_pretrained": "hfprune.models.checkpoint",
     "inspect": "hfprune.models.inspection",
     "load_encoder": "hfprune.models.sentences",
+    "register_family": "hfprune.families.registry",
+    "register_metric": "hfprune.core.tasks",
+    "register_score": "hfprune.core.scores",
     "HFPruneError": "hfprune.core.errors",
 }
 
@@ -34,7 +38,10 @@ __all__ = ["__version__", *sorted(_EXPORTS)]
 if TYPE_CHECKING:
     from hfprune.api.compress import compress
     from hfprune.core.errors import HFPruneError
+    from hfprune.core.scores import register_score
+    from hfprune.core.tasks import register_metric
     from hfprune.families.blocks import BlockKey
+    from hfprune.families.registry import register_family
     from hfprune.models.checkpoint import from_pretrained
     from hfprune.models.inspection import inspect
     from hfprune.models.sentences import load_encoder
@@ -46,6 +53,9 @@ if TYPE_CHECKING:
     from hfprune.recipe.sections.training import DistillationConfig
     from hfprune.recipe.sections.whole import Recipe
     from hfprune.training.trainer import HFPruneTrainer
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:

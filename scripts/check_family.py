@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     checks = Checks(options.family, dict(key.split("=", 1) for key in options.keys))
     todo: list[tuple[str, str, Callable[[], None]]] = [
-        ("the adapter is registered", "ADAPTERS in structure/registry.py", checks.registered),
+        ("the adapter is registered", "BUILT_IN in families/registry.py", checks.registered),
         ("views have the sizes of the config", "units and unit_size", checks.sizes),
         (
             "unit_parameters are what leaves with a unit",

@@ -49,3 +49,7 @@ class OutputError(HFPruneError):
 
 class HubError(HFPruneError):
     """A model cannot be published on the Hub, or is not fit to be."""
+
+
+class ExtensionError(HFPruneError):
+    """Something that others add (a plug-in, or what is registered by name) cannot be used."""

@@ -5,7 +5,7 @@ row before any long work, settles the label names and the splits, and tokenizes.
 function of the configuration, the files and the tokenizer: the same call gives the same rows in the
 same order, on every machine and in every process.
 
-Errors are :class:`~hfprune.errors.DataError` and name the split, the column, and the row. Rows
+Errors are :class:`~hfprune.core.errors.DataError` and name the split, the column, and the row. Rows
 count from 1; a header line is not counted.
 """
 

@@ -15,6 +15,9 @@ from hfprune.families.base import (
     Skip,
     weight_of,
 )
+from hfprune.families.parts import Parts, Place, counted
+from hfprune.families.post_norm import PostNormAdapter
+from hfprune.families.pre_norm import PreNormAdapter
 from hfprune.families.registry import (
     adapter_for,
     adapter_of,
@@ -22,6 +25,7 @@ from hfprune.families.registry import (
     layer_views,
     model_sizes,
     position_limit,
+    register_family,
     supported_model_types,
 )
 
@@ -29,21 +33,27 @@ __all__ = [
     "Adapter",
     "BlockView",
     "LayerView",
+    "Parts",
     "PassInput",
     "PassInputTuple",
     "PassOver",
     "PassResidual",
     "PassZero",
     "PassZeroTuple",
+    "Place",
+    "PostNormAdapter",
+    "PreNormAdapter",
     "Producer",
     "Projection",
     "Skip",
     "adapter_for",
     "adapter_of",
     "block_views",
+    "counted",
     "layer_views",
     "model_sizes",
     "position_limit",
+    "register_family",
     "supported_model_types",
     "weight_of",
 ]

@@ -12,21 +12,17 @@ from typing import Any
 from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.families.base import (
-    Adapter,
-    BlockView,
-    PassInput,
-    PassInputTuple,
-    PassOver,
-    PassZero,
-    Producer,
-    Skip,
-)
-from hfprune.families.blocks import BlockKey
+from hfprune.families.base import PassZero, Producer
+from hfprune.families.parts import Parts, Place, counted
+from hfprune.families.post_norm import PostNormAdapter
 
 
-class AlbertAdapter(Adapter):
+class AlbertAdapter(PostNormAdapter):
     model_types = ("albert",)
+    # The layer adds the residual between the two.
+    ffn_at = Place(
+        "ffn_output", PassZero, norm="full_layer_layer_norm", discards=("ffn", "activation")
+    )
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config
@@ -48,47 +44,19 @@ class AlbertAdapter(Adapter):
             layer for group in base.encoder.albert_layer_groups for layer in group.albert_layers
         ]
 
-    def attention(self, layer: Any, key: BlockKey) -> BlockView | None:
+    def uses(self, layer: Any) -> int:
+        return int(layer.config.num_hidden_layers // layer.config.num_hidden_groups)
+
+    def heads(self, layer: Any) -> Parts:
         inner = layer.attention
-        if isinstance(inner, PassOver):
-            return None
         size = inner.attention_head_size
-
-        def set_units(kept: Sequence[int]) -> None:
-            inner.num_attention_heads = len(kept)
-            inner.all_head_size = len(kept) * size
-
-        return BlockView(
-            key=key,
+        return Parts(
             producers=tuple(Producer(m, size) for m in (inner.query, inner.key, inner.value)),
             consumer=inner.dense,
-            stream=inner.query,
-            units=inner.num_attention_heads,
             unit_size=size,
-            skips=(Skip(layer, "attention", PassInputTuple("dense.weight")),),
-            set_units=set_units,
-            uses=_uses(layer),
+            units=inner.num_attention_heads,
+            set_units=counted(inner, size, "num_attention_heads", "all_head_size"),
         )
 
-    def ffn(self, layer: Any, key: BlockKey) -> BlockView | None:
-        if isinstance(layer.ffn_output, PassOver):
-            return None
-        return BlockView(
-            key=key,
-            producers=(Producer(layer.ffn, 1),),
-            consumer=layer.ffn_output,
-            stream=layer.ffn,
-            units=layer.ffn_output.in_features,
-            unit_size=1,
-            # The layer adds the residual between the two.
-            skips=(
-                Skip(layer, "ffn_output", PassZero("weight")),
-                Skip(layer, "full_layer_layer_norm", PassInput("weight")),
-            ),
-            discards=((layer, "ffn"), (layer, "activation")),
-            uses=_uses(layer),
-        )
-
-
-def _uses(layer: Any) -> int:
-    return int(layer.config.num_hidden_layers // layer.config.num_hidden_groups)
+    def neurons(self, layer: Any) -> Parts:
+        return Parts((Producer(layer.ffn, 1),), layer.ffn_output)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hfprune.families.base import Adapter, BlockView, PassInput, PassOver, PassZero, Producer, Skip
-from hfprune.families.blocks import BlockKey
+from hfprune.families.base import PassOver, PassZero, Producer
+from hfprune.families.parts import Parts, Place, counted
+from hfprune.families.post_norm import PostNormAdapter
 
 
 class PassZeroOfQuery(PassOver):
@@ -18,49 +18,22 @@ class PassZeroOfQuery(PassOver):
         return (query.new_zeros(()), None)
 
 
-class DistilBertAdapter(Adapter):
+class DistilBertAdapter(PostNormAdapter):
     model_types = ("distilbert",)
+    layers_at = "transformer.layer"
+    attention_at = Place("attention", PassZeroOfQuery, norm="sa_layer_norm")
+    ffn_at = Place("ffn", PassZero, norm="output_layer_norm")
 
-    def layers(self, model: nn.Module) -> Sequence[nn.Module]:
-        base: Any = model.base_model
-        return list(base.transformer.layer)
-
-    def attention(self, layer: Any, key: BlockKey) -> BlockView | None:
+    def heads(self, layer: Any) -> Parts:
         inner = layer.attention
-        if isinstance(inner, PassOver):
-            return None
         size = inner.q_lin.out_features // inner.n_heads
-
-        def set_units(kept: Sequence[int]) -> None:
-            inner.n_heads = len(kept)
-            inner.dim = len(kept) * size
-
-        return BlockView(
-            key=key,
+        return Parts(
             producers=tuple(Producer(m, size) for m in (inner.q_lin, inner.k_lin, inner.v_lin)),
             consumer=inner.out_lin,
-            stream=inner.q_lin,
-            units=inner.n_heads,
             unit_size=size,
-            skips=(
-                Skip(layer, "attention", PassZeroOfQuery("out_lin.weight")),
-                Skip(layer, "sa_layer_norm", PassInput("weight")),
-            ),
-            set_units=set_units,
+            units=inner.n_heads,
+            set_units=counted(inner, size, "n_heads", "dim"),
         )
 
-    def ffn(self, layer: Any, key: BlockKey) -> BlockView | None:
-        if isinstance(layer.ffn, PassOver):
-            return None
-        return BlockView(
-            key=key,
-            producers=(Producer(layer.ffn.lin1, 1),),
-            consumer=layer.ffn.lin2,
-            stream=layer.ffn.lin1,
-            units=layer.ffn.lin2.in_features,
-            unit_size=1,
-            skips=(
-                Skip(layer, "ffn", PassZero("lin2.weight")),
-                Skip(layer, "output_layer_norm", PassInput("weight")),
-            ),
-        )
+    def neurons(self, layer: Any) -> Parts:
+        return Parts((Producer(layer.ffn.lin1, 1),), layer.ffn.lin2)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.families.base import (
-    Adapter,
-    BlockView,
-    PassOver,
-    PassZero,
-    PassZeroTuple,
-    Producer,
-    Skip,
-)
-from hfprune.families.blocks import BlockKey
+from hfprune.families.base import PassZero, PassZeroTuple, Producer
+from hfprune.families.parts import Parts, Place, counted
+from hfprune.families.pre_norm import PreNormAdapter
 
 
-class GPT2Adapter(Adapter):
+class GPT2Adapter(PreNormAdapter):
     model_types = ("gpt2",)
+    layers_at = "h"
+    attention_at = Place("attn", PassZeroTuple, norm="ln_1")
+    ffn_at = Place("mlp", PassZero, norm="ln_2")
+    caches = True
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config
@@ -31,49 +27,16 @@ class GPT2Adapter(Adapter):
                 "add_cross_attention=False)"
             )
 
-    def layers(self, model: nn.Module) -> Sequence[Any]:
-        base: Any = model.base_model
-        return list(base.h)
-
-    def attention(self, layer: Any, key: BlockKey) -> BlockView | None:
+    def heads(self, layer: Any) -> Parts:
         inner = layer.attn
-        if isinstance(inner, PassOver):
-            return None
         size = inner.head_dim
-
-        def set_units(kept: Sequence[int]) -> None:
-            inner.num_heads = len(kept)
-            inner.split_size = len(kept) * size
-
-        return BlockView(
-            key=key,
+        return Parts(
             producers=(Producer(inner.c_attn, size, parts=3),),
             consumer=inner.c_proj,
-            stream=layer.ln_1,
-            units=inner.num_heads,
             unit_size=size,
-            skips=(Skip(layer, "attn", PassZeroTuple("c_proj.weight")),),
-            set_units=set_units,
-            discards=((layer, "ln_1"),),
+            units=inner.num_heads,
+            set_units=counted(inner, size, "num_heads", "split_size"),
         )
 
-    def ffn(self, layer: Any, key: BlockKey) -> BlockView | None:
-        inner = layer.mlp
-        if isinstance(inner, PassOver):
-            return None
-        return BlockView(
-            key=key,
-            producers=(Producer(inner.c_fc, 1),),
-            consumer=inner.c_proj,
-            stream=layer.ln_2,
-            units=inner.c_proj.nx,
-            unit_size=1,
-            skips=(Skip(layer, "mlp", PassZero("c_proj.weight")),),
-            discards=((layer, "ln_2"),),
-        )
-
-    def settle(self, model: nn.Module) -> None:
-        # The cache counts past tokens by layer 0 and would be wrong without a layer's attention.
-        if any(isinstance(layer.attn, PassOver) for layer in self.layers(model)):
-            config: Any = model.config
-            config.use_cache = False
+    def neurons(self, layer: Any) -> Parts:
+        return Parts((Producer(layer.mlp.c_fc, 1),), layer.mlp.c_proj)

@@ -14,16 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.families.base import (
-    Adapter,
-    BlockView,
-    PassInputTuple,
-    PassOver,
-    PassResidual,
-    Producer,
-    Skip,
-)
-from hfprune.families.blocks import BlockKey
+from hfprune.families.base import Producer
+from hfprune.families.parts import Parts, counted
+from hfprune.families.post_norm import PostNormAdapter
 
 KEPT_HEADS = "kept_heads"
 
@@ -38,14 +31,14 @@ def _pick_heads(
     return args, kwargs
 
 
-class MPNetAdapter(Adapter):
+class MPNetAdapter(PostNormAdapter):
     model_types = ("mpnet",)
     positions_from_padding = True
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config
         for index, layer in enumerate(self.layers(model)):
-            kept = getattr(layer.attention, KEPT_HEADS, None)
+            kept: Any = getattr(layer.attention, KEPT_HEADS, None)
             if kept is None:
                 continue
             heads = kept.tolist()
@@ -56,47 +49,26 @@ class MPNetAdapter(Adapter):
                     f"{config.num_attention_heads}, got {heads}"
                 )
 
-    def layers(self, model: nn.Module) -> Sequence[Any]:
-        base: Any = model.base_model
-        return list(base.encoder.layer)
-
-    def attention(self, layer: Any, key: BlockKey) -> BlockView | None:
-        outer = layer.attention
-        if isinstance(outer, PassOver):
-            return None
-        inner = outer.attn
+    def heads(self, layer: Any) -> Parts:
+        outer, inner = layer.attention, layer.attention.attn
         size = inner.attention_head_size
+        count = counted(inner, size, "num_attention_heads", "all_head_size")
 
         def set_units(kept: Sequence[int]) -> None:
-            inner.num_attention_heads = len(kept)
-            inner.all_head_size = len(kept) * size
+            count(kept)
             index = torch.tensor(list(kept), device=inner.q.weight.device)
             before = getattr(outer, KEPT_HEADS, None)
             if before is None:
                 outer.register_forward_pre_hook(_pick_heads, with_kwargs=True)
             outer.register_buffer(KEPT_HEADS, index if before is None else before[index])
 
-        return BlockView(
-            key=key,
+        return Parts(
             producers=tuple(Producer(m, size) for m in (inner.q, inner.k, inner.v)),
             consumer=inner.o,
-            stream=inner.q,
-            units=inner.num_attention_heads,
             unit_size=size,
-            skips=(Skip(layer, "attention", PassInputTuple("attn.o.weight")),),
+            units=inner.num_attention_heads,
             set_units=set_units,
         )
 
-    def ffn(self, layer: Any, key: BlockKey) -> BlockView | None:
-        if isinstance(layer.output, PassOver):
-            return None
-        return BlockView(
-            key=key,
-            producers=(Producer(layer.intermediate.dense, 1),),
-            consumer=layer.output.dense,
-            stream=layer.intermediate.dense,
-            units=layer.output.dense.in_features,
-            unit_size=1,
-            skips=(Skip(layer, "output", PassResidual("dense.weight")),),
-            discards=((layer, "intermediate"),),
-        )
+    def neurons(self, layer: Any) -> Parts:
+        return Parts((Producer(layer.intermediate.dense, 1),), layer.output.dense)

@@ -1,15 +1,18 @@
 """Which adapter serves which ``config.model_type``.
 
-To add a family: write one adapter file beside this one and add its class to ``ADAPTERS``.
+To add a family to hfprune: write one adapter file beside this one and name its class in
+``BUILT_IN``. From outside: :func:`register_family`, or an entry point of ``hfprune.families``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, Final, TypeVar
 
 from torch import nn
 
-from hfprune.core.errors import UnsupportedModelError
+from hfprune.core.errors import ExtensionError, UnsupportedModelError
+from hfprune.core.registry import Registry
 from hfprune.families.albert import AlbertAdapter
 from hfprune.families.base import Adapter, BlockView, LayerView
 from hfprune.families.bert import BertAdapter
@@ -22,23 +25,74 @@ from hfprune.families.modernbert import ModernBertAdapter
 from hfprune.families.mpnet import MPNetAdapter
 from hfprune.families.vit import ViTAdapter
 
-ADAPTERS: tuple[Adapter, ...] = (
-    BertAdapter(),
-    DistilBertAdapter(),
-    AlbertAdapter(),
-    MPNetAdapter(),
-    DebertaV2Adapter(),
-    ModernBertAdapter(),
-    GPT2Adapter(),
-    LlamaAdapter(),
-    ViTAdapter(),
+AdapterT = TypeVar("AdapterT", bound=type[Adapter])
+
+BUILT_IN: Final[tuple[type[Adapter], ...]] = (
+    BertAdapter,
+    DistilBertAdapter,
+    AlbertAdapter,
+    MPNetAdapter,
+    DebertaV2Adapter,
+    ModernBertAdapter,
+    GPT2Adapter,
+    LlamaAdapter,
+    ViTAdapter,
 )
-_BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapter.model_types}
+
+
+def _check(model_type: str, adapter: Any) -> None:
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+        raise ExtensionError(
+            f"the family {model_type!r} is given {adapter!r}; expected a class that derives from "
+            "hfprune.families.Adapter (PreNormAdapter and PostNormAdapter do)"
+        )
+    if inspect.isabstract(adapter):
+        missing = ", ".join(sorted(adapter.__abstractmethods__))
+        raise ExtensionError(f"the adapter {adapter.__name__} lacks {missing}: define them")
+    if model_type not in getattr(adapter, "model_types", ()):
+        raise ExtensionError(
+            f"the adapter {adapter.__name__} is registered for the model type {model_type!r}, "
+            "which its model_types do not name: add it there"
+        )
+
+
+FAMILIES: Final = Registry[type[Adapter]]("family", "families", check=_check)
+"""Classes of adapters by model type."""
+
+
+def register_family(adapter: AdapterT, *, replace: bool = False) -> AdapterT:
+    """Teach hfprune to prune another family; also a class decorator.
+
+    Args:
+        adapter: a class without arguments to its constructor. It serves all its ``model_types``,
+            as ``config.json`` spells them.
+        replace: whether it may take the place of another adapter.
+
+    Returns:
+        The class.
+
+    Raises:
+        ExtensionError: for what is no adapter or lacks a method, and for a model type that has an
+            adapter already.
+    """
+    model_types = getattr(adapter, "model_types", ())
+    if not isinstance(model_types, tuple) or not model_types:
+        raise ExtensionError(
+            f"{adapter!r} names no model_types: expected a tuple of values of model_type in "
+            'config.json, for example model_types = ("bert",)'
+        )
+    for model_type in model_types:
+        FAMILIES.register(model_type, adapter, replace=replace)
+    return adapter
+
+
+for _adapter in BUILT_IN:
+    register_family(_adapter)
 
 
 def supported_model_types() -> tuple[str, ...]:
     """All supported ``model_type`` values, sorted."""
-    return tuple(sorted(_BY_TYPE))
+    return tuple(sorted(FAMILIES.names()))
 
 
 def adapter_for(model_type: str) -> Adapter:
@@ -47,12 +101,12 @@ def adapter_for(model_type: str) -> Adapter:
     Raises:
         UnsupportedModelError: naming the supported families.
     """
-    if model_type not in _BY_TYPE:
+    if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"hfprune does not know how to prune model type {model_type!r}; supported: "
             f"{', '.join(supported_model_types())}"
         )
-    return _BY_TYPE[model_type]
+    return FAMILIES.get(model_type)()
 
 
 def adapter_of(model: nn.Module) -> Adapter:

@@ -11,17 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from hfprune.families.base import (
-    Adapter,
-    BlockView,
-    PassOver,
-    PassResidual,
-    PassZero,
-    PassZeroTuple,
-    Producer,
-    Skip,
-)
-from hfprune.families.blocks import BlockKey
+from hfprune.families.base import PassResidual, PassZero, PassZeroTuple, Producer
+from hfprune.families.blocks import BlockKind
+from hfprune.families.parts import Parts, Place, counted
+from hfprune.families.pre_norm import PreNormAdapter
 
 # Names in files to names of modules in transformers 5.
 _NEW_NAMES = (
@@ -31,9 +24,14 @@ _NEW_NAMES = (
     (re.compile(r"intermediate\.dense\."), "mlp.fc1."),
     (re.compile(r"(?<=\d\.)output\.dense\."), "mlp.fc2."),
 )
+_ATTENTION_4 = Place("attention", PassZero, norm="layernorm_before")
+_ATTENTION_5 = Place("attention", PassZeroTuple, norm="layernorm_before")
+# The output module of transformers 4 adds the residual, which it is given.
+_FFN_4 = Place("output", PassResidual, norm="layernorm_after", discards=("intermediate",))
+_FFN_5 = Place("mlp", PassZero, norm="layernorm_after")
 
 
-class ViTAdapter(Adapter):
+class ViTAdapter(PreNormAdapter):
     model_types = ("vit", "deit")
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -47,58 +45,33 @@ class ViTAdapter(Adapter):
             saved = pattern.sub(name, saved)
         return saved
 
-    def attention(self, layer: Any, key: BlockKey) -> BlockView | None:
+    def place(self, layer: Any, kind: BlockKind) -> Place:
+        if kind == "attention":
+            return _ATTENTION_5 if hasattr(layer.attention, "q_proj") else _ATTENTION_4
+        return _FFN_5 if hasattr(layer, "mlp") else _FFN_4
+
+    def heads(self, layer: Any) -> Parts:
         outer = layer.attention
-        if isinstance(outer, PassOver):
-            return None
         if hasattr(outer, "q_proj"):
             inner, size = outer, outer.head_dim
-            producers, consumer = (outer.q_proj, outer.k_proj, outer.v_proj), outer.o_proj
-            skip = Skip(layer, "attention", PassZeroTuple("o_proj.weight"))
+            projections, consumer = (outer.q_proj, outer.k_proj, outer.v_proj), outer.o_proj
+            set_units = counted(inner, size, "num_attention_heads")
         else:
             inner = outer.attention
-            size, consumer = inner.attention_head_size, outer.output.dense
-            producers = (inner.query, inner.key, inner.value)
-            skip = Skip(layer, "attention", PassZero("output.dense.weight"))
-
-        def set_units(kept: Sequence[int]) -> None:
-            inner.num_attention_heads = len(kept)
-            if inner is not outer:
-                inner.all_head_size = len(kept) * size
-
-        return BlockView(
-            key=key,
-            producers=tuple(Producer(m, size) for m in producers),
+            size = inner.attention_head_size
+            projections, consumer = (inner.query, inner.key, inner.value), outer.output.dense
+            set_units = counted(inner, size, "num_attention_heads", "all_head_size")
+        return Parts(
+            producers=tuple(Producer(m, size) for m in projections),
             consumer=consumer,
-            stream=layer.layernorm_before,
-            units=inner.num_attention_heads,
             unit_size=size,
-            skips=(skip,),
+            units=inner.num_attention_heads,
             set_units=set_units,
-            discards=((layer, "layernorm_before"),),
         )
 
-    def ffn(self, layer: Any, key: BlockKey) -> BlockView | None:
+    def neurons(self, layer: Any) -> Parts:
         if hasattr(layer, "mlp"):
-            if isinstance(layer.mlp, PassOver):
-                return None
             producer, consumer = layer.mlp.fc1, layer.mlp.fc2
-            skip = Skip(layer, "mlp", PassZero("fc2.weight"))
-            discards: tuple[tuple[nn.Module, str], ...] = ()
         else:
-            if isinstance(layer.output, PassOver):
-                return None
             producer, consumer = layer.intermediate.dense, layer.output.dense
-            # The output module adds the residual, which it is given.
-            skip = Skip(layer, "output", PassResidual("dense.weight"))
-            discards = ((layer, "intermediate"),)
-        return BlockView(
-            key=key,
-            producers=(Producer(producer, 1),),
-            consumer=consumer,
-            stream=layer.layernorm_after,
-            units=consumer.in_features,
-            unit_size=1,
-            skips=(skip,),
-            discards=(*discards, (layer, "layernorm_after")),
-        )
+        return Parts((Producer(producer, 1),), consumer)

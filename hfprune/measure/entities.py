@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import DataError, MissingExtraError
+from hfprune.core.tasks import ADDED_METRICS, TOKEN_METRICS
 from hfprune.data.words import IGNORED
 
 ENTITY_METRICS: Final = ("entity_f1", "entity_precision", "entity_recall")
@@ -76,9 +77,11 @@ def as_tags(
 def score_tags(
     name: str, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> float:
-    """One of our metrics for tokens, by seqeval. Arguments are tags, row by row."""
-    metrics = check_seqeval().metrics
+    """A metric for tokens: ours by seqeval, or one that was added. Arguments are tags by row."""
     mine, theirs = [list(row) for row in predictions], [list(row) for row in references]
+    if name not in TOKEN_METRICS:
+        return float(ADDED_METRICS.get(name).function(mine, theirs))
+    metrics = check_seqeval().metrics
     if name == "token_accuracy":
         return float(metrics.accuracy_score(theirs, mine))
     function = {
@@ -91,13 +94,20 @@ def score_tags(
 
 def row_counts(
     name: str, predictions: NDArray[Any], labels: NDArray[Any], names: Sequence[str]
-) -> NDArray[np.int64]:
+) -> NDArray[Any]:
     """What each row adds to a metric, so that resamples of rows cost a sum.
 
     Returns:
-        int64 ``(rows, 3)``: right, predicted, true. Entities, or words for ``token_accuracy``.
+        int64 ``(rows, 3)``: right, predicted, true. Entities, or words for ``token_accuracy``. Of a
+        metric that was added, of which no more is known: objects ``(rows, 2)``, the tags
+        themselves.
     """
     guessed, true = as_tags(predictions, labels, names)
+    if name not in TOKEN_METRICS:
+        tags = np.empty((len(true), 2), dtype=object)
+        for row, pair in enumerate(zip(guessed, true, strict=True)):
+            tags[row, 0], tags[row, 1] = pair
+        return tags
     found = np.zeros((len(true), 3), dtype=np.int64)
     if name == "token_accuracy":
         for row, (mine, theirs) in enumerate(zip(guessed, true, strict=True)):
@@ -115,6 +125,8 @@ def row_counts(
 
 def score_counts(name: str, counts: NDArray[Any]) -> float:
     """A metric from the counts of :func:`row_counts`; equal to :func:`score_tags` of the rows."""
+    if name not in TOKEN_METRICS:
+        return score_tags(name, counts[:, 0].tolist(), counts[:, 1].tolist())
     right, guessed, true = (float(value) for value in counts.sum(axis=0))
     precision = right / guessed if guessed else 0.0
     recall = right / true if true else 0.0

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.errors import DataError, RecipeError
-from hfprune.core.tasks import METRICS, Task
+from hfprune.core.tasks import ADDED_METRICS, METRICS, Task
 from hfprune.measure.entities import score_counts
 from hfprune.measure.scores import (
     Array,
@@ -139,8 +139,8 @@ def interval(
     """Return an interval of one of our metrics: Wilson's for accuracies, else by bootstrap.
 
     Rows with one label each are resampled as cells of the table of labels against predictions,
-    which is the same and takes no time. Arguments and errors as :func:`compute` and
-    :func:`bootstrap_interval`.
+    which is the same and takes no time; of metrics that were added the rows are resampled
+    themselves. Arguments and errors as :func:`compute` and :func:`bootstrap_interval`.
     """
     if name not in METRICS[task]:
         raise RecipeError(not_for(name, task))
@@ -152,7 +152,7 @@ def interval(
     if name == "accuracy":
         right = is_correct(logits, labels, task, num_labels)
         return wilson_interval(int(right.sum()), len(right), confidence)
-    if task in ("regression", "multi_label_classification"):
+    if task in ("regression", "multi_label_classification") or name in ADDED_METRICS:
         return bootstrap_interval(
             lambda found, truth: score(name, found, truth, task, num_labels),
             logits,

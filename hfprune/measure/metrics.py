@@ -18,13 +18,13 @@ from hfprune.core.tasks import METRICS, Task
 from hfprune.data.windows import mean_by_text
 from hfprune.measure.entities import ENTITY_METRICS, as_tags, check_seqeval, check_tags, score_tags
 from hfprune.measure.scores import (
-    SCORERS,
     Array,
     check_labels,
     check_task,
     not_for,
     predict,
     quietly,
+    scorer_of,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
 
     def info(self: Any) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=f"{name} for {task}; see hfprune.metrics for the definition.",
+            description=f"{name} for {task}; see hfprune.measure.scores for the definition.",
             citation="",
             inputs_description="predictions and references: one value (or row of 0/1) a text.",
             features=datasets.Features({"predictions": value, "references": value}),
@@ -105,7 +105,7 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return {name: score_tags(name, predictions, references)}
-        return {name: quietly(SCORERS[name], np.asarray(predictions), np.asarray(references))}
+        return {name: quietly(scorer_of(name), np.asarray(predictions), np.asarray(references))}
 
     # evaluate names a module after its class: F1Macro becomes f1_macro.
     class_name = "".join(part.capitalize() for part in name.split("_"))

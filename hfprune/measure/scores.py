@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.errors import DataError, RecipeError, TrainingError
-from hfprune.core.tasks import METRICS, Task
+from hfprune.core.tasks import ADDED_METRICS, METRICS, Task
 from hfprune.measure.entities import row_counts, score_counts
 
 Array = npt.NDArray[Any]
@@ -164,6 +164,11 @@ SCORERS: Mapping[str, Scorer] = {
 }
 
 
+def scorer_of(name: str) -> Scorer:
+    """What computes a metric of whole rows: one of ours, or one that was added."""
+    return SCORERS[name] if name in SCORERS else ADDED_METRICS.get(name).function
+
+
 def quietly(scorer: Scorer, predictions: Array, labels: Array) -> float:
     # What the libraries would warn of (a class that never occurs, nearly constant input) is
     # settled by the rules at the top of this file.
@@ -192,12 +197,10 @@ def score(
     references = check_labels(predictions, labels)
     if task == "token_classification":
         return score_counts(name, row_counts(name, predictions, references, label_names))
-    return quietly(SCORERS[name], predictions, references)
+    return quietly(scorer_of(name), predictions, references)
 
 
-def token_counts(
-    name: str, logits: Array, labels: Array, label_names: Sequence[str]
-) -> npt.NDArray[np.int64]:
+def token_counts(name: str, logits: Array, labels: Array, label_names: Sequence[str]) -> Array:
     """What each row adds to a metric for tokens; ``entities.score_counts`` sums it up.
 
     Args:
@@ -207,7 +210,7 @@ def token_counts(
         label_names: Tags.
 
     Returns:
-        int64 ``(rows, 3)``.
+        int64 ``(rows, 3)``; of a metric that was added, what :func:`entities.row_counts` says.
     """
     predictions = predict(logits, "token_classification", len(label_names))
     return row_counts(name, predictions, check_labels(predictions, labels), label_names)

@@ -17,10 +17,10 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from hfprune import __version__
 from hfprune.core.errors import CheckpointError
 from hfprune.core.files import atomic_write_json, atomic_write_text, remove_leftovers, sha256_file
 from hfprune.core.ownership import is_marked, make_marked, remove_marked, require_ours
+from hfprune.core.version import __version__
 from hfprune.pipeline.fingerprint import digest_of
 from hfprune.pipeline.results import StageResult
 from hfprune.training.checkpoints import last_checkpoint

@@ -2,24 +2,23 @@
 
 A score estimates what the loss would lose with the unit. Data-driven scores are read off the
 gradient of the loss with respect to each unit's gate at gate = 1, which an ordinary backward pass
-leaves behind at no cost worth naming.
+leaves behind at no cost worth naming. Others add scores of their own by
+:func:`hfprune.core.scores.register_score`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hfprune.core.errors import PlanError
+from hfprune.core.errors import ExtensionError, PlanError
+from hfprune.core.scores import SCORES, GradientScore, Score, WeightScore, score_names
 from hfprune.families import block_views
 from hfprune.families.blocks import BlockKey
 
 Scores = dict[BlockKey, Tensor]
-GradientMethod = Literal["taylor", "fisher"]
-GRADIENT_METHODS: tuple[GradientMethod, ...] = ("taylor", "fisher")
 
 
 def random_scores(model: nn.Module, seed: int) -> Scores:
@@ -46,6 +45,72 @@ def magnitude_scores(model: nn.Module) -> Scores:
     return scores
 
 
+_OWN: Mapping[str, Score] = {
+    "random": WeightScore(random_scores),
+    "magnitude": WeightScore(lambda model, seed: magnitude_scores(model)),
+    "taylor": GradientScore(lambda gradient: gradient.abs()),
+    "fisher": GradientScore(lambda gradient: gradient.square()),
+}
+
+
+def score_named(name: str) -> Score:
+    """A score by its name, hfprune's own or one that was added.
+
+    Raises:
+        PlanError: naming all.
+    """
+    if name not in _OWN and name not in SCORES:
+        raise PlanError(f"unknown score {name!r}; there are: {', '.join(score_names())}")
+    return _OWN[name] if name in _OWN else SCORES.get(name)
+
+
+def is_gradient_score(name: str) -> bool:
+    """Whether a score is summed up while training; errors as :func:`score_named`."""
+    return isinstance(score_named(name), GradientScore)
+
+
+def weight_scores(name: str, model: nn.Module, seed: int) -> Scores:
+    """What a score says of a model now.
+
+    Args:
+        name: of a score that is read off the weights.
+        model: the one to be pruned.
+        seed: for scores that draw lots.
+
+    Returns:
+        float32 ``(units,)`` for every block, on the CPU.
+
+    Raises:
+        PlanError: for an unknown score, or one that needs gradients.
+        ExtensionError: if an added score leaves a block out, or gives it another number of values
+            than it has units, or values that are not finite.
+    """
+    score = score_named(name)
+    if not isinstance(score, WeightScore):
+        raise PlanError(f"the score {name!r} is of gradients: it is summed up while training")
+    found = score.function(model, seed)
+    if name in _OWN:
+        return dict(found)
+    return {
+        key: _checked(name, f"{key}", found.get(key), view.units)
+        for key, view in block_views(model).items()
+    }
+
+
+def _checked(name: str, block: str, values: object, units: int) -> Tensor:
+    """What an added score gives for one block, if it can be used."""
+    if not isinstance(values, Tensor) or values.shape != (units,):
+        came = tuple(values.shape) if isinstance(values, Tensor) else repr(values)
+        raise ExtensionError(
+            f"the score {name!r} gives {came} for {block}; expected a tensor of the shape "
+            f"({units},), one value a unit"
+        )
+    values = values.detach().float().cpu()
+    if not bool(torch.isfinite(values).all()):
+        raise ExtensionError(f"the score {name!r} gives values that are not finite for {block}")
+    return values
+
+
 class GradientScores:
     """Running scores from gate gradients, one :meth:`update` an optimizer step.
 
@@ -53,20 +118,20 @@ class GradientScores:
       gates (Kwon et al. 2022, eq. 7, up to a constant).
     * ``taylor``: sum of absolute gradients, the first-order change of the loss when the gate
       closes (Michel et al. 2019, eq. 2; Molchanov et al. 2017).
+    * one that was added: the sum of its terms.
 
     Args:
-        method: which of the two.
+        method: which of them.
         decay: factor on the old sum at each update, in [0, 1]; below 1 the scores follow the
             model as it trains.
 
     Example: with decay 1, gradients 3 and then -1 of a gate give Fisher 10 and Taylor 4.
     """
 
-    def __init__(self, method: GradientMethod, decay: float = 1.0) -> None:
-        if method not in GRADIENT_METHODS:
-            raise PlanError(
-                f"unknown score {method!r}; gradient scores: {', '.join(GRADIENT_METHODS)}"
-            )
+    def __init__(self, method: str, decay: float = 1.0) -> None:
+        names = [name for name in score_names() if is_gradient_score(name)]
+        if method not in names:
+            raise PlanError(f"unknown score {method!r}; gradient scores: {', '.join(names)}")
         if not 0.0 <= decay <= 1.0:
             raise PlanError(f"score decay must be in [0, 1], got {decay}")
         self.method = method
@@ -80,11 +145,20 @@ class GradientScores:
             return False
         for key, gradient in gradients.items():
             gradient = gradient.detach().float().cpu()
-            term = gradient.square() if self.method == "fisher" else gradient.abs()
+            term = self._term(key, gradient)
             old = self.values.get(key)
             self.values[key] = term if old is None else old * self.decay + term
         self.updates += 1
         return True
+
+    def _term(self, key: BlockKey, gradient: Tensor) -> Tensor:
+        score = score_named(self.method)
+        if not isinstance(score, GradientScore):
+            raise PlanError(f"the score {self.method!r} is not of gradients")
+        term: Tensor = score.term(gradient)
+        if self.method not in _OWN:
+            term = _checked(self.method, str(key), term, len(gradient))
+        return term
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors, for safetensors."""

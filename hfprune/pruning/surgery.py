@@ -29,8 +29,9 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
     detached first. Parameters are replaced, so an optimizer made before no longer trains them.
 
     With ``plan.vocabulary`` the rows of those tokens stay, in their order, and token ids are
-    counted anew: the token ``plan.vocabulary[i]`` becomes ``i`` (see :mod:`hfprune.vocabulary` for
-    the tokenizer that goes with it). Logits are the same, bit for bit.
+    counted anew: the token ``plan.vocabulary[i]`` becomes ``i`` (see
+    :mod:`hfprune.pruning.vocabulary` for the tokenizer that goes with it). Logits are the same, bit
+    for bit.
 
     Args:
         model: a transformers model of a supported family, dense or already shrunk.

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from hfprune.pruning.importance import is_gradient_score
 from hfprune.recipe.sections.pruning import PruningConfig
 
 STATE_NAME = "hfprune_state.json"
 SCORES_NAME = "hfprune_scores.safetensors"
-GRADIENT_SCORES = ("taylor", "fisher")
 
 
 def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
     """What a checkpoint of a run that prunes holds besides the Trainer's own files."""
-    return (STATE_NAME, SCORES_NAME) if pruning.score in GRADIENT_SCORES else (STATE_NAME,)
+    return (STATE_NAME, SCORES_NAME) if is_gradient_score(pruning.score) else (STATE_NAME,)
 
 
 def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | None:

@@ -50,7 +50,7 @@ from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.cost import LatencyTable, parameter_costs
 from hfprune.pruning.gates import Gates
-from hfprune.pruning.importance import GradientScores, Scores, magnitude_scores, random_scores
+from hfprune.pruning.importance import GradientScores, Scores, is_gradient_score, weight_scores
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.schedule import fraction
 from hfprune.pruning.search import budget_plan, global_plan, plan_sparsity, uniform_plan
@@ -216,7 +216,7 @@ class HFPruneTrainer(Trainer):
         self._check_environment()
         if pruning is not None:
             self.plan = PruningPlan.dense(model_sizes(self._bare_model()))
-            if pruning.score in ("taylor", "fisher"):
+            if is_gradient_score(pruning.score):
                 self._scores = GradientScores(pruning.score, pruning.score_decay)
         self.teacher = self._load_teacher(teacher)
         self.add_callback(_PruningCallback(self))
@@ -489,9 +489,8 @@ class HFPruneTrainer(Trainer):
                     "no training batch gave finite gradients before the first pruning step"
                 )
             return self._scores.values
-        if self.pruning is not None and self.pruning.score == "random":
-            return random_scores(self._bare_model(), self.args.seed)
-        return magnitude_scores(self._bare_model())
+        score = self.pruning.score if self.pruning is not None else "magnitude"
+        return weight_scores(score, self._bare_model(), self.args.seed)
 
     def _require_same_plan(self, plan: PruningPlan) -> None:
         if self.args.world_size <= 1:

@@ -50,7 +50,7 @@ def test_a_type_without_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     assert script().main(["xlnet", "--no-onnx", *keys]) == 1
     text = capsys.readouterr().out
     assert failed(text)[0] == "the adapter is registered"
-    assert "look at: ADAPTERS in structure/registry.py" in text
+    assert "look at: BUILT_IN in families/registry.py" in text
 
 
 # What is wrong with the feed-forward or attention view, and the first check that says so.
@@ -108,7 +108,7 @@ def test_a_broken_adapter_is_caught(
             view = super().ffn(layer, key)
             return spoil(view, layer) if view is not None and kind == "ffn" else view
 
-    monkeypatch.setitem(registry._BY_TYPE, "bert", Broken())
+    monkeypatch.setitem(registry.FAMILIES._values, "bert", Broken)
     assert script().main(["bert", "--no-onnx"]) == 1
     found = failed(capsys.readouterr().out)
     assert any(line.startswith(check) for line in found), found

@@ -236,7 +236,7 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_importing_the_module_stays_light() -> None:
     code = (
-        "import sys, hfprune.metrics, hfprune.data\n"
+        "import sys, hfprune.measure.metrics, hfprune.data\n"
         "heavy = {'evaluate', 'sklearn', 'scipy', 'datasets', 'transformers'} & set(sys.modules)\n"
         "print(sorted(heavy))"
     )

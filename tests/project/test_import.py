@@ -57,5 +57,5 @@ def test_the_trainer_adds_nothing_to_what_transformers_loads() -> None:
 @pytest.mark.parametrize("module", ["onnxruntime", "sklearn"])
 def test_a_heavy_import_is_seen(module: str) -> None:
     assert module in heavy_modules_loaded_by(
-        f"import hfprune.errors, {module}", after="import math"
+        f"import hfprune.core.errors, {module}", after="import math"
     )

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hfprune.core.scores import OWN_SCORES, SCORES, score_names
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Section
+from hfprune.recipe.sections.base import Name, Section
+from hfprune.recipe.wording import describe_value, suggest
 
 
 class VocabularyConfig(Section):
@@ -108,8 +110,11 @@ class PruningConfig(Section):
     update_every_steps: int = Field(
         default=20, ge=1, description="Choose anew what is removed every so many steps."
     )
-    score: Literal["random", "magnitude", "taylor", "fisher"] = Field(
-        default="fisher", description="How the importance of a head or neuron is measured."
+    score: Name = Field(
+        default="fisher",
+        description="How the importance of a head or neuron is measured: "
+        + ", ".join(OWN_SCORES)
+        + ", or a score that a plug-in adds.",
     )
     score_decay: float = Field(
         default=0.98,
@@ -142,6 +147,13 @@ class PruningConfig(Section):
             yield Clash(
                 f"speedup {self.speedup} must rise: each model is pruned from the one before it",
                 ("speedup",),
+            )
+        if self.score not in OWN_SCORES and self.score not in SCORES:
+            names = score_names()
+            yield Clash(
+                f"expected one of {', '.join(names)}, got {describe_value(self.score)}. "
+                + suggest(self.score, names, "Choose from"),
+                ("score",),
             )
         layers = self.keep_layers
         if layers is not None and layers != sorted(set(layers)):
