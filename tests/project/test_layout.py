@@ -30,6 +30,7 @@ FLOORS = {
     "report": 6,
     "publish": 6,
     "pipeline": 7,
+    "api": 8,
     "cli": 8,
     # The package itself and `python -m hfprune`: they may import all, and nothing imports them.
     "__init__": 9,
@@ -45,7 +46,6 @@ MOST_METHODS = 25
 # than the limit.
 LONG_FILES = {
     "hfprune.deploy.quantize.search": 446,
-    "hfprune.report.html": 423,
     "hfprune.training.trainer": 798,
 }
 LARGE_CLASSES = {"hfprune.training.trainer.HFPruneTrainer": 34}
