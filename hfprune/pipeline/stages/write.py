@@ -19,6 +19,7 @@ from hfprune.core.results import (
     Details,
     Kept,
     RunResults,
+    parse_results,
     read_json,
 )
 from hfprune.data.task_data import SPLITS, TEXT_ROW
@@ -228,7 +229,7 @@ def finished_before(context: Context) -> RunResults | None:
         return None
     if not isinstance(found, dict) or found.get("recipe_sha256") != recipe_digest(context.recipe):
         return None
-    return RunResults.model_validate(found)
+    return parse_results(found, store.output / METRICS_FILE)
 
 
 def labels_of(found: RunResults) -> Iterable[str]:
