@@ -107,6 +107,10 @@ MOVED: Final[Mapping[str, str | Mapping[str, str]]] = {
 }
 
 
+# Names of old modules that are functions of the package now, and where these are.
+_FUNCTIONS: Final[Mapping[str, str]] = {"hfprune.compress": "hfprune.api.compress"}
+
+
 def moved_name(module: str, name: str) -> Any:
     """The value of a name that was in ``module``; for a module's ``__getattr__``.
 
@@ -147,6 +151,17 @@ class _Module(ModuleType):
         if name == "__all__":
             return list(names_of(self.__name__))
         return moved_name(self.__name__, name)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Once it is imported, an old module hides a function of its name in ``hfprune``."""
+        return self.__wrapped__(*arguments, **keywords)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function, for the call and for ``inspect.signature``."""
+        if self.__name__ not in _FUNCTIONS:
+            raise AttributeError(f"module {self.__name__!r} has no attribute '__wrapped__'")
+        return getattr(import_module(_FUNCTIONS[self.__name__]), self.__name__.rpartition(".")[2])
 
     def __dir__(self) -> Iterator[str]:
         return iter(names_of(self.__name__))

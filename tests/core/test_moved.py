@@ -116,6 +116,30 @@ def test_names_that_never_were_are_no_attributes() -> None:
     assert dir(trainer) == sorted(names_of("hfprune.trainer"))
 
 
+def test_a_function_of_the_same_name_can_still_be_called() -> None:
+    """Importing a module binds its name in the package: ``compress`` is a function there."""
+    program = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from hfprune.compress import prune_without_training\n"
+        "import hfprune\n"
+        "from hfprune import compress\n"
+        "try:\n    compress('no/such/model', 'rows.csv')\n"
+        "except TypeError as error:\n    print(error)\n"
+        "from hfprune.api.compress import compress as new\n"
+        "print(compress.__wrapped__ is new, hfprune.compress is compress)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+    told, same = result.stdout.splitlines()
+    assert told == "compress() takes 1 positional argument but 2 were given"
+    assert same == "True True"
+
+
 def test_it_is_installed_once_and_costs_nothing() -> None:
     install()
     assert sum(isinstance(finder, MovedFinder) for finder in sys.meta_path) == 1

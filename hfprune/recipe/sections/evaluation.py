@@ -21,7 +21,8 @@ class EvaluationConfig(Section):
         + ", ".join(CLASSIFICATION_METRICS)
         + ". Regression: pearson, spearman, mse. Tokens: "
         + ", ".join(TOKEN_METRICS)
-        + ". With a slash (evaluate-metric/brier_score): a metric on the Hub.",
+        + ". Or one that a plug-in adds. With a slash (evaluate-metric/brier_score): a metric on "
+        "the Hub.",
     )
     confidence: float = Field(
         default=0.95, gt=0, lt=1, description="Level of the confidence intervals."
