@@ -22,7 +22,7 @@ from hfprune import DistillationConfig, HFPruneTrainer, load_recipe
 from hfprune.core.errors import DataError, RecipeError
 from hfprune.data.loading import load_task_data
 from hfprune.data.processors import load_processor
-from hfprune.data.readers.files import read_conll
+from hfprune.data.readers.conll import read_conll
 from hfprune.data.windows import mean_by_text
 from hfprune.data.words import align
 from hfprune.measure.entities import row_counts, score_counts, score_tags
