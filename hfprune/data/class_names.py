@@ -181,7 +181,9 @@ class Numbering:
         exact = {name: number for number, name in reversed([*enumerate(label_names)])}
         # `1` is the class that is spelled `1.0` here.
         self._known = {spelled(name): number for name, number in exact.items()} | exact
-        self._numbers_count = self._given and not any(map(_INTEGER.fullmatch, label_names))
+        self._numbers_count = self._given and not any(
+            _INTEGER.fullmatch(spelled(name)) for name in label_names
+        )
         if self._numbers_count:
             self._check_from_zero(found)
 

@@ -32,7 +32,7 @@ def read_tsv(file: RowsFile) -> Table:
 
 
 def _read(file: RowsFile, options: Mapping[str, Any]) -> Table:
-    with file.text() as text, _long_cells():
+    with file.text(newline=_line_ends(file)) as text, _long_cells():
         reader = csv.reader(text, **options)
         try:
             header = next(reader, [])
@@ -47,13 +47,25 @@ def _read(file: RowsFile, options: Mapping[str, Any]) -> Table:
                 for values, place in zip(columns, places, strict=True):
                     values.append(cells[place])
         except csv.Error as error:
+            told = str(error)
+            if told.startswith("new-line character"):
+                told = "a carriage return (\\r) stands in a cell without double quotes"
             raise DataError(
-                f"{file.where}, line {reader.line_num}: not valid CSV: {error}"
+                f"{file.where}, line {reader.line_num}: not valid CSV: {told}"
             ) from error
     table = Table(header, dict(zip(file.wanted, columns, strict=True)), len(columns[0]))
     if options["delimiter"] == "\t":
         table.notices += _quoted(file, table)
     return table
+
+
+def _line_ends(file: RowsFile) -> str:
+    r"""Where lines end: at ``\n``, or at ``\r`` alone if the first line does.
+
+    Both at once would take a stray ``\r`` within a cell for the end of a row.
+    """
+    with file.text() as text:
+        return "" if text.readline().endswith("\r") else "\n"
 
 
 def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
