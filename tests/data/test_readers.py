@@ -144,8 +144,8 @@ def test_an_encoding_is_hinted_at_and_can_be_named(tmp_path: Path, tokenizer: An
         read(file)
     assert str(error.value) == (
         f"train ({file}) is not UTF-8: byte 0xe9 on line 2, at byte 14 of the file, cannot be "
-        "read. Save the file as UTF-8, or name its encoding: data.encoding: cp1252 (Windows and Excel in "
-        "the West, where this byte is '\u00e9'), latin-1, or another that Python knows"
+        "read. Save the file as UTF-8, or name its encoding: data.encoding: cp1252 (Windows and "
+        "Excel in the West, where this byte is '\u00e9'), latin-1, or another that Python knows"
     )
     assert "caf\u00e9 7" in all_texts(load(tokenizer, train_file=str(file), encoding="cp1252"))
 
