@@ -134,7 +134,8 @@ def interval(
 
     The model's output is counted once, and counts are resampled
     (:mod:`hfprune.measure.resampling`): a thousand classes and 20,000 rows take seconds. Of metrics
-    that were added the predictions of the rows are resampled. Arguments and errors as :func:`compute` and :func:`bootstrap_interval`.
+    that were added the predictions of the rows are resampled. Arguments and errors as
+    :func:`compute` and :func:`bootstrap_interval`.
     """
     if name not in METRICS[task]:
         raise RecipeError(not_for(name, task))

@@ -11,9 +11,9 @@ from hfprune.core.errors import DataError
 from hfprune.data.readers.named import saved_kind
 
 
-def listed(named: str | Sequence[str]) -> list[str]:
-    """One name or several, as a list."""
-    return [named] if isinstance(named, str) else list(named)
+def listed(named: str | Sequence[str] | None) -> list[str]:
+    """No name, one or several, as a list."""
+    return [named] if isinstance(named, str) else list(named or ())
 
 
 def files_of(split: str, named: str | Sequence[str]) -> list[str]:
