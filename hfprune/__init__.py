@@ -29,6 +29,7 @@ _EXPORTS = {
     "load_encoder": "hfprune.models.sentences",
     "register_family": "hfprune.families.registry",
     "register_metric": "hfprune.core.tasks",
+    "register_reader": "hfprune.data.readers.registry",
     "register_score": "hfprune.core.scores",
     "HFPruneError": "hfprune.core.errors",
 }
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from hfprune.core.errors import HFPruneError
     from hfprune.core.scores import register_score
     from hfprune.core.tasks import register_metric
+    from hfprune.data.readers.registry import register_reader
     from hfprune.families.blocks import BlockKey
     from hfprune.families.registry import register_family
     from hfprune.models.checkpoint import from_pretrained

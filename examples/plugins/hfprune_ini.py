@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import configparser
 
-from hfprune.data.readers.source import RowsFile
-
 from hfprune.core.errors import DataError
+from hfprune.data.readers.source import RowsFile
 from hfprune.data.readers.table import Table
 
 

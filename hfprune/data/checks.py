@@ -30,6 +30,7 @@ def check_rows(split: str, source: str, table: Table, config: DataConfig, task: 
         text_pairs=None if pair is None else table.columns[pair],
         labels={column: table.columns[column] for column in label_columns(config)},
         classes=table.classes,
+        notices=list(table.notices),
     )
     if task == "token_classification":
         _check_words(rows, config)
@@ -53,6 +54,7 @@ def _check_images(split: str, source: str, table: Table, config: DataConfig) -> 
         labels={name: table.columns[name] for name in label_columns(config)},
         classes=table.classes,
         images=images,
+        notices=list(table.notices),
     )
 
 

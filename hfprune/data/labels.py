@@ -2,80 +2,98 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
+from hfprune.data.class_names import (
+    Numbering,
+    hidden_label,
+    names_of,
+    null_label,
+    settled_names,
+)
+from hfprune.data.flags import flags_from_columns, flags_from_lists, flags_width
 from hfprune.data.readers.columns import label_columns
-from hfprune.data.readers.table import Rows, is_null, show
+from hfprune.data.readers.table import Rows, show
 
 if TYPE_CHECKING:
     from hfprune.recipe.sections.data import DataConfig
 
 
 ONE_LABEL = ("single_label_classification", "image_classification")
-_INTEGER = re.compile(r"-?[0-9]+")
-_TRUE = ("1", "1.0", "true")
-_FALSE = ("0", "0.0", "false")
 
 
 def encode_labels(
     rows: dict[str, Rows], config: DataConfig, task: Task
 ) -> tuple[list[str], dict[str, list[Any]]]:
     """Return the label names and, by split, the labels in the form that :class:`TaskData` tells."""
+    column = label_columns(config)[0]
     if task == "regression":
-        column = label_columns(config)[0]
         return [], {name: _targets(split, column) for name, split in rows.items()}
-    if task == "multi_label_classification" and isinstance(config.label_column, list):
+    if task == "multi_label_classification":
+        return _several(rows, config, column)
+    if task == "token_classification":
+        return _tags(rows, config, column)
+    found = {name: names_of(split, column, config.label_names) for name, split in rows.items()}
+    label_names = settled_names(rows, found, config, column)
+    numbering = Numbering(label_names, rows, found, config, column)
+    numbers = {}
+    for name in rows:  # train first
+        numbers[name] = numbering.numbers(name, found[name])
+        if name == "train":
+            _check_two_classes(rows[name], column, numbers[name], label_names)
+    return label_names, numbers
+
+
+def _tags(
+    rows: dict[str, Rows], config: DataConfig, column: str
+) -> tuple[list[str], dict[str, list[Any]]]:
+    """Class numbers of every word."""
+    listed = {name: _listed_names(split, column, config) for name, split in rows.items()}
+    flat = {name: [tag for tags in some for tag in tags] for name, some in listed.items()}
+    label_names = settled_names(rows, flat, config, column)
+    numbering = Numbering(label_names, rows, flat, config, column)
+    return label_names, {
+        name: [numbering.of_row(name, row, tags) for row, tags in enumerate(listed[name])]
+        for name in rows
+    }
+
+
+def _several(
+    rows: dict[str, Rows], config: DataConfig, column: str
+) -> tuple[list[str], dict[str, list[Any]]]:
+    """Flags of every class: from columns of 0/1, from lists of 0/1, or from lists of classes."""
+    if isinstance(config.label_column, list):
         label_names = list(config.label_names or config.label_column)
         # One name a column, in the columns' order; the columns' own names in another order say
         # which order the labels shall have.
         same = set(label_names) == set(config.label_column)
         columns = label_names if same else config.label_column
-        return label_names, {name: _flags(split, columns) for name, split in rows.items()}
-    column = label_columns(config)[0]
-    if task == "token_classification":
-        tags = {
-            name: _listed_names(split, column, config.label_names) for name, split in rows.items()
-        }
-        label_names = _label_names(rows, tags, config, column)
         return label_names, {
-            name: [
-                [_number_of(split, row, column, tag, label_names, config) for tag in row_tags]
-                for row, row_tags in enumerate(tags[name])
-            ]
-            for name, split in rows.items()
+            name: flags_from_columns(split, columns) for name, split in rows.items()
         }
-    if task == "multi_label_classification":
-        found = {
-            name: _listed_names(split, column, config.label_names) for name, split in rows.items()
-        }
-        label_names = _label_names(rows, found, config, column)
+    width = flags_width(rows, column, config.label_names)
+    if width is not None:
+        label_names = list(config.label_names or map(str, range(width)))
         return label_names, {
-            name: _multi_hot(split, column, found[name], label_names, config)
-            for name, split in rows.items()
+            name: flags_from_lists(split, column, width) for name, split in rows.items()
         }
-    single = {
+    listed = {name: _listed_names(split, column, config) for name, split in rows.items()}
+    for name, split in rows.items():
+        _check_repeated(split, column, listed[name])
+    flat = {name: [one for names in some for one in names] for name, some in listed.items()}
+    label_names = settled_names(rows, flat, config, column)
+    numbering = Numbering(label_names, rows, flat, config, column)
+    return label_names, {
         name: [
-            [_name_of(split, row, column, value, config.label_names)]
-            for row, value in enumerate(split.labels[column])
+            _multi_hot(numbering.of_row(name, row, names), split, column, row, label_names)
+            for row, names in enumerate(listed[name])
         ]
         for name, split in rows.items()
     }
-    label_names = _label_names(rows, single, config, column)
-    numbers = {}
-    for name, split in rows.items():  # train first
-        numbers[name] = [
-            _number_of(split, row, column, values[0], label_names, config)
-            for row, values in enumerate(single[name])
-        ]
-        if name == "train":
-            _check_two_classes(split, column, numbers[name], label_names)
-    return label_names, numbers
 
 
 def _check_two_classes(
@@ -89,136 +107,17 @@ def _check_two_classes(
         )
 
 
-def _null_label(rows: Rows, row: int, column: str) -> DataError:
-    return DataError(
-        f"{rows.where(row, column)}: there is no label (empty or null); fill it or remove the row"
-    )
-
-
-def _hidden_label(rows: Rows, row: int, column: str, remedy: str = "") -> DataError:
-    return DataError(
-        f"{rows.where(row, column)}: the label is -1, which marks hidden labels in published test "
-        f"sets: choose another split, or leave data.{rows.split}_split out to hold rows out of "
-        f"train{remedy}"
-    )
-
-
-def _name_of(
-    rows: Rows, row: int, column: str, value: Any, label_names: Sequence[str] | None
-) -> str:
-    """Return a label's name: its text, the decimal form of a whole number, or its declared name."""
-    if is_null(value) or value == "":
-        raise _null_label(rows, row, column)
-    if value in (-1, "-1") and "-1" not in (label_names or ()):
-        remedy = "" if column in rows.classes else ". If -1 is a class, name it in data.label_names"
-        raise _hidden_label(rows, row, column, remedy)
-    classes = rows.classes.get(column)
-    if classes is not None and isinstance(value, int):
-        if not 0 <= value < len(classes):
-            raise DataError(
-                f"{rows.where(row, column)}: the class number is {value}, but the data set "
-                f"declares {len(classes)} classes: {_listing(classes)}"
-            )
-        return classes[value]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | int):
-        return str(value)
-    if isinstance(value, float):
-        if value.is_integer():
-            return str(int(value))
-        raise DataError(
-            f"{rows.where(row, column)}: the label is {value}, not a whole number; to predict "
-            "numbers, set task: regression"
-        )
-    expected = "a string, a whole number or a boolean"
-    hint = "; for several labels a row, set task: multi_label_classification"
-    raise DataError(
-        f"{rows.where(row, column)}: expected {expected}, got {show(value)}"
-        f"{hint if isinstance(value, list) else ''}"
-    )
-
-
-def _label_names(
-    rows: dict[str, Rows],
-    found: dict[str, list[list[str]]],
-    config: DataConfig,
-    column: str,
-) -> list[str]:
-    """Settle the label names; ``found`` holds, by split, the names of each row."""
-    if config.label_names is not None:
-        return list(config.label_names)
-    train = rows["train"]
-    if column in train.classes:
-        return train.classes[column]
-    names = {name for row_names in found["train"] for name in row_names}
-    if not names:
-        raise DataError(
-            f"{train.split} ({train.source}), column {column!r}: no row has any label; give "
-            "data.label_names if that is meant"
-        )
-    if all(map(_INTEGER.fullmatch, names)):
-        return sorted(names, key=int)
-    if all(map(_is_number, names)) and not all(float(name).is_integer() for name in names):
-        raise DataError(
-            f"{train.split} ({train.source}), column {column!r}: the labels are numbers such as "
-            f"{min(names)}, not classes; to predict numbers, set task: regression"
-        )
-    return sorted(names)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _number_of(
-    rows: Rows, row: int, column: str, name: str, label_names: Sequence[str], config: DataConfig
-) -> int:
-    """Return the class number of a name, or raise DataError if it is none of the known ones."""
-    if name in label_names:
-        return label_names.index(name)
-    given = config.label_names is not None
-    if given and column not in rows.classes and not any(map(_INTEGER.fullmatch, label_names)):
-        number = {"False": 0, "True": 1}.get(name)
-        if number is None and _INTEGER.fullmatch(name):
-            number = int(name)
-        if number is not None and 0 <= number < len(label_names):
-            return number
-    near = difflib.get_close_matches(name, label_names, n=1)
-    if given:
-        known, remedy = "data.label_names holds", "correct the label or add it to data.label_names"
-    elif column in rows.classes:
-        known, remedy = "train declares", "use splits of one data set"
-    else:
-        known, remedy = "train holds", "add such rows to train, or give data.label_names"
-    raise DataError(
-        f"{rows.where(row, column)}: the label {name!r} is unknown; {known} "
-        f"{_listing(label_names)}: {remedy}" + (f". Did you mean {near[0]!r}?" if near else "")
-    )
-
-
-def _listing(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:20]))
-    return shown if len(names) <= 20 else f"{shown}, ... ({len(names)} in all)"
-
-
 def _targets(rows: Rows, column: str) -> list[float]:
     """Return the numbers to predict."""
     targets = []
     for row, value in enumerate(rows.labels[column]):
         if value is None or value == "":
-            raise _null_label(rows, row, column)
+            raise null_label(rows, row, column)
         number: float | None = None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            number = float(value)
-        elif isinstance(value, str):
-            try:
-                number = float(value)
-            except ValueError:
-                number = None
+        if (isinstance(value, int | float) and not isinstance(value, bool)) or isinstance(
+            value, str
+        ):
+            number = _as_float(value)
         if number is None:
             raise DataError(
                 f"{rows.where(row, column)}: expected a number to predict, got {show(value)}; for "
@@ -233,55 +132,57 @@ def _targets(rows: Rows, column: str) -> list[float]:
     return targets
 
 
-def _flags(rows: Rows, columns: Sequence[str]) -> list[list[float]]:
-    """Return multi-hot labels from one 0/1 column a label."""
-    by_column = []
-    for column in columns:
-        flags = []
-        for row, value in enumerate(rows.labels[column]):
-            if is_null(value) or value == "":
-                raise _null_label(rows, row, column)
-            if value in (-1, "-1"):
-                raise _hidden_label(rows, row, column)
-            text = str(value).lower()
-            if isinstance(value, list) or text not in _TRUE + _FALSE:
-                raise DataError(
-                    f"{rows.where(row, column)}: expected 0 or 1 (or a boolean), got {show(value)}"
-                )
-            flags.append(float(text in _TRUE))
-        by_column.append(flags)
-    return [list(flags) for flags in zip(*by_column, strict=True)]
+def _as_float(value: Any) -> float | None:
+    if not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:  # an integer beyond what a float holds
+        return math.inf
 
 
-def _listed_names(rows: Rows, column: str, label_names: Sequence[str] | None) -> list[list[str]]:
+def _listed_names(rows: Rows, column: str, config: DataConfig) -> list[list[str]]:
     """Return the names of each row of a column of lists, not yet checked against the known ones."""
-    found = []
-    for row, values in enumerate(rows.labels[column]):
-        if values is None:
-            raise _null_label(rows, row, column)
-        if values == -1:
-            raise _hidden_label(rows, row, column)
-        if not isinstance(values, list):
+    values = rows.labels[column]
+    for row, value in enumerate(values):
+        if value is None:
+            raise null_label(rows, row, column)
+        if value == -1:
+            raise hidden_label(rows, row, column)
+        if not isinstance(value, list):
             raise DataError(
-                f"{rows.where(row, column)}: expected a list of labels, got {show(values)}; use "
+                f"{rows.where(row, column)}: expected a list of labels, got {show(value)}; use "
                 "JSON Lines or Parquet for lists, or one 0/1 column a label (data.label_column as "
                 "a list)"
             )
-        found.append([_name_of(rows, row, column, value, label_names) for value in values])
-    return found
+    places = [row for row, value in enumerate(values) for _ in value]
+    flat = iter(names_of(rows, column, config.label_names, [v for some in values for v in some],
+                         places))  # fmt: skip
+    return [[next(flat) for _ in value] for value in values]
+
+
+def _check_repeated(rows: Rows, column: str, listed: Sequence[Sequence[str]]) -> None:
+    for row, names in enumerate(listed):
+        if len(set(names)) < len(names):
+            raise _repeated(rows, row, column, max(names, key=list(names).count))
+
+
+def _repeated(rows: Rows, row: int, column: str, name: str) -> DataError:
+    return DataError(
+        f"{rows.where(row, column)}: the class {name!r} stands more than once in "
+        f"{show(rows.labels[column][row])}: list each class of a row once. If these are flags, 0 "
+        "or 1 for every class, all rows need one length and data.label_names as many names"
+    )
 
 
 def _multi_hot(
-    rows: Rows,
-    column: str,
-    found: Sequence[Sequence[str]],
-    label_names: Sequence[str],
-    config: DataConfig,
-) -> list[list[float]]:
-    labels = []
-    for row, names in enumerate(found):
-        flags = [0.0] * len(label_names)
-        for name in names:
-            flags[_number_of(rows, row, column, name, label_names, config)] = 1.0
-        labels.append(flags)
-    return labels
+    numbers: Sequence[int], rows: Rows, column: str, row: int, label_names: Sequence[str]
+) -> list[float]:
+    flags = [0.0] * len(label_names)
+    for number in numbers:
+        if flags[number]:  # two spellings of one class: its name and its number
+            raise _repeated(rows, row, column, label_names[number])
+        flags[number] = 1.0
+    return flags

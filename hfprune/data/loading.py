@@ -1,9 +1,9 @@
 """Data: from a recipe's ``data`` section to tokenized train, validation and test splits.
 
-:func:`load_task_data` reads a Hub data set or local CSV, JSON Lines or Parquet files, checks every
-row before any long work, settles the label names and the splits, and tokenizes. All of it is a
-function of the configuration, the files and the tokenizer: the same call gives the same rows in the
-same order, on every machine and in every process.
+:func:`load_task_data` reads a Hub data set or local files (CSV, TSV, JSON Lines, Parquet, CoNLL,
+what others register), checks every row before any long work, settles the label names and the
+splits, and tokenizes. All of it is a function of the configuration, the files and the tokenizer:
+the same call gives the same rows in the same order, on every machine and in every process.
 
 Errors are :class:`~hfprune.core.errors.DataError` and name the split, the column, and the row. Rows
 count from 1; a header line is not counted.
@@ -11,18 +11,17 @@ count from 1; a header line is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task, problem_of
-from hfprune.data.checks import check_rows
 from hfprune.data.encode import encode_split, joined, tokenize
 from hfprune.data.labels import encode_labels
-from hfprune.data.readers.columns import wanted_columns
-from hfprune.data.readers.files import read_file
-from hfprune.data.readers.reading import read_splits
+from hfprune.data.notices import Notice, notices_of
+from hfprune.data.readers.paths import files_of
+from hfprune.data.readers.reading import read_files, read_splits
 from hfprune.data.splits import Piece, hold_out, take_subsets
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.data.windows import windows
@@ -43,8 +42,9 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     A split that the recipe names is used as it is. One that it does not name is held out of the
     training rows by ``split_seed``: first ``test_fraction`` of them for the test, then
     ``validation_fraction`` of them (of all, not of what is left) for validation; no row is taken
-    twice. For a single label, held-out rows and the subsets that ``max_*_samples`` ask for are
-    stratified, and every class keeps a row in train as long as there are rows enough.
+    twice, and copies of a text stay on one side. For a single label, held-out rows and the subsets
+    that ``max_*_samples`` ask for are stratified, and every class keeps a row in train as long as
+    there are rows enough.
 
     Label names are, in this order of preference: ``label_names``; the names that the data set
     itself declares (a ``ClassLabel`` feature); the values found in train, sorted, as numbers where
@@ -76,7 +76,7 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = encode_split(pieces[name], processor, config, checked_task)
-    train_keys = set(pieces["train"].contents())
+    seen_in_train = _seen_in_train(pieces)
     return TaskData(
         task=problem_of(checked_task),
         train=encoded["train"],
@@ -89,12 +89,18 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
         label_names=label_names,
         max_length=config.max_length,
         truncated=truncated,
-        seen_in_train={
-            name: sum(key in train_keys for key in pieces[name].contents())
-            for name in SPLITS
-            if name != "train"
-        },
+        seen_in_train=seen_in_train,
+        notices=notices_of(pieces, label_names, seen_in_train, config, checked_task),
     )
+
+
+def _seen_in_train(pieces: Mapping[str, Piece]) -> dict[str, int]:
+    known = set(pieces["train"].contents())
+    return {
+        name: sum(content in known for content in pieces[name].contents())
+        for name in SPLITS
+        if name != "train"
+    }
 
 
 def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: str) -> TaskData:
@@ -120,10 +126,9 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
         raise DataError("no file of rows is given; name at least one")
     if config.label_names is None and checked_task != "regression":
         raise DataError("rows of a classifier are read by the names of its labels; none are given")
-    wanted = wanted_columns(config, checked_task)
     rows = {
-        f"{number}": check_rows("test", file, read_file("test", file, wanted), config, checked_task)
-        for number, file in enumerate(files)
+        f"{number}": read_files("test", [file], config, checked_task)
+        for number, file in enumerate(files_of("test", files))
     }
     label_names, labels = encode_labels(rows, config, checked_task)
     pieces = [Piece(rows[n], labels[n], list(range(len(rows[n].texts)))) for n in rows]
@@ -146,6 +151,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
         max_length=config.max_length,
         truncated={"train": 0, "validation": 0, "test": truncated},
         seen_in_train={"validation": 0, "test": 0},
+        notices=tuple(Notice(text, "warning") for some in rows.values() for text in some.notices),
     )
 
 

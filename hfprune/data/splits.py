@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +38,20 @@ class Piece:
     def chosen_labels(self) -> list[Any]:
         return [self.labels[row] for row in self.chosen]
 
-    def contents(self) -> list[tuple[str, ...]]:
-        """Return each row's text, pair of texts, or words."""
-        pairs = self.text_pairs
-        if self.texts and isinstance(self.texts[0], list):
-            return [tuple(words) for words in self.texts]
-        if pairs is None:
-            return [(text,) for text in self.texts]
-        return list(zip(self.texts, pairs, strict=True))
+    def contents(self) -> Sequence[Hashable]:
+        """Return each row's text, pair of texts, or words; what is equal is a copy."""
+        texts, pairs = self.texts, self.text_pairs
+        if texts and isinstance(texts[0], list):
+            return [tuple(words) for words in texts]
+        return texts if pairs is None else list(zip(texts, pairs, strict=True))
 
 
 def hold_out(pieces: dict[str, Piece], config: DataConfig, task: Task) -> None:
-    """Add the splits that the recipe does not name, out of train."""
+    """Add the splits that the recipe does not name, out of train; copies of a text stay together.
+
+    The share is exact where every text stands once. With copies it is as near as whole groups of
+    copies allow; only where every class is copies of one text are they parted.
+    """
     fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
     train = pieces["train"]
     all_rows = len(train.chosen)
@@ -69,7 +71,12 @@ def hold_out(pieces: dict[str, Piece], config: DataConfig, task: Task) -> None:
         # Every class keeps a row in train; where there are not rows enough, the draw is plain.
         if sum(sizes) - len(sizes) < count:
             groups = [list(range(total))]
-        places = _draw(groups, count, f"{config.split_seed}/{name}", keep_one=True)
+        seed = f"{config.split_seed}/{name}"
+        copies = _copies(train.contents())
+        # Where all rows of each class are copies, none can go without one left: a plain draw, and
+        # `seen_in_train` tells of it.
+        places = _draw_together(groups, count, seed, copies) if copies else []
+        places = places or _draw(groups, count, seed, keep_one=True)
         held = set(places)
         pieces[name] = Piece(train.rows, train.labels, [train.chosen[place] for place in places])
         train.chosen = [row for place, row in enumerate(train.chosen) if place not in held]
@@ -109,35 +116,100 @@ def _groups(labels: Sequence[Any], task: Task) -> list[list[int]]:
     return [groups[label] for label in sorted(groups)]  # type: ignore[type-var]  # all int
 
 
+def _copies(contents: Sequence[Hashable]) -> dict[int, list[int]]:
+    """The places of each content that stands more than once, under each of these places."""
+    first: dict[Hashable, int] = {}
+    together: dict[int, list[int]] = {}
+    for place, content in enumerate(contents):
+        begin = first.setdefault(content, place)
+        if begin != place:
+            together.setdefault(begin, [begin]).append(place)
+    return {place: places for places in together.values() for place in places}
+
+
 def _draw(groups: Sequence[Sequence[int]], count: int, seed: str, keep_one: bool) -> list[int]:
     """Draw ``count`` places, each group in proportion to its size; returns them ascending.
 
     With ``keep_one`` every group keeps at least one place undrawn; without it, every group gives at
     least one where ``count`` allows.
     """
-    total = sum(map(len, groups))
-    limits = [len(group) - keep_one for group in groups]
-    quotas = [count * len(group) / total for group in groups]
-    floor = 1 if not keep_one and count >= len(groups) else 0
+    counts = _quotas([len(group) for group in groups], count, keep_one)
+    drawn: list[int] = []
+    for order, number in zip(_shuffled(groups, seed), counts, strict=True):
+        drawn += order[:number]
+    return sorted(drawn)
+
+
+def _draw_together(
+    groups: Sequence[Sequence[int]], count: int, seed: str, copies: dict[int, list[int]]
+) -> list[int]:
+    """As :func:`_draw` with ``keep_one``, but places of one content are drawn all or not at all.
+
+    A class's places are gone through in the order in which :func:`_draw` would take them. Copies
+    come together, those of other classes too, if that brings the class nearer to its number and
+    leaves each class a place undrawn. So a class may give a few places more or fewer.
+    """
+    counts = _quotas([len(group) for group in groups], count, keep_one=True)
+    group_of = {place: number for number, group in enumerate(groups) for place in group}
+    limits = [len(group) - 1 for group in groups]
+    taken = [0] * len(groups)
+    drawn: set[int] = set()
+
+    def take(place: int, most: float) -> bool:
+        """Take a place and its copies, if they are below ``most`` places of this class."""
+        unit = copies.get(place, [place])
+        adds = Counter(group_of[one] for one in unit)
+        if (
+            place in drawn
+            or adds[group_of[place]] >= most
+            or any(taken[group] + more > limits[group] for group, more in adds.items())
+        ):
+            return False
+        drawn.update(unit)
+        for group, more in adds.items():
+            taken[group] += more
+        return True
+
+    for number, order in enumerate(_shuffled(groups, seed)):
+        for place in order:
+            missing = counts[number] - taken[number]
+            if missing <= 0:
+                break
+            take(place, 2 * missing)
+        if counts[number] and not taken[number]:
+            # All its texts have many copies: the fewest, if they are not most of the class.
+            smallest = min(order, key=lambda place: len(copies.get(place, ())))
+            take(smallest, len(order) / 2 + 1)
+    return sorted(drawn)
+
+
+def _quotas(sizes: Sequence[int], count: int, keep_one: bool) -> list[int]:
+    """How many places of ``count`` each group gives; see :func:`_draw`."""
+    total = sum(sizes)
+    limits = [size - keep_one for size in sizes]
+    quotas = [count * size / total for size in sizes]
+    floor = 1 if not keep_one and count >= len(sizes) else 0
     counts = [min(max(int(q), floor), top) for q, top in zip(quotas, limits, strict=True)]
     # The largest remainder gets the next place; after a floor of one, the most overfull gives one.
     while sum(counts) < count:
         best = max(
-            (place for place in range(len(groups)) if counts[place] < limits[place]),
+            (place for place in range(len(sizes)) if counts[place] < limits[place]),
             key=lambda place: (quotas[place] - counts[place], -place),
         )
         counts[best] += 1
     while sum(counts) > count:
         worst = max(
-            (place for place in range(len(groups)) if counts[place] > floor),
+            (place for place in range(len(sizes)) if counts[place] > floor),
             key=lambda place: (counts[place] - quotas[place], -place),
         )
         counts[worst] -= 1
+    return counts
+
+
+def _shuffled(groups: Sequence[Sequence[int]], seed: str) -> Iterator[list[int]]:
+    """Each group in random order, the same on every machine."""
     rng = random.Random(seed)
-    drawn: list[int] = []
-    for group, number in zip(groups, counts, strict=True):
+    for group in groups:
         # Sorting by random() and not shuffle(): only random() is the same on every Python.
         keys = [rng.random() for _ in group]
-        order = sorted(range(len(group)), key=keys.__getitem__)
-        drawn += [group[place] for place in order[:number]]
-    return sorted(drawn)
+        yield [group[place] for place in sorted(range(len(group)), key=keys.__getitem__)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
 from hfprune.data.images import IMAGE_COLUMN
+from hfprune.data.notices import Notice
 from hfprune.data.windows import mean_by_text, padded
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class TaskData:
         truncated: By split name, how many rows were cut to ``max_length``.
         seen_in_train: For validation and test, how many rows have a text (pair, image) that also
             stands in train: scores on such rows say nothing about new text.
+        notices: What to tell of the data before work: counts of classes, and what looks wrong.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class TaskData:
     max_length: int
     truncated: dict[str, int]
     seen_in_train: dict[str, int]
+    notices: tuple[Notice, ...] = ()
 
     @property
     def num_labels(self) -> int:

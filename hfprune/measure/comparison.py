@@ -52,10 +52,15 @@ def class_scores(
         hits, said, is_so = (predicted & true).sum(0), predicted.sum(0), true.sum(0)
     else:
         counts = true != IGNORED
-        table = np.zeros((num_labels, num_labels), dtype=np.int64)
-        np.add.at(table, (true[counts], predicted[counts]), 1)
-        hits, said, is_so = table.diagonal(), table.sum(0), table.sum(1)
-        confusion = table.tolist() if num_labels <= MOST_CONFUSED else None
+        true, predicted = true[counts], predicted[counts]
+        hits, said, is_so = (
+            np.bincount(some, minlength=num_labels)
+            for some in (true[true == predicted], predicted, true)
+        )
+        if num_labels <= MOST_CONFUSED:  # a table grows with the square of the classes
+            table = np.zeros((num_labels, num_labels), dtype=np.int64)
+            np.add.at(table, (true, predicted), 1)
+            confusion = table.tolist()
 
     def share(part: int, whole: int) -> float:
         return round(part / whole, 6) if whole else 0.0

@@ -9,6 +9,7 @@ from hfprune.core.errors import CheckpointError
 from hfprune.core.files import check_output_dir
 from hfprune.core.ownership import check_apart, require_replaceable
 from hfprune.core.tasks import problem_of
+from hfprune.data.readers.paths import listed
 from hfprune.deploy.exporters.backends import check_backend
 from hfprune.families import adapter_for
 from hfprune.measure.metrics import load_metrics
@@ -25,16 +26,17 @@ def check_places(context: Context) -> None:
     """
     recipe, store = context.recipe, context.store
     check_output_dir(store.output, overwrite=True)
-    inputs = {
+    data = recipe.data
+    inputs: dict[str, str | None] = {
         "model.name_or_path": recipe.model.name_or_path,
         "model.tokenizer": recipe.model.tokenizer,
         "teacher.name_or_path": recipe.teacher.name_or_path,
-        "data.name": recipe.data.name,
-        "data.train_file": recipe.data.train_file,
-        "data.validation_file": recipe.data.validation_file,
-        "data.test_file": recipe.data.test_file,
+        "data.name": data.name,
     }
     check_apart(store.output, inputs, [store.folder, store.spent])
+    for key in ("train_file", "validation_file", "test_file"):
+        for file in listed(getattr(data, key)):
+            check_apart(store.output, {f"data.{key}": file}, [store.folder, store.spent])
     store.check()
 
 

@@ -280,7 +280,8 @@ class _Card:
         if data.test_split is not None:
             split = f"the split {_cell(data.test_split)} of {source}"
         elif data.test_file is not None:
-            split = "a local file of its own"
+            several = isinstance(data.test_file, list) and len(data.test_file) > 1
+            split = "local files of their own" if several else "a local file of its own"
         else:
             split = (
                 f"a random {data.test_fraction:.0%} of the training rows of {source}, held out "

@@ -43,7 +43,7 @@ def public_recipe(recipe: Recipe, names: Mapping[str, str | None]) -> Recipe:
         names: what :func:`sources` said when it was run.
     """
 
-    def shown(value: str | None, name: str | None, otherwise: str) -> str | None:
+    def shown(value: str | list[str] | None, name: str | None, otherwise: str) -> str | None:
         return None if value is None else name or otherwise
 
     model, data = recipe.model, recipe.data

@@ -10,6 +10,8 @@ def describe(recipe: Recipe) -> list[str]:
     """The stages that a run of this recipe goes through, one line each. Reads no model, no data."""
     training, pruning = recipe.training, recipe.pruning
     source = recipe.data.name or recipe.data.train_file
+    if isinstance(source, list):
+        source = f"{source[0]} and {len(source) - 1} more" if source[1:] else source[0]
     amount = (
         f"{training.max_steps} steps"
         if training.max_steps > 0

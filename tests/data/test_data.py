@@ -310,7 +310,7 @@ def test_declared_classes_give_the_names_and_their_order(tmp_path: Path, tokeniz
     [
         ([["joy"], [], ["joy", "fear"]], None, (["fear", "joy"], [[0, 1], [0, 0], [1, 1]])),
         ([[2], [0, 2], []], None, (["0", "2"], [[0, 1], [1, 1], [0, 0]])),
-        ([[1], [0, 1], [1, 1]], ["off", "on"], (["off", "on"], [[0, 1], [1, 1], [0, 1]])),
+        ([[1], [0, 1], [1]], ["off", "on"], (["off", "on"], [[0, 1], [1, 1], [0, 1]])),
     ],
 )
 def test_lists_of_labels(

@@ -21,7 +21,6 @@ from sklearn import metrics as sk
 from hfprune.core.errors import DataError, RecipeError, TrainingError
 from hfprune.core.tasks import METRICS
 from hfprune.measure.intervals import (
-    _of_tables,
     bootstrap_interval,
     interval,
     paired_bootstrap,
@@ -29,6 +28,7 @@ from hfprune.measure.intervals import (
     wilson_interval,
 )
 from hfprune.measure.metrics import compute, load_metrics, make_compute_metrics
+from hfprune.measure.resampling import counted
 from hfprune.measure.scores import is_correct, predict, score
 
 SINGLE = "single_label_classification"
@@ -424,8 +424,8 @@ def test_intervals_from_tables_are_those_of_rows(name: str) -> None:
         right = int((labels == predictions).sum())
         assert found == wilson_interval(right, 150)
         return
-    tables = np.bincount(labels * 4 + predictions, minlength=16).reshape(1, 4, 4)
-    assert _of_tables(name, tables)[0] == pytest.approx(score(name, logits, labels, SINGLE, 4))
+    value = counted(name, logits, labels, SINGLE, 4)(np.arange(150)[None])
+    assert value[0] == pytest.approx(score(name, logits, labels, SINGLE, 4))
     rows = bootstrap_interval(
         lambda some, truth: score(name, some, truth, SINGLE, 4), logits, labels, n=400
     )

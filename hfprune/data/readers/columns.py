@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hfprune.core.errors import DataError
@@ -29,7 +29,7 @@ def wanted_columns(config: DataConfig, task: Task) -> dict[str, str]:
     return wanted
 
 
-def check_columns(where: str, names: Sequence[str], wanted: dict[str, str]) -> None:
+def check_columns(where: str, names: Sequence[str], wanted: Mapping[str, str]) -> None:
     """Raise DataError for the first wanted column that is not there."""
     for column, key in wanted.items():
         if column not in names:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
 from hfprune.data.checks import check_rows
-from hfprune.data.readers.columns import wanted_columns
 from hfprune.data.readers.files import read_file
 from hfprune.data.readers.named import read_named
-from hfprune.data.readers.table import Rows
+from hfprune.data.readers.paths import files_of
+from hfprune.data.readers.table import Rows, joined_rows
 from hfprune.data.task_data import SPLITS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def read_splits(config: DataConfig, task: Task) -> dict[str, Rows]:
     """Read every split that the recipe names; train is always among them."""
-    files = {
+    named = {
         "train": config.train_file,
         "validation": config.validation_file,
         "test": config.test_file,
@@ -30,26 +31,41 @@ def read_splits(config: DataConfig, task: Task) -> dict[str, Rows]:
         "validation": config.validation_split,
         "test": config.test_split,
     }
-    taken: dict[Path, str] = {}
-    for name, file in files.items():
-        path = None if file is None else Path(file).resolve()
-        if path in taken:
-            raise DataError(
-                f"data.{taken[path]}_file and data.{name}_file are one file, {file!r}: a score on "
-                f"rows that were learned from says nothing. Leave data.{name}_file out to hold "
-                f"{name} rows out of train"
-            )
-        if path is not None:
-            taken[path] = name
-    wanted = wanted_columns(config, task)
+    files = {name: files_of(name, paths) for name in SPLITS if (paths := named[name]) is not None}
+    _check_apart(files)
     rows = {}
     for name in SPLITS:
-        file, split = files[name], splits[name]
-        if file is not None:
-            rows[name] = check_rows(name, file, read_file(name, file, wanted), config, task)
+        split = splits[name]
+        if name in files:
+            rows[name] = read_files(name, files[name], config, task)
         elif split is not None and config.name is not None:
             table = read_named(name, split, config.name, config, task)
             rows[name] = check_rows(name, f"{config.name}, split {split!r}", table, config, task)
     if "train" not in rows:
         raise DataError("no data: give either data.name or data.train_file")
     return rows
+
+
+def read_files(split: str, files: Sequence[str], config: DataConfig, task: Task) -> Rows:
+    """Read the files of one split; their rows follow one another."""
+    return joined_rows(
+        [
+            check_rows(split, file, read_file(split, file, config, task), config, task)
+            for file in files
+        ]
+    )
+
+
+def _check_apart(files: dict[str, list[str]]) -> None:
+    """Refuse a file that is of two splits."""
+    taken: dict[Path, str] = {}
+    for name, paths in files.items():
+        for file in paths:
+            path = Path(file).resolve()
+            if taken.get(path, name) != name:
+                raise DataError(
+                    f"data.{taken[path]}_file and data.{name}_file are one file, {file!r}: a score "
+                    f"on rows that were learned from says nothing. Leave data.{name}_file out to "
+                    f"hold {name} rows out of train"
+                )
+            taken[path] = name

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from hfprune.core.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -12,20 +16,44 @@ if TYPE_CHECKING:
 
 @dataclass
 class Table:
-    """Raw columns of one source. ``classes`` holds the declared class names of a column, if any."""
+    """Raw columns of one source.
+
+    Attributes:
+        names: All its columns, also those that nobody asked for.
+        columns: The wanted ones: a list of ``size`` values each.
+        size: How many rows there are.
+        classes: The declared class names of a column, if any; its integers are then their numbers.
+        images: Undecoded images, one column.
+        notices: What a person should know of the source, a sentence each.
+    """
 
     names: list[str]
     columns: dict[str, list[Any]]
     size: int
     classes: dict[str, list[str]] = field(default_factory=dict)
     images: Dataset | None = None
+    notices: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
+        """A table of columns of one length, as readers of others make it.
+
+        Raises:
+            DataError: The lengths differ.
+        """
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"columns of a table have different lengths: {lengths}")
+        size = next(iter(lengths.values()), 0)
+        return cls(list(columns), {name: list(values) for name, values in columns.items()}, size)
 
 
 @dataclass
 class Rows:
-    """One source after the checks of its texts; labels still raw, one list a label column.
+    """One split's sources after the checks of their texts; labels raw, one list a label column.
 
     ``texts`` holds lists of words for tokens, and fingerprints where there are ``images``.
+    ``origins`` holds, for every file of several, its first row and its name.
     """
 
     split: str
@@ -35,10 +63,61 @@ class Rows:
     labels: dict[str, list[Any]]
     classes: dict[str, list[str]]
     images: Dataset | None = None
+    notices: list[str] = field(default_factory=list)
+    origins: list[tuple[int, str]] = field(default_factory=list)
 
     def where(self, row: int, column: str) -> str:
         """Return how errors name a cell; ``row`` counts from 0 here and from 1 in the text."""
-        return f"{self.split} ({self.source}), row {row + 1}, column {column!r}"
+        source = self.source
+        if self.origins:
+            first, source = self.origins[bisect_right(self.origins, row, key=_first) - 1]
+            row -= first
+        return f"{self.split} ({source}), row {row + 1}, column {column!r}"
+
+
+def _first(origin: tuple[int, str]) -> int:
+    return origin[0]
+
+
+def joined_rows(parts: Sequence[Rows]) -> Rows:
+    """The rows of several files of one split, in order.
+
+    Raises:
+        DataError: The files declare different classes.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    begin, origins = 0, []
+    for part in parts:
+        if part.classes != first.classes:
+            raise DataError(
+                f"{part.split} ({part.source}) declares other classes than {first.source}: "
+                f"{part.classes or 'none'}, not {first.classes or 'none'}. Their numbers would "
+                "mean different things: write names into the label column"
+            )
+        origins.append((begin, part.source))
+        begin += len(part.texts)
+    images = None
+    if first.images is not None:
+        import datasets
+
+        images = datasets.concatenate_datasets([p.images for p in parts if p.images is not None])
+    pairs = [part.text_pairs for part in parts]
+    return Rows(
+        split=first.split,
+        source=f"{first.source} and {len(parts) - 1} more",
+        texts=[text for part in parts for text in part.texts],
+        text_pairs=None if pairs[0] is None else [text for some in pairs for text in some or ()],
+        labels={
+            column: [label for part in parts for label in part.labels[column]]
+            for column in first.labels
+        },
+        classes=first.classes,
+        images=images,
+        notices=[notice for part in parts for notice in part.notices],
+        origins=origins,
+    )
 
 
 def is_null(value: Any) -> bool:

@@ -32,6 +32,9 @@ def prepare(context: Context) -> Prepared:
         data = load_task_data(recipe.data, processor, recipe.task)
         dense = reading_by(context, processor, data)
         context.console.note(described(data))
+        for notice in data.notices:
+            tell = context.console.warn if notice.level == "warning" else context.console.note
+            tell(notice.text)
         _note_unlabeled(context, dense)
         weights, loss = _weighted_loss(context, data)
         load_metrics(recipe.evaluation.metrics, data.task, data.num_labels, data.label_names)

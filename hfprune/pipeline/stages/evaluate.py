@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hfprune.core.machine import usable_cpus
-from hfprune.core.model_ref import REFERENCE, ModelRef
+from hfprune.core.model_ref import ModelRef
 from hfprune.core.results import Evaluation
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.measure.comparison import changes, class_scores
-from hfprune.measure.entities import score_counts
-from hfprune.measure.intervals import interval, paired_bootstrap, paired_difference
+from hfprune.measure.intervals import interval, paired_interval
 from hfprune.measure.metrics import compute
-from hfprune.measure.scores import is_correct, score, token_counts
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
@@ -49,18 +47,10 @@ def run(
     labels = data.label_array("test")
     threads = usable_cpus()
     primary = names[0]
-    of_tokens = data.task == "token_classification"
-
-    def primary_score(logits: Any, truth: Any) -> float:
-        if of_tokens:  # what is resampled are the counts of each row
-            return score_counts(primary, logits)
-        return score(primary, logits, truth, data.task, data.num_labels)
-
-    predicted: dict[ModelRef, Any] = {}
     report: dict[str, Any] = {}
     changed: dict[str, list[dict[str, Any]]] = {}
     about = (data.task, data.num_labels, data.label_names)
-    first: Any = None
+    first: Any = None  # the dense model in PyTorch, which all are compared with
     for ref, candidate in candidates(context, prepared, models, exported).items():
         model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
         reading = reading_of(prepared, ref.label)
@@ -81,19 +71,8 @@ def run(
             entry["changes"], rows = changes(first, logits, labels, *about)
             if ref.precision == "int8" or recipe.export.quantization is None:
                 changed[str(ref)] = _with_texts(prepared, rows)
-        predicted[ref] = (
-            token_counts(primary, logits, labels, data.label_names) if of_tokens else logits
-        )
-        base = predicted[REFERENCE]
         entry["interval"] = interval(primary, logits, labels, *about, level)
-        if primary == "accuracy":
-            right = is_correct(logits, labels, data.task, data.num_labels)
-            against = is_correct(base, labels, data.task, data.num_labels)
-            entry["difference"] = paired_difference(right, against, level)
-        else:
-            entry["difference"] = paired_bootstrap(
-                primary_score, predicted[ref], base, labels, level
-            )
+        entry["difference"] = paired_interval(primary, logits, first, labels, *about, level)
         report[str(ref)] = entry
         context.console.note(f"{ref}: {primary} {entry['metrics'][primary]:.4f}")
     evaluation = Evaluation.model_validate(

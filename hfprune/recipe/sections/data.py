@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
 from hfprune.recipe.sections.base import Name, Positive, Section, twice
 from hfprune.recipe.wording import describe_value
+
+Files: TypeAlias = Name | Annotated[list[Name], Field(min_length=1)]
 
 
 class DataConfig(Section):
@@ -26,16 +29,33 @@ class DataConfig(Section):
     revision: Name | None = Field(
         default=None, description="Branch, tag or commit of the data set; null: main."
     )
-    train_file: Name | None = Field(
+    train_file: Files | None = Field(
         default=None,
         description="Local file of training rows (relative to the working directory), instead of "
-        "`name`.",
+        "`name`: .csv, .tsv (no quoting: a line is a row), .json, .jsonl, .ndjson, .parquet or "
+        ".conll, each also packed as .gz, .bz2 or .xz, or a folder that `Dataset.save_to_disk` "
+        "wrote. A list of files, or a pattern such as `rows/*.csv`, is read in order.",
+        examples=["train.csv", ["first.jsonl.gz", "second.jsonl.gz"]],
     )
-    validation_file: Name | None = Field(
-        default=None, description="Local file of validation rows; null: taken from the training."
+    validation_file: Files | None = Field(
+        default=None,
+        description="Local file (or files) of validation rows; null: taken from the training.",
     )
-    test_file: Name | None = Field(
-        default=None, description="Local file of test rows; null: taken from the training rows."
+    test_file: Files | None = Field(
+        default=None,
+        description="Local file (or files) of test rows; null: taken from the training rows.",
+    )
+    format: Name | None = Field(
+        default=None,
+        description="What the files hold, in spite of their endings: csv, tsv, json, parquet, "
+        "conll or what a plug-in reads; null: by the ending.",
+        examples=["tsv"],
+    )
+    encoding: Name | None = Field(
+        default=None,
+        description="Encoding of files of text, as Python names it; null: UTF-8, with or without "
+        "a byte order mark.",
+        examples=["cp1252"],
     )
     train_split: Name = Field(default="train", description="Split of `name` to train on.")
     validation_split: Name | None = Field(
@@ -61,13 +81,14 @@ class DataConfig(Section):
     )
     label_column: Name | Annotated[list[Name], Field(min_length=1)] = Field(
         default="label",
-        description="Column of the label. Multi-label: a column of lists of labels, or a list of "
-        "columns of 0/1, one for each label. Token classification: a column of lists of tags, one "
-        "for each word.",
+        description="Column of the label. Multi-label: a column of lists of labels or of lists of "
+        "0/1, one for each label, or a list of columns of 0/1. Token classification: a column of "
+        "lists of tags, one for each word.",
     )
     label_names: Annotated[list[Name], Field(min_length=1)] | None = Field(
         default=None,
-        description="Names of the labels in the order of their ids; null: read from the data.",
+        description="Names of the labels in the order of their ids, which count from 0; null: read "
+        "from the data.",
     )
     validation_fraction: float = Field(
         default=0.1,
@@ -138,6 +159,13 @@ class DataConfig(Section):
                         f"{key.replace('_file', '_split')}",
                         (key, "name"),
                     )
+            for key in ("format", "encoding"):
+                if getattr(self, key) is not None:
+                    yield Clash(
+                        f"{key} is for files of rows, but the data comes from name: remove it",
+                        (key, "name"),
+                    )
+        yield from self._encoding_clashes()
 
         for kind in ("split", "file"):
             keys = [f"{part}_{kind}" for part in ("train", "validation", "test")]
@@ -167,6 +195,8 @@ class DataConfig(Section):
                     )
             yield from twice("label_column", self.label_column)
         yield from self._same(columns, "name the column of each")
+        for key in ("train_file", "validation_file", "test_file"):
+            yield from twice(key, _listed(getattr(self, key)))
 
         if self.label_names is not None:
             yield from twice("label_names", self.label_names)
@@ -190,9 +220,31 @@ class DataConfig(Section):
                 ("validation_fraction", "test_fraction"),
             )
 
+    def _encoding_clashes(self) -> Iterator[Clash]:
+        if self.encoding is None:
+            return
+        try:
+            # Codecs such as rot13 or zip are no encodings of text; only trying tells.
+            "".encode(self.encoding)
+            codecs.getincrementaldecoder(self.encoding)
+        except (LookupError, ValueError) as error:
+            yield Clash(
+                f"encoding {self.encoding!r} is none that Python knows for text ({error}): "
+                "expected utf-8, utf-16, cp1252, latin-1, gb18030, shift_jis or the like",
+                ("encoding",),
+            )
+
     def _same(self, keys: Sequence[str], why: str) -> Iterator[Clash]:
         for index, key in enumerate(keys):
             for other in keys[:index]:
-                value = getattr(self, key)
-                if value is not None and value == getattr(self, other):
-                    yield Clash(f"{other} and {key} are both {value!r}: {why}", (key, other))
+                theirs = _listed(getattr(self, other))
+                for value in _listed(getattr(self, key)):
+                    if value in theirs:
+                        yield Clash(f"{other} and {key} are both {value!r}: {why}", (key, other))
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    """No, one or several names."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)

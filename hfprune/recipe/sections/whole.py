@@ -246,9 +246,12 @@ class Recipe(Section):
             "data.validation_file": self.data.validation_file,
             "data.test_file": self.data.test_file,
         }
-        for key, value in inputs.items():
-            if value is None:
-                continue
+        named = [
+            (key, name)
+            for key, value in inputs.items()
+            for name in ([value] if isinstance(value, str) else value or ())
+        ]
+        for key, value in named:
             path = PurePath(os.path.normpath(value))
             if output == path or (self.overwrite and output in path.parents):
                 yield Clash(

@@ -1,0 +1,35 @@
+"""Parquet files, with the class names that the ``datasets`` library keeps in them."""
+
+from __future__ import annotations
+
+from hfprune.core.errors import DataError
+from hfprune.data.readers.named import declared_classes
+from hfprune.data.readers.source import RowsFile
+from hfprune.data.readers.table import Table
+
+
+def read_parquet(file: RowsFile) -> Table:
+    """Read the wanted columns."""
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    with file.binary() as raw:
+        try:
+            with pyarrow.parquet.ParquetFile(raw) as parquet:
+                file.check_columns(parquet.schema_arrow.names)
+                table = parquet.read(columns=list(file.wanted))
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{file.where}: not a valid Parquet file: {error}") from error
+    # The datasets library keeps class names in the schema's metadata.
+    features = datasets.Features.from_arrow_schema(table.schema)
+    return Table(
+        names=table.column_names,
+        columns={column: table.column(column).to_pylist() for column in file.wanted},
+        size=table.num_rows,
+        classes={
+            column: names
+            for column in file.wanted
+            if (names := declared_classes(features[column])) is not None
+        },
+    )
