@@ -13,7 +13,7 @@ from hfprune.core.errors import ExportError
 from hfprune.deploy.files import require
 from hfprune.deploy.graph.tools import constants
 from hfprune.deploy.quantize.ranges import Histogram
-from hfprune.deploy.runtimes.onnxruntime import dtype_of
+from hfprune.deploy.runtimes.base import dtype_of
 
 Ranges: TypeAlias = dict[str, Histogram]
 

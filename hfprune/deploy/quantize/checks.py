@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hfprune.core.errors import ExportError
 from hfprune.core.kinds import IMAGE_INPUTS
 from hfprune.deploy.quantize.constant import OPERATORS
-from hfprune.deploy.runtimes.onnxruntime import dtype_of
+from hfprune.deploy.runtimes.base import dtype_of
 
 
 def reader(samples: Any) -> Any:

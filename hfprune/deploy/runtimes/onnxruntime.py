@@ -1,17 +1,17 @@
-"""An ONNX classifier on the CPU: NumPy in, logits out."""
+"""ONNX files on the CPU, by ONNX Runtime: NumPy in, logits out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hfprune.core.errors import ExportError
-from hfprune.core.kinds import IMAGE_INPUTS
+from hfprune.core.errors import ExportError, MissingExtraError
 from hfprune.core.machine import open_session
-from hfprune.deploy.files import Batch, require
+from hfprune.deploy.files import Batch, onnx_files, require
+from hfprune.deploy.runtimes.base import Runtime, feed_of, reader_class, reading, refused
 
 
 class OnnxClassifier:
@@ -31,7 +31,7 @@ class OnnxClassifier:
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
         ort = require("onnxruntime")
-        self.path = Path(path)
+        self.path, self.threads = Path(path), threads
         if not self.path.is_file():
             raise ExportError(f"there is no ONNX file at {self.path}; export the model first")
         try:
@@ -43,39 +43,50 @@ class OnnxClassifier:
         self._output = "logits" if "logits" in outputs else outputs[0]
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """The logits of one padded batch.
-
-        Args:
-            batch: integer arrays of shape ``[batch, length]``, or ``pixel_values`` of shape
-                ``[batch, channels, height, width]``. Keys that the graph lacks are left out;
-                ``token_type_ids`` may be missing and is then zero, as in PyTorch.
-
-        Returns:
-            float32, shape ``[batch, labels]``; of tokens ``[batch, length, labels]``.
-
-        Raises:
-            ExportError: if another input of the graph is missing, or the graph refuses the batch.
-        """
-        feed: dict[str, NDArray[Any]] = {}
-        for name in self.input_names:
-            if name in batch:
-                feed[name] = np.asarray(batch[name]).astype(dtype_of(name), copy=False)
-            elif name == "token_type_ids" and "input_ids" in batch:
-                feed[name] = np.zeros(np.shape(batch["input_ids"]), dtype=np.int64)
-            else:
-                raise ExportError(
-                    f"{self.path.name} needs the input {name!r}, the batch has {sorted(batch)}"
-                )
+        """See :meth:`hfprune.deploy.runtimes.base.Session.logits`."""
+        feed = feed_of(self.input_names, batch, self.path)
         try:
             (found,) = self._session.run([self._output], feed)
         except Exception as error:
-            shapes = {name: tuple(value.shape) for name, value in feed.items()}
-            raise ExportError(
-                f"ONNX Runtime fails on {self.path.name} with inputs of shapes {shapes}: {error}"
-            ) from error
+            raise refused("ONNX Runtime", self.path, feed, error) from error
         return np.asarray(found, dtype=np.float32)
 
+    def __call__(self, batch: Batch) -> object:
+        found: object = self._session.run(None, {name: batch[name] for name in self.input_names})
+        return found
 
-def dtype_of(name: str) -> type[np.generic]:
-    """The type of one of a model's inputs."""
-    return np.float32 if name in IMAGE_INPUTS else np.int64
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU: ``onnx/model.onnx`` and ``onnx/model_quantized.onnx``."""
+
+    name: ClassVar[str] = "onnxruntime"
+    title: ClassVar[str] = "ONNX Runtime"
+    forms: ClassVar[dict[str, str]] = {"float32": "ONNX", "int8": "int8"}
+
+    def missing(self) -> str | None:
+        try:
+            require("onnxruntime")
+        except MissingExtraError as error:
+            return str(error)
+        return None
+
+    def files(self, folder: str | Path) -> dict[str, Path]:
+        return onnx_files(folder)
+
+    def open(
+        self, path: str | Path, threads: int = 1, precision: str | None = None
+    ) -> OnnxClassifier:
+        if precision not in (None, *self.forms):
+            raise ExportError(
+                f"ONNX Runtime computes an ONNX file in the precision that it was written in "
+                f"({' or '.join(self.forms)}), not in {precision}"
+            )
+        return OnnxClassifier(path, threads)
+
+    def how_to_load(self, path: str, task: str) -> tuple[str, ...]:
+        kind = reader_class(task)
+        return (
+            f"import onnxruntime; from transformers import {kind}",
+            f'model, reader = onnxruntime.InferenceSession("{path}"), {kind}.from_pretrained(".")',
+            f'logits = model.run(["logits"], dict({reading(task)}))[0]',
+        )

@@ -1,4 +1,4 @@
-"""Logits of a model, PyTorch or ONNX, on the rows of a data set."""
+"""Logits of a model, PyTorch or an opened file, on the rows of a data set."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from hfprune.core.kinds import TEXT_INPUTS
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_INPUTS, Batch
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier, dtype_of
+from hfprune.deploy.runtimes.base import Session, dtype_of
 
 if TYPE_CHECKING:
     import datasets
 
 
 def predict_logits(
-    model: nn.Module | OnnxClassifier,
+    model: nn.Module | Session,
     dataset: datasets.Dataset | Sequence[Mapping[str, Any]],
     collator: Any,
     *,
     batch_size: int = 64,
 ) -> NDArray[np.float32]:
-    """The logits of a whole data set, from PyTorch and ONNX alike.
+    """The logits of a whole data set, from PyTorch and from files of any runtime alike.
 
     Batches are made of samples of like length, so that little padding is computed; the rows come
     back in the order of the data set. A PyTorch model runs where it is, in eval mode, and gets its
     mode back.
 
     Args:
-        model: a transformers classifier or an :class:`OnnxClassifier`.
+        model: a transformers classifier, or an opened file of any runtime.
         dataset: tokenised samples, unpadded, with ``input_ids``, or images that the collator
             reads; columns that are no input of the model (labels, text) are left out.
         collator: a tokenizer, or a callable that pads a list of samples to a batch.
@@ -114,10 +114,10 @@ def _padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any
 
 @contextlib.contextmanager
 def logits_function(
-    model: nn.Module | OnnxClassifier,
+    model: nn.Module | Session,
 ) -> Iterator[Callable[[Batch], NDArray[np.float32]]]:
     """One way to call both kinds; a PyTorch model is in eval mode inside."""
-    if isinstance(model, OnnxClassifier):
+    if not isinstance(model, nn.Module):
         yield model.logits
         return
     device = next(model.parameters()).device
