@@ -17,7 +17,7 @@ from hfprune.core.kinds import IMAGE_INPUTS, image_shape, takes_images
 from hfprune.deploy.files import UNTOUCHED
 from hfprune.deploy.limits import InputLimits, attends, limits_beside, limits_of
 from hfprune.deploy.runtimes.base import Session
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import logits_function
 
 logger = logging.getLogger(__name__)

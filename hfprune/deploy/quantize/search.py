@@ -29,7 +29,7 @@ from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
 from hfprune.deploy.graph.tools import weighted_products
 from hfprune.deploy.quantize.outcome import PLAIN, USUAL, Outcome, SearchRecord, describe_settings
 from hfprune.deploy.quantize.quantizing import prepare_graph, quantize_onnx
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.measure.latency import measure_latency, ratios
 from hfprune.measure.runners import batches_for, config_beside, onnx_runner

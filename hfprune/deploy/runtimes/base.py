@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from hfprune.core.errors import ExportError
 from hfprune.core.kinds import IMAGE_INPUTS
 from hfprune.deploy.files import Batch
+from hfprune.recipe.sections.export import QuantizationConfig
 
 
 @runtime_checkable
@@ -54,6 +56,29 @@ class Session(Protocol):
     def __call__(self, batch: Batch) -> object:
         """The same for timing: nothing is converted, the keys must be those of the file."""
         ...
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A file that a runtime can write of an exported model.
+
+    Attributes:
+        precision: in which it computes.
+        graph: of the recipe's; ``"exported"`` as it is.
+        settings: of int8; ``None`` for others.
+        prior: the lower the earlier it is tried, over all runtimes. 0 to 9: what usually wins, and
+            is tried however little time there is.
+    """
+
+    precision: str
+    graph: str
+    settings: QuantizationConfig | None = None
+    prior: int = 50
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is tried in any case."""
+        return self.prior < 10
 
 
 class Runtime(ABC):
@@ -92,6 +117,44 @@ class Runtime(ABC):
             MissingExtraError: without the runtime's packages.
             ExportError: if the file is missing, cannot be read, or not be run in that precision.
         """
+
+    def offers(self) -> Sequence[Offer]:
+        """What is worth trying on this machine; nothing for a runtime that writes no files."""
+        return ()
+
+    def place(self, offer: Offer) -> str:
+        """Where such a file lies in a run's output: a relative path.
+
+        Raises:
+            ExportError: if it writes none.
+        """
+        raise ExportError(f"{self.title} writes no {offer.precision} files")
+
+    def write(
+        self,
+        onnx_dir: str | Path,
+        target: str | Path,
+        offer: Offer,
+        *,
+        calibration: Any = None,
+        ranges: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write a file of an exported model, checked against it.
+
+        Args:
+            onnx_dir: what ``export_onnx`` wrote.
+            target: a folder; the file gets its name of :meth:`place` in it.
+            offer: which.
+            calibration: rows, for settings that need them.
+            ranges: as for :func:`~hfprune.deploy.quantize.quantizing.quantize_onnx`.
+
+        Returns:
+            Its path.
+
+        Raises:
+            ExportError: if that fails; earlier files are then untouched.
+        """
+        raise ExportError(f"{self.title} writes no {offer.precision} files")
 
     @abstractmethod
     def how_to_load(self, path: str, task: str) -> tuple[str, ...]:

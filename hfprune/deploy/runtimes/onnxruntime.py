@@ -1,59 +1,21 @@
-"""ONNX files on the CPU, by ONNX Runtime: NumPy in, logits out."""
+"""ONNX files on the CPU, by ONNX Runtime: float32 in several graphs, and int8."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, ClassVar
 
 from hfprune.core.errors import ExportError, MissingExtraError
-from hfprune.core.machine import open_session
-from hfprune.deploy.files import Batch, onnx_files, require
-from hfprune.deploy.runtimes.base import Runtime, feed_of, reader_class, reading, refused
-
-
-class OnnxClassifier:
-    """An ONNX classifier on the CPU: NumPy in, logits out.
-
-    Args:
-        path: the ``.onnx`` file.
-        threads: ONNX Runtime's threads inside one operator.
-
-    Attributes:
-        input_names: inputs that the graph has, in its order.
-
-    Raises:
-        MissingExtraError: without onnxruntime.
-        ExportError: if the file is missing or is not a graph that ONNX Runtime takes.
-    """
-
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
-        ort = require("onnxruntime")
-        self.path, self.threads = Path(path), threads
-        if not self.path.is_file():
-            raise ExportError(f"there is no ONNX file at {self.path}; export the model first")
-        try:
-            self._session = open_session(ort, self.path, threads)
-        except Exception as error:  # ONNX Runtime has no common base of its own
-            raise ExportError(f"ONNX Runtime cannot load {self.path}: {error}") from error
-        self.input_names = tuple(node.name for node in self._session.get_inputs())
-        outputs = [node.name for node in self._session.get_outputs()]
-        self._output = "logits" if "logits" in outputs else outputs[0]
-
-    def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """See :meth:`hfprune.deploy.runtimes.base.Session.logits`."""
-        feed = feed_of(self.input_names, batch, self.path)
-        try:
-            (found,) = self._session.run([self._output], feed)
-        except Exception as error:
-            raise refused("ONNX Runtime", self.path, feed, error) from error
-        return np.asarray(found, dtype=np.float32)
-
-    def __call__(self, batch: Batch) -> object:
-        found: object = self._session.run(None, {name: batch[name] for name in self.input_names})
-        return found
+from hfprune.deploy.files import MODEL_FILE, OPTIMIZED_FILE, QUANTIZED_FILE, onnx_files, require
+from hfprune.deploy.quantize.outcome import CONSTANT, USUAL
+from hfprune.deploy.quantize.quantizing import prepare_graph, quantize_onnx
+from hfprune.deploy.runtimes.base import Offer, Runtime, reader_class, reading
+from hfprune.deploy.runtimes.onnx_session import OnnxClassifier as OnnxClassifier
+from hfprune.deploy.staging import copy_of_export, data_files, staged
+from hfprune.recipe.sections.export import QuantizationConfig
 
 
 class OnnxRuntime(Runtime):
@@ -82,6 +44,53 @@ class OnnxRuntime(Runtime):
                 f"({' or '.join(self.forms)}), not in {precision}"
             )
         return OnnxClassifier(path, threads)
+
+    def offers(self) -> Sequence[Offer]:
+        multihead = CONSTANT.model_copy(update={"graph": "lean_multihead"})
+        return (
+            Offer("int8", CONSTANT.graph, CONSTANT, prior=0),
+            Offer("float32", "lean_attention", prior=2),
+            Offer("int8", multihead.graph, multihead, prior=3),
+            Offer("float32", "exported", prior=4),
+            Offer("int8", USUAL.graph, USUAL, prior=20),
+            Offer("float32", "lean_multihead", prior=21),
+        )
+
+    def place(self, offer: Offer) -> str:
+        if offer.precision == "int8":
+            return f"onnx/{QUANTIZED_FILE}"
+        return f"onnx/{MODEL_FILE if offer.graph == 'exported' else OPTIMIZED_FILE}"
+
+    def write(
+        self,
+        onnx_dir: str | Path,
+        target: str | Path,
+        offer: Offer,
+        *,
+        calibration: Any = None,
+        ranges: dict[str, Any] | None = None,
+    ) -> Path:
+        source, file = Path(onnx_dir) / MODEL_FILE, Path(target) / Path(self.place(offer)).name
+        if offer.precision not in self.forms:
+            raise ExportError(f"ONNX Runtime writes {' or '.join(self.forms)} files, no {offer}")
+        with staged(Path(target)) as staging:
+            work = Path(tempfile.mkdtemp(dir=staging)) / "onnx"
+            copy_of_export(source.parent, work)
+            if offer.settings is not None:
+                made = quantize_onnx(
+                    work,
+                    offer.settings,
+                    calibration=calibration,
+                    file_name=file.name,
+                    ranges=ranges,
+                )
+            else:
+                graph = QuantizationConfig.model_validate({"graph": offer.graph})
+                made = prepare_graph(work / MODEL_FILE, graph, work)
+            for part in (made, *data_files(made)):
+                shutil.move(part, staging / part.name.replace(made.name, file.name))
+            shutil.rmtree(work.parent)
+        return file
 
     def how_to_load(self, path: str, task: str) -> tuple[str, ...]:
         kind = reader_class(task)

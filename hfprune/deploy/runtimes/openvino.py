@@ -11,6 +11,7 @@ import importlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from hfprune.deploy.files import MODEL_FILE, UNTOUCHED, Batch, brief, require
 from hfprune.deploy.graph.rewriting import rewrite
 from hfprune.deploy.parity import check_finite, check_same
 from hfprune.deploy.runtimes.base import (
+    Offer,
     Runtime,
     Session,
     feed_of,
@@ -147,6 +149,31 @@ class OpenVino(Runtime):
 
     def open(self, path: str | Path, threads: int = 1, precision: str | None = None) -> Session:
         return OpenVinoClassifier(path, threads, precision)
+
+    def offers(self) -> Sequence[Offer]:
+        native = native_precision()
+        return (
+            Offer(native, GRAPHS[0], prior=1 if native == "bf16" else 5),
+            Offer(native, "exported", prior=22),
+        )
+
+    def place(self, offer: Offer) -> str:
+        return f"{OPENVINO_FOLDER}/{OPENVINO_FILE}"
+
+    def write(
+        self,
+        onnx_dir: str | Path,
+        target: str | Path,
+        offer: Offer,
+        *,
+        calibration: Any = None,
+        ranges: dict[str, Any] | None = None,
+    ) -> Path:
+        if offer.precision not in self.forms:
+            raise ExportError(
+                f"OpenVINO files are computed in {' or '.join(self.forms)}, not {offer.precision}"
+            )
+        return write_openvino(onnx_dir, target, graph=offer.graph)
 
     def how_to_load(self, path: str, task: str) -> tuple[str, ...]:
         kind = reader_class(task)

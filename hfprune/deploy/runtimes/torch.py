@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
+from hfprune.core.machine import bfloat16_pays
 from hfprune.deploy.files import MODEL_INPUTS, Batch
 from hfprune.deploy.runtimes.base import (
+    Offer,
     Runtime,
     Session,
     feed_of,
@@ -87,6 +90,29 @@ class Torch(Runtime):
 
     def open(self, path: str | Path, threads: int = 1, precision: str | None = None) -> Session:
         return TorchClassifier(path, threads, precision)
+
+    def offers(self) -> Sequence[Offer]:
+        # bf16 is offered where it was measured to pay: compiling takes minutes.
+        half = (Offer("bf16", "exported", prior=31),) if bfloat16_pays() else ()
+        return (Offer("float32", "exported", prior=30), *half)
+
+    def place(self, offer: Offer) -> str:
+        return WEIGHTS
+
+    def write(
+        self,
+        onnx_dir: str | Path,
+        target: str | Path,
+        offer: Offer,
+        *,
+        calibration: Any = None,
+        ranges: dict[str, Any] | None = None,
+    ) -> Path:
+        """The saved model itself, which lies beside the folder of the ONNX files."""
+        file = Path(onnx_dir).parent / WEIGHTS
+        if not file.is_file():
+            raise ExportError(f"there is no {WEIGHTS} in {file.parent}; save the model first")
+        return file
 
     def how_to_load(self, path: str, task: str) -> tuple[str, ...]:
         reader = reader_class(task)
