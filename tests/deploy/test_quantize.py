@@ -14,6 +14,7 @@ import pytest
 from hfprune.core.errors import ExportError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize import search as search_module
+from hfprune.deploy.quantize import weighing, workbench
 from hfprune.deploy.quantize.outcome import PLAIN, USUAL, Outcome, SearchRecord
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.quantize.search import quantize_auto, usual_settings
@@ -71,7 +72,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     Gives the speed of each graph (and form of embeddings), for the test to change.
     """
     speeds = {"lean": 1.2, "lean_multihead": 1.5, "lean_attention": 1.4, "fused": 0.8}
-    real = search_module._Search._logits
+    real = workbench.Workbench.logits
 
     def timed(self: Any, outcomes: Sequence[Outcome]) -> list[tuple[dict[str, float], float]]:
         found = []
@@ -97,9 +98,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         found = real(self, file) if file.name == "model.onnx" else self.float_logits
         return found[:count]
 
-    monkeypatch.setattr(search_module._Search, "_timed", timed)
-    monkeypatch.setattr(search_module._Search, "_logits", logits)
-    monkeypatch.setattr(search_module, "quantize_onnx", build)
+    monkeypatch.setattr(workbench.Workbench, "timed", timed)
+    monkeypatch.setattr(workbench.Workbench, "logits", logits)
+    for module in (search_module, workbench):
+        monkeypatch.setattr(module, "quantize_onnx", build)
+    monkeypatch.setattr(workbench.Workbench, "alone", lambda self, file, n: self.float_logits[:n])
+    monkeypatch.setattr(workbench, "cut_values", lambda file: {})
     return speeds
 
 
@@ -165,13 +169,13 @@ def test_a_smaller_file_is_worth_some_speed(
 def test_a_candidate_that_loses_too_much_is_refused(
     exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = search_module._Search._logits
+    made = workbench.Workbench.logits
 
     def worse(self: Any, file: Path, count: int | None = None) -> Any:
         logits = made(self, file, count)
         return -logits if file.name == "candidate_1.onnx" else logits
 
-    monkeypatch.setattr(search_module._Search, "_logits", worse)
+    monkeypatch.setattr(workbench.Workbench, "logits", worse)
     record = search(exported)
     bad = record.outcomes[1]
     assert bad.config.graph == "lean_multihead"
@@ -204,7 +208,8 @@ def test_failures_are_recorded_and_passed_over(
             raise ExportError("logits differ by 7")
         return build(folder, config, **rest)
 
-    monkeypatch.setattr(search_module, "quantize_onnx", failing)
+    for module in (search_module, workbench):
+        monkeypatch.setattr(module, "quantize_onnx", failing)
     record = search(exported)
     failed = [o for o in record.outcomes if (o.refused or "").startswith("failed: logits differ")]
     assert {o.config.graph for o in failed} >= {"lean", "lean_multihead", "fused"}
@@ -232,7 +237,8 @@ def test_a_search_that_fails_leaves_earlier_files(
     def failing(*_: Any, **__: Any) -> Path:
         raise ExportError("dynamic quantization failed")
 
-    monkeypatch.setattr(search_module, "quantize_onnx", failing)
+    for module in (search_module, workbench):
+        monkeypatch.setattr(module, "quantize_onnx", failing)
     with pytest.raises(ExportError, match="dynamic quantization failed"):
         search(exported)
     assert contents(exported) == before
@@ -278,8 +284,5 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(
 
 def test_regression_agreement_is_a_correlation() -> None:
     a = np.array([[1.0], [2.0], [4.0]])
-    assert search_module._agreement(3 * a + 1, a) == pytest.approx(1.0)
-    assert (
-        search_module._agreement(np.array([[1.0, 0], [0, 1.0]]), np.array([[2.0, 0], [3.0, 0]]))
-        == 0.5
-    )
+    assert weighing.agreement(3 * a + 1, a) == pytest.approx(1.0)
+    assert weighing.agreement(np.array([[1.0, 0], [0, 1.0]]), np.array([[2.0, 0], [3.0, 0]])) == 0.5

@@ -65,7 +65,8 @@ class Recommended(_Plain):
         path: relative to the folder of ``deploy.json``.
         candidate: the name of the candidate that it is.
         runtime, precision, graph: of it.
-        ms: milliseconds a text; ``None`` where it was not measured.
+        ms: milliseconds a text, of processor time where one thread is used; ``None`` where it was
+            not measured.
         speedup: over the baseline, with its interval.
         why: in words.
         load: three lines of Python.

@@ -12,6 +12,8 @@ from hfprune.core.errors import ExportError
 
 Rule: TypeAlias = Literal["min_max", "percentile", "least_squares"]
 
+RULES: tuple[Rule, ...] = ("least_squares", "percentile", "min_max")
+
 BINS = 4096
 LEVELS = 255
 

@@ -93,6 +93,9 @@ class Runtime(ABC):
     forms: ClassVar[dict[str, str]]
     """By precision the word of :data:`hfprune.core.model_ref.FORMS` for such a model."""
 
+    keeps: ClassVar[bool] = False
+    """Whether its file is the saved model itself, and so is never removed."""
+
     @abstractmethod
     def missing(self) -> str | None:
         """Why it cannot be used here, and what to install; ``None`` where it can."""

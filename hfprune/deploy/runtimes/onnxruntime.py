@@ -14,7 +14,7 @@ from hfprune.deploy.quantize.outcome import CONSTANT, USUAL
 from hfprune.deploy.quantize.quantizing import prepare_graph, quantize_onnx
 from hfprune.deploy.runtimes.base import Offer, Runtime, reader_class, reading
 from hfprune.deploy.runtimes.onnx_session import OnnxClassifier as OnnxClassifier
-from hfprune.deploy.staging import copy_of_export, data_files, staged
+from hfprune.deploy.staging import copy_of_export, data_files, save_graph, staged
 from hfprune.recipe.sections.export import QuantizationConfig
 
 
@@ -87,8 +87,10 @@ class OnnxRuntime(Runtime):
             else:
                 graph = QuantizationConfig.model_validate({"graph": offer.graph})
                 made = prepare_graph(work / MODEL_FILE, graph, work)
-            for part in (made, *data_files(made)):
-                shutil.move(part, staging / part.name.replace(made.name, file.name))
+            if data_files(made):  # whose name the graph holds
+                save_graph(require("onnx").load(str(made)), staging / file.name)
+            else:
+                shutil.copy2(made, staging / file.name)
             shutil.rmtree(work.parent)
         return file
 

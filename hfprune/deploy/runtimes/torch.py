@@ -80,6 +80,7 @@ class Torch(Runtime):
     name: ClassVar[str] = "torch"
     title: ClassVar[str] = "PyTorch"
     forms: ClassVar[dict[str, str]] = {"float32": "PyTorch", "bf16": "PyTorch-bf16"}
+    keeps: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         return None
