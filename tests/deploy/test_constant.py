@@ -17,7 +17,9 @@ from hfprune.deploy.quantize.quantizing import cut_values, quantize_onnx
 from hfprune.deploy.quantize.ranges import Histogram, choose_range, scale_of
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
-from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.deploy.speed.landing import deployed
+from hfprune.recipe.sections.evaluation import BenchmarkConfig
+from hfprune.recipe.sections.export import DeployConfig, QuantizationConfig
 from tests.deploy.test_export import (
     contents,
     exported_families,
@@ -336,7 +338,24 @@ def test_settings_that_clash(settings: dict[str, Any], message: str) -> None:
         QuantizationConfig(**settings)
 
 
+def test_keys_of_deployment() -> None:
+    assert BenchmarkConfig().uses == ("single", "batches")
+    assert BenchmarkConfig(traffic="single").uses == ("single",)
+    with pytest.raises(RecipeError, match="seconds is only used with cpu: here"):
+        DeployConfig(cpu="amx", seconds=9)
+    with pytest.raises(RecipeError, match="runtimes"):
+        DeployConfig(runtimes=["torch", "torch"])
+
+
 def test_what_needs_calibration_says_so() -> None:
     assert QuantizationConfig(activations="constant", calibration_samples=9).needs_calibration
     assert QuantizationConfig(is_static=True).needs_calibration
     assert not QuantizationConfig().needs_calibration
+
+
+def test_probes_with_constant_scales_need_no_rows(tmp_path: Path) -> None:
+    config = QuantizationConfig(activations="constant", per_channel=True)
+    file = deployed(tiny_model("bert", layers=2), tiny_tokenizer(), config, tmp_path)
+    kinds = {node.op_type for node in onnx.load(str(file)).graph.node}
+    assert "MatMulIntegerToFloat" in kinds
+    assert "DynamicQuantizeLinear" not in kinds

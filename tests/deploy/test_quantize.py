@@ -15,7 +15,7 @@ from hfprune.core.errors import ExportError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize import search as search_module
 from hfprune.deploy.quantize import weighing, workbench
-from hfprune.deploy.quantize.outcome import PLAIN, USUAL, Outcome, SearchRecord
+from hfprune.deploy.quantize.outcome import CONSTANT, PLAIN, USUAL, Outcome, SearchRecord
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.quantize.search import quantize_auto, usual_settings
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
@@ -166,6 +166,60 @@ def test_a_smaller_file_is_worth_some_speed(
     assert search(exported).chosen.embeddings == "usual"
 
 
+def test_of_equals_the_one_is_taken_that_depends_on_no_batch(
+    exported: Path, made_up: dict[str, float]
+) -> None:
+    record = search(exported)
+    assert record.chosen.activations == "constant"
+    assert record.chosen.per_channel
+    usual = record.outcomes[1].config
+    assert (usual.activations, usual.graph) == ("constant", "lean_multihead")
+    # Three per cent is what that is worth.
+    made_up["lean"] = 1.5 * 1.05
+    assert search(exported).chosen.graph == "lean"
+
+
+def test_what_depends_on_its_batch_is_counted(
+    exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turned(self: Any, file: Path, count: int) -> Any:
+        logits = self.float_logits[:count].copy()
+        logits[:3] *= -1
+        return logits
+
+    monkeypatch.setattr(workbench.Workbench, "alone", turned)
+    record = search(exported, max_drop=0.5)
+    assert {o.depends_on_batch for o in record.outcomes} == {3}
+    assert record.to_dict()["candidates"][0]["depends_on_batch"] == 3
+    # One by one 3 of 32 rows are wrong, which batches alone would not show.
+    strict = search(exported, max_drop=0.01)
+    assert not strict.within
+    assert "one by one" in strict.outcomes[0].why
+
+
+def test_two_rows_of_noise_refuse_nothing(
+    exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They did: 2 of 32 rows are 0.0625, and 0.05 were allowed."""
+    made = workbench.Workbench.logits
+
+    def undecided(self: Any, file: Path, count: int | None = None) -> Any:
+        logits = made(self, file, count)
+        if file.name == "model.onnx":
+            logits[4:6] = [[0.01, 0.0], [0.0, 0.01]]  # right, but hardly
+        elif len(logits) > 6:
+            logits = logits.copy()
+            logits[4:6] = logits[4:6, ::-1]
+        return logits
+
+    monkeypatch.setattr(workbench.Workbench, "logits", undecided)
+    record = search(exported)
+    assert record.within
+    chosen = next(o for o in record.outcomes if o.config == record.chosen)
+    assert chosen.drop == pytest.approx(2 / 32)
+    assert chosen.state == "undecided"
+
+
 def test_a_candidate_that_loses_too_much_is_refused(
     exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +303,7 @@ def test_probes_take_plain_settings_where_the_usual_ones_fail(
 ) -> None:
     before = contents(exported)
     assert usual_settings(exported) == USUAL
+    assert usual_settings(exported, constant=True) == CONSTANT
     monkeypatch.setattr("hfprune.deploy.parity.REWRITE_ATOL", -1.0)
     assert usual_settings(exported) == PLAIN
     assert contents(exported) == before

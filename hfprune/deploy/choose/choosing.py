@@ -321,7 +321,7 @@ class _Settled:
 
     def remove_stray(self, chosen: Mapping[Use, Recommended]) -> None:
         files = [Written(self._name(path), path, self.ms[path]) for path in self.written]
-        kept = {use: Written(c.candidate, c.path, {}) for use, c in chosen.items()}
+        kept = {str(use): Written(c.candidate, c.path, {}) for use, c in chosen.items()}
         own = [path for path, c in self.written.items() if c.runtime.keeps]
         for file in stray(files, kept, keep=[FLOAT_FILE, *own]):
             place = self.output / file.path

@@ -12,7 +12,6 @@ from hfprune.core.errors import OutputError
 from hfprune.core.files import atomic_write_json
 
 DEPLOY_FILE = "deploy.json"
-FORMAT_VERSION = 1
 
 
 class _Plain(BaseModel):
@@ -118,7 +117,7 @@ class Deployment(_Plain):
         notes: what to know: a busy machine, a search cut short, what was not measured.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     cpu: str
     measured: bool
     threads: int = Field(ge=1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
-from hfprune.core.kinds import IMAGE_INPUTS
+from hfprune.core.kinds import IMAGE_INPUTS, image_shape
+from hfprune.deploy.files import MODEL_FILE
+from hfprune.deploy.limits import limits_beside
 from hfprune.deploy.quantize.constant import OPERATORS
 from hfprune.deploy.runtimes.base import dtype_of
 
@@ -107,3 +110,23 @@ def calibration_samples(
                 )
             columns[name].append(sample.get(name) or [fill[name]] * len(sample["input_ids"]))
     return Dataset.from_dict(columns)
+
+
+def probe_rows(onnx_dir: str | Path, count: int = 16) -> Any:
+    """Random rows for the calibration of a model that is only timed: its scales do not matter.
+
+    Args:
+        onnx_dir: what ``export_onnx`` wrote.
+        count: of rows; of texts 16 tokens each.
+    """
+    from datasets import Dataset
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(onnx_dir)
+    rng = np.random.default_rng(0)
+    if getattr(config, "vocab_size", None) is None:
+        shape = (count, *image_shape(config))
+        return Dataset.from_dict({"pixel_values": rng.normal(size=shape).tolist()})
+    limits = limits_beside(Path(onnx_dir) / MODEL_FILE)
+    ids = rng.choice(limits.ids, size=(count, min(16, limits.length)))
+    return Dataset.from_dict({"input_ids": ids.tolist()})

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from hfprune.core.errors import HFPruneError
 from hfprune.core.machine import detect_instruction_set
 from hfprune.deploy.files import QUANTIZED_FILE
+from hfprune.deploy.quantize.checks import probe_rows
 from hfprune.deploy.quantize.outcome import (
     CONSTANT,
     PLAIN,
@@ -115,17 +116,27 @@ def quantize_auto(
         return search.run()
 
 
-def usual_settings(onnx_dir: str | Path) -> QuantizationConfig:
-    """The settings that the search usually chooses, if this graph can be had so; else plainer ones.
+def usual_settings(onnx_dir: str | Path, *, constant: bool = False) -> QuantizationConfig:
+    """The fastest usual settings that this graph can be had in; else plainer ones.
 
-    For models that are only timed: all of one table must be quantized alike.
+    For models that are only timed, all of one table alike, and where there are no rows to judge on.
+
+    Args:
+        onnx_dir: what ``export_onnx`` wrote.
+        constant: with constant scales, which is what a search usually ends with; they take
+            calibration rows.
     """
+    usual = [USUAL, USUAL.model_copy(update={"graph": "lean"})]
+    if constant:
+        graphs = (CONSTANT.graph, "lean_multihead", "lean")
+        usual = [*(CONSTANT.model_copy(update={"graph": graph}) for graph in graphs), *usual]
     with tempfile.TemporaryDirectory(prefix="hfprune-quantize-") as name:
         copy = copy_of_export(Path(onnx_dir), Path(name) / "probe")
         # Attention is fused by patterns, which not every exporter's graphs match.
-        for config in (USUAL, USUAL.model_copy(update={"graph": "lean"})):
+        for config in usual:
+            rows = probe_rows(copy) if config.needs_calibration else None
             try:
-                quantize_onnx(copy, config)
+                quantize_onnx(copy, config, calibration=rows)
             except HFPruneError as error:
                 logger.info("%s; plainer quantization instead", error)
             else:

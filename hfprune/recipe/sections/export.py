@@ -140,3 +140,37 @@ class ExportConfig(Section):
                     "to auto",
                     (key, "quantization"),
                 )
+
+
+class DeployConfig(Section):
+    """Which file is recommended for deployment: among runtimes, precisions and graphs."""
+
+    cpu: Literal["here", "avx2", "avx512", "vnni", "amx", "arm64"] = Field(
+        default="here",
+        description="CPU that the model will run on. here: what is fastest is measured on this "
+        "machine; another: what is safe and usually fast there, not measured.",
+    )
+    runtimes: Annotated[list[Name], Field(min_length=1)] = Field(
+        default=["onnxruntime", "openvino"],
+        description="Runtimes to choose among (onnxruntime, openvino, torch, and those of "
+        "plug-ins); those whose packages are missing are passed over and told.",
+    )
+    seconds: float = Field(
+        default=240.0,
+        gt=0,
+        description="Time for the choice (cpu: here); what usually wins is tried in any case.",
+    )
+    keep_all: bool = Field(
+        default=False, description="Keep also the files that turned out slower (cpu: here)."
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        yield from twice("runtimes", self.runtimes)
+        for key in ("seconds", "keep_all"):
+            default = type(self).model_fields[key].default
+            if self.cpu != "here" and getattr(self, key) != default:
+                yield Clash(
+                    f"{key} is only used with cpu: here, where files are measured: remove it, or "
+                    "set cpu to here",
+                    (key, "cpu"),
+                )
