@@ -112,8 +112,8 @@ def evaluate(
         progress: called with models done and models in all.
 
     Returns:
-        The measurements; PyTorch's come first, then those of ``ONNX``, ``int8``, and ``OpenVINO`` or
-        ``OpenVINO-bf16`` (as this machine computes it), where there are such files.
+        The measurements; PyTorch's come first, then those of ``ONNX``, ``int8``, and ``OpenVINO``
+        or ``OpenVINO-bf16`` (as this machine computes it), where there are such files.
 
     Raises:
         CheckpointError: there is no classifier, or none that fits the recipe beside it.

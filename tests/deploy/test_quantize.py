@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from hfprune.core.errors import ExportError
+from hfprune.core.records import QuantizationRecord
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize import search as search_module
 from hfprune.deploy.quantize import weighing, workbench
@@ -21,6 +24,7 @@ from hfprune.deploy.quantize.search import quantize_auto, usual_settings
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.report.tables import quantization_table
 from tests.deploy.test_export import contents, samples, separable_model, tiny_tokenizer
 
 pytest.importorskip("onnxruntime")
@@ -190,7 +194,11 @@ def test_what_depends_on_its_batch_is_counted(
     monkeypatch.setattr(workbench.Workbench, "alone", turned)
     record = search(exported, max_drop=0.5)
     assert {o.depends_on_batch for o in record.outcomes} == {3}
-    assert record.to_dict()["candidates"][0]["depends_on_batch"] == 3
+    told = QuantizationRecord.model_validate({"metric": "accuracy", **record.to_dict()})
+    assert told.candidates[0].depends_on_batch == 3
+    console = Console(width=300, file=io.StringIO())
+    console.print(quantization_table("pruned", told))
+    assert "predictions depend on the batch: 3 rows" in console.file.getvalue()  # type: ignore[attr-defined]
     # One by one 3 of 32 rows are wrong, which batches alone would not show.
     strict = search(exported, max_drop=0.01)
     assert not strict.within

@@ -44,8 +44,11 @@ RUNTIMES = ("onnxruntime", "openvino")
 TRYING_SHARE = 0.6
 
 # Texts of the traffic that is timed, by use.
-MOST_TEXTS: Mapping[Use, int] = {"single": 192, "batches": 512}
-LAST_ROUNDS = 24
+MOST_TEXTS: Mapping[Use, int] = {"single": 128, "batches": 256}
+
+# Of the last timing, which has the dense model in it: fewer rounds where its time is over.
+LEAST_ROUNDS, LAST_ROUNDS = 9, 24
+LAST_SHARE = 0.15
 
 # The part of the time in which the processor was with others; from here on it is told.
 BUSY = 0.15
@@ -141,7 +144,7 @@ def choose_files(
     tell(min(1.0, over()), "the winners once more")
     found = _Settled(output, task, written, {**baselines, **runners}, float_name, threads)
     for use in uses:
-        found.time(use, traffic[use])
+        found.time(use, traffic[use], seconds * LAST_SHARE)
     chosen = {use: found.recommended(use) for use in uses}
     if not keep_all:
         found.remove_stray(chosen)
@@ -265,11 +268,14 @@ class _Settled:
         self.ms: dict[str, dict[str, float]] = {name: {} for name in runners}
         self.ratio: dict[str, dict[str, tuple[float, float, float]]] = {n: {} for n in runners}
 
-    def time(self, use: Use, batches: Sequence[Batch]) -> None:
+    def time(self, use: Use, batches: Sequence[Batch], seconds: float) -> None:
         timer = TrafficTimer(self.runners, batches, use, seed=1)
         names = list(self.runners)
         timer.warm_up(names)
-        for _ in range(LAST_ROUNDS):
+        start = time.monotonic()
+        for done in range(LAST_ROUNDS):
+            if done >= LEAST_ROUNDS and time.monotonic() - start > seconds:
+                break
             timer.round(names)
         rows = [timer.row(name) for name in names]
         series = timer.process if self.threads == 1 else timer.times

@@ -33,7 +33,7 @@ from hfprune.recipe.sections.export import QuantizationConfig
 logger = logging.getLogger(__name__)
 
 # Rows that are also run one by one: how many of them change shows on these.
-MOST_ALONE = 500
+MOST_ALONE = 300
 
 
 @dataclass(frozen=True)
