@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from hfprune.deploy.runtimes.base import Runtime, feed_of, reader_class, reading, refused
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
 from hfprune.deploy.files import Batch
+from hfprune.deploy.runtimes.base import Runtime, feed_of, reader_class, reading, refused
 
 
 class ReferenceSession:

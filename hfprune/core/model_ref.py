@@ -27,6 +27,7 @@ class Form(NamedTuple):
 
 FORMS: Final[dict[str, Form]] = {
     "PyTorch": Form("pytorch", "float32", "torch"),
+    "PyTorch-bf16": Form("pytorch", "bf16", "torch"),
     "ONNX": Form("onnx", "float32", "onnxruntime"),
     "int8": Form("onnx", "int8", "onnxruntime"),
     "OpenVINO": Form("openvino", "float32", "openvino"),

@@ -51,6 +51,10 @@ class QuantizationCandidate(Part):
         agreement: fraction of predictions that are those of float32.
         file_bytes: of the file.
         refused: why it was not chosen; ``None`` for the chosen one.
+        state, why: the judge's verdict (``kept``, ``undecided``, ``refused``), and in words.
+        divergence: from float32, nats a row.
+        depends_on_batch: rows whose prediction is another alone than in a batch.
+        saturated: the greatest fraction of an activation's values that its constant scale cuts.
 
     What was not measured is ``None``.
     """
@@ -63,6 +67,11 @@ class QuantizationCandidate(Part):
     agreement: float | None
     file_bytes: int | None
     refused: str | None
+    state: str | None = None
+    why: str = ""
+    divergence: float | None = None
+    depends_on_batch: int | None = None
+    saturated: float | None = None
 
 
 class QuantizationRecord(Part):

@@ -1,4 +1,4 @@
-"""How right a saved model is, in PyTorch and in the ONNX files beside it, on rows that are named.
+"""How right a saved model is, in PyTorch and in the deployed files beside it, on named rows.
 
 :func:`evaluate` reads a directory and changes nothing. What it is not told it takes from the recipe
 that a run left there, or else from the model's config. Its result is an :class:`EvaluationReport`,
@@ -24,9 +24,8 @@ from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_rows, load_task_data
 from hfprune.data.task_data import TaskData
 from hfprune.data.words import IGNORED
-from hfprune.deploy.files import onnx_files
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.runtimes.registry import usable_runtimes
 from hfprune.families import position_limit
 from hfprune.measure.intervals import interval
 from hfprune.measure.metrics import compute
@@ -95,11 +94,11 @@ def evaluate(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
-    """Measure a saved classifier, pruned or dense, and the ONNX files beside it, on the same rows.
+    """Measure a saved classifier, pruned or dense, and the files beside it, on the same rows.
 
     Args:
-        folder: what a run or ``save_pretrained`` wrote, with its tokenizer; ONNX files are looked
-            for in it and in its ``onnx``.
+        folder: what a run or ``save_pretrained`` wrote, with its tokenizer; files of all
+            runtimes that are installed are looked for in it, in its ``onnx`` and ``openvino``.
         files: rows to measure on; without, the test rows of the recipe in the folder.
         text_column, text_pair_column, label_column: columns of ``files``; without, those of the
             recipe, or ``text`` and ``label``.
@@ -113,7 +112,8 @@ def evaluate(
         progress: called with models done and models in all.
 
     Returns:
-        The measurements; PyTorch's come first.
+        The measurements; PyTorch's come first, then those of ``ONNX``, ``int8``, and ``OpenVINO``
+        or ``OpenVINO-bf16`` (as this machine computes it), where there are such files.
 
     Raises:
         CheckpointError: there is no classifier, or none that fits the recipe beside it.
@@ -158,8 +158,10 @@ def evaluate(
     if not data.of_images and model.config.pad_token_id is None:
         model.config.pad_token_id = processor.pad_token_id
     candidates: dict[str, Any] = {"PyTorch": model}
-    for kind, file in onnx_files(folder).items():
-        candidates["ONNX" if kind == "float32" else kind] = file
+    for each in usable_runtimes():
+        if each.name != "torch":  # which is the model itself, and compiled takes minutes
+            for precision, file in each.files(folder).items():
+                candidates[each.forms[precision]] = (each, file, precision)
     found: dict[str, FormQuality] = {}
     base: Any = None
     labels = data.label_array("test")
@@ -168,8 +170,9 @@ def evaluate(
         if progress is not None:
             progress(number, len(candidates))
         runner = candidate
-        if isinstance(candidate, Path):
-            runner = OnnxClassifier(candidate, usable_cpus())
+        if isinstance(candidate, tuple):
+            each, file, precision = candidate
+            runner = each.open(file, usable_cpus(), precision)
         logits = predict_logits(
             runner, data.test, data_collator(processor, task), batch_size=batch_size
         )

@@ -14,6 +14,9 @@ from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
 
 MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
+
+# float32 in another graph, where that is the fastest; named as Optimum names such files.
+OPTIMIZED_FILE = "model_optimized.onnx"
 INSTALL_HINT = 'pip install "hfprune[onnx]"'
 
 # Optimum's ONNX package and transformers 5 exclude each other; transformers 5 has its own exporter.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hfprune.core.errors import ExportError
 from hfprune.core.kinds import IMAGE_INPUTS, image_shape, takes_images
 from hfprune.deploy.files import UNTOUCHED
 from hfprune.deploy.limits import InputLimits, attends, limits_beside, limits_of
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
+from hfprune.deploy.runtimes.base import Session
+from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import logits_function
 
 logger = logging.getLogger(__name__)
@@ -127,10 +128,10 @@ def _image_batches(config: Any, seed: int) -> Iterator[tuple[str, dict[str, NDAr
 
 
 def _batches_beside(
-    source: Path, runner: OnnxClassifier, *, pad_left: bool = False
+    source: Path, input_names: Sequence[str], *, pad_left: bool = False
 ) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Random input of a graph."""
-    if set(runner.input_names) & set(IMAGE_INPUTS):
+    if set(input_names) & set(IMAGE_INPUTS):
         from transformers import AutoConfig
 
         return _image_batches(AutoConfig.from_pretrained(source.parent), seed=0)
@@ -139,9 +140,23 @@ def _batches_beside(
 
 def check_rewritten(path: Path, source: Path, graph: str) -> None:
     """The rewritten float graph gives the same logits, whichever side is padded."""
-    before, after = OnnxClassifier(source), OnnxClassifier(path)
+    check_same(OnnxClassifier(path), source, f"graph: {graph}")
+
+
+def check_same(after: Session, source: Path, what: str) -> None:
+    """A file gives the logits of the float graph that it was made from, whichever side is padded.
+
+    Args:
+        after: the file, opened.
+        source: the graph, with its config beside it.
+        what: the file in words, for the error.
+
+    Raises:
+        ExportError: if logits differ by more than ``REWRITE_ATOL``; says on which batch.
+    """
+    before = OnnxClassifier(source)
     for pad_left in (False, True):
-        for label, batch in _batches_beside(source, before, pad_left=pad_left):
+        for label, batch in _batches_beside(source, before.input_names, pad_left=pad_left):
             expected, got = before.logits(batch), after.logits(batch)
             difference = math.inf
             if got.shape == expected.shape:
@@ -151,20 +166,31 @@ def check_rewritten(path: Path, source: Path, graph: str) -> None:
                 difference = float(gap.max())
             if not difference <= REWRITE_ATOL:  # NaN is no less either
                 raise ExportError(
-                    f"graph: {graph} changes the logits by up to {difference:.3e} ({label}), "
+                    f"{what} changes the logits by up to {difference:.3e} ({label}), "
                     f"allowed is {REWRITE_ATOL:.0e}. {UNTOUCHED}"
                 )
 
 
 def check_quantized(path: Path, source: Path) -> None:
-    before, after = OnnxClassifier(source), OnnxClassifier(path)
+    check_finite(OnnxClassifier(path), source, "the quantized graph")
+
+
+def check_finite(after: Session, source: Path, what: str) -> None:
+    """A file of less precision gives numbers, as many as the graph that it was made from.
+
+    Arguments as for :func:`check_same`. How well it predicts must be measured on real data.
+
+    Raises:
+        ExportError: if it does not; says on which batch.
+    """
+    before = OnnxClassifier(source)
     worst = 0.0
-    for label, batch in _batches_beside(source, before):
+    for label, batch in _batches_beside(source, before.input_names):
         expected, got = before.logits(batch), after.logits(batch)
         if got.shape != expected.shape or not np.isfinite(got).all():
             raise ExportError(
-                f"the quantized graph fails ({label}): logits of shape {got.shape}, expected "
+                f"{what} fails ({label}): logits of shape {got.shape}, expected "
                 f"{expected.shape}; not finite: {_count_bad(got)}. {UNTOUCHED}"
             )
         worst = max(worst, float(np.abs(got - expected).max()))
-    logger.info("8-bit logits differ from float32 by up to %.2e on random input", worst)
+    logger.info("%s: logits differ from float32 by up to %.2e on random input", what, worst)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hfprune.core.errors import ExportError
-from hfprune.deploy.files import MOST_WEIGHT_BYTES, UNTOUCHED
+from hfprune.deploy.files import MODEL_FILE, MOST_WEIGHT_BYTES, UNTOUCHED
 
 
 def save_graph(proto: Any, path: Path) -> None:
@@ -96,6 +96,15 @@ def _link(source: Path, destination: Path) -> None:
         os.link(source, destination)
     except OSError:  # a file system without hard links
         shutil.copy2(source, destination)
+
+
+def copy_of_export(onnx_dir: Path, target: Path) -> Path:
+    """A folder with the float graph, its weights and its config, linked where that is possible."""
+    target.mkdir(parents=True)
+    for name in (MODEL_FILE, f"{MODEL_FILE}_data", f"{MODEL_FILE}.data", "config.json"):
+        if (onnx_dir / name).is_file():
+            _link(onnx_dir / name, target / name)
+    return target
 
 
 def data_files(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ LIBRARIES = (
     "optimum-onnx",
     "onnx",
     "onnxruntime",
+    "openvino",
     "accelerate",
     "datasets",
     "evaluate",

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class LatencyRow:
             standard deviation, 0 for a single timing.
         throughput: samples a second at the median.
         times_ms: the timings, one a round, in the order of the rounds.
+        process_ms: median processor time of a call, all threads of the process; ``nan`` where it
+            was not measured. Much less than ``median_ms`` on one thread: the machine was busy.
     """
 
     name: str
@@ -54,6 +56,7 @@ class LatencyRow:
     std_ms: float
     throughput: float
     times_ms: tuple[float, ...] = field(repr=False)
+    process_ms: float = math.nan
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -134,17 +137,25 @@ def measure_latency(
                 run(batch)
             loops[name] = _inner_loops(_time(run, batch, 1, clock))
         times: dict[str, list[float]] = {name: [] for name in runners}
+        process: dict[str, list[float]] = {name: [] for name in runners}
         order = list(runners)
         for done in range(repeats):
             shuffle(order)
-            with _no_garbage_collection():
+            with no_garbage_collection():
                 for name in order:
+                    own = time.process_time_ns()
                     elapsed = _time(runners[name], batch, loops[name], clock)
+                    process[name].append((time.process_time_ns() - own) / loops[name] / 1e6)
                     times[name].append(elapsed / loops[name] / 1e6)
             if progress is not None:
                 progress(index * repeats + done + 1, len(shapes) * repeats)
         rows += [
-            _row(name, batch_size, length, getattr(run, "threads", 1), loops[name], times[name])
+            replace(
+                _row(
+                    name, batch_size, length, getattr(run, "threads", 1), loops[name], times[name]
+                ),
+                process_ms=float(np.median(process[name])),
+            )
             for name, run in runners.items()
         ]
     return rows
@@ -214,25 +225,30 @@ def ratios(rows: Sequence[LatencyRow], baseline: str) -> dict[tuple[str, tuple[i
                 f"{row.name!r} has {len(row.times_ms)} rounds, the baseline {baseline!r} has "
                 f"{len(reference)}; ratios need rows of one measurement"
             )
-        pairs = sorted(b / t for b, t in zip(reference, row.times_ms, strict=True))
-        low, coverage = _order_statistic(len(pairs))
-        found[(row.name, row.shape)] = Ratio(
-            value=float(np.median(pairs)),
-            low=pairs[low],
-            high=pairs[-1 - low],
-            coverage=coverage,
-            rounds=len(pairs),
-        )
+        found[(row.name, row.shape)] = paired_ratio(reference, row.times_ms)
     return found
 
 
-def _order_statistic(count: int, confidence: float = 0.95) -> tuple[int, float]:
+def paired_ratio(reference: Sequence[float], own: Sequence[float]) -> Ratio:
+    """The ratio of two runners' times in the same rounds; see :func:`ratios`."""
+    pairs = sorted(b / t for b, t in zip(reference, own, strict=True))
+    low, coverage = order_statistic(len(pairs))
+    return Ratio(
+        value=float(np.median(pairs)),
+        low=pairs[low],
+        high=pairs[-1 - low],
+        coverage=coverage,
+        rounds=len(pairs),
+    )
+
+
+def order_statistic(count: int, confidence: float = 0.95) -> tuple[int, float]:
     """The greatest k for which the k-th from either end hold the median with this confidence.
 
     Of ``count`` values each lies below the median with chance 1/2, so the chance that the interval
     misses is twice P(Binomial(count, 1/2) <= k).
 
-    >>> _order_statistic(6)
+    >>> order_statistic(6)
     (0, 0.96875)
     """
     best = (0, 1.0 - 2.0 * 0.5**count)
@@ -278,7 +294,7 @@ def _row(
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     was_on = gc.isenabled()
     gc.disable()
     try:

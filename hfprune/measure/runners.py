@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,20 @@ def batches_for(*configs: Any, seed: int = 0) -> Callable[..., Batch]:
 class TorchRunner:
     """Calls a PyTorch model on NumPy batches; see :func:`torch_runner`."""
 
-    def __init__(self, model: nn.Module, threads: int) -> None:
+    def __init__(
+        self, model: nn.Module, threads: int, *, names: Sequence[str] | None = None
+    ) -> None:
         self.threads = threads
         self._model = model
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        # A compiled model hides what its forward takes; the names are then given.
+        self._accepted = set(
+            inspect.signature(model.forward).parameters if names is None else names
+        )
         self._device = next(model.parameters()).device
 
-    def __call__(self, batch: Batch) -> object:
+    def __call__(self, batch: Mapping[str, Any]) -> object:
         tensors = {
-            name: torch.from_numpy(value).to(self._device)
+            name: torch.as_tensor(value).to(self._device)
             for name, value in batch.items()
             if name in self._accepted
         }

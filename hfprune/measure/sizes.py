@@ -110,7 +110,7 @@ def _one_sample(model: Any, sequence_length: int | None) -> dict[str, torch.Tens
 
 
 def file_size(path: str | Path) -> int:
-    """Bytes of a model file, with the files beside it that hold an ONNX graph's weights.
+    """Bytes of a model file, with the files beside it that hold the weights of a graph.
 
     Raises:
         HFPruneError: if the file is missing.
@@ -120,4 +120,5 @@ def file_size(path: str | Path) -> int:
         raise HFPruneError(f"there is no file at {file}")
     # The names that Optimum and that PyTorch's own exporter give to external data.
     beside = [Path(f"{file}_data"), Path(f"{file}.data")] if file.suffix == ".onnx" else []
+    beside += [file.with_suffix(".bin")] if file.suffix == ".xml" else []  # OpenVINO's
     return sum(part.stat().st_size for part in (file, *beside) if part.is_file())

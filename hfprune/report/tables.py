@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from hfprune.core.records import QuantizationRecord
+from hfprune.core.records import QuantizationCandidate, QuantizationRecord
 from hfprune.core.results import RunResults
 
 
@@ -36,9 +36,16 @@ def quantization_table(label: str, record: QuantizationRecord) -> Table:
             shown(entry.metric, ".4f"),
             shown(entry.agreement, ".3f"),
             shown(size and size / 1e6, ".1f"),
-            entry.refused or "chosen",
+            _verdict(entry),
         )
     return table
+
+
+def _verdict(entry: QuantizationCandidate) -> str:
+    said = entry.refused or "chosen"
+    if entry.depends_on_batch:
+        said += f"; predictions depend on the batch: {entry.depends_on_batch} rows"
+    return said
 
 
 def summary_table(results: RunResults) -> Table:

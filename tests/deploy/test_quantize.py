@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from hfprune.core.errors import ExportError
+from hfprune.core.records import QuantizationRecord
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize import search as search_module
-from hfprune.deploy.quantize.outcome import PLAIN, USUAL, Outcome, SearchRecord
+from hfprune.deploy.quantize import weighing, workbench
+from hfprune.deploy.quantize.outcome import CONSTANT, PLAIN, USUAL, Outcome, SearchRecord
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.quantize.search import quantize_auto, usual_settings
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.report.tables import quantization_table
 from tests.deploy.test_export import contents, samples, separable_model, tiny_tokenizer
 
 pytest.importorskip("onnxruntime")
@@ -71,7 +76,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     Gives the speed of each graph (and form of embeddings), for the test to change.
     """
     speeds = {"lean": 1.2, "lean_multihead": 1.5, "lean_attention": 1.4, "fused": 0.8}
-    real = search_module._Search._logits
+    real = workbench.Workbench.logits
 
     def timed(self: Any, outcomes: Sequence[Outcome]) -> list[tuple[dict[str, float], float]]:
         found = []
@@ -97,9 +102,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         found = real(self, file) if file.name == "model.onnx" else self.float_logits
         return found[:count]
 
-    monkeypatch.setattr(search_module._Search, "_timed", timed)
-    monkeypatch.setattr(search_module._Search, "_logits", logits)
-    monkeypatch.setattr(search_module, "quantize_onnx", build)
+    monkeypatch.setattr(workbench.Workbench, "timed", timed)
+    monkeypatch.setattr(workbench.Workbench, "logits", logits)
+    for module in (search_module, workbench):
+        monkeypatch.setattr(module, "quantize_onnx", build)
+    monkeypatch.setattr(workbench.Workbench, "alone", lambda self, file, n: self.float_logits[:n])
+    monkeypatch.setattr(workbench, "cut_values", lambda file: {})
     return speeds
 
 
@@ -162,16 +170,74 @@ def test_a_smaller_file_is_worth_some_speed(
     assert search(exported).chosen.embeddings == "usual"
 
 
+def test_of_equals_the_one_is_taken_that_depends_on_no_batch(
+    exported: Path, made_up: dict[str, float]
+) -> None:
+    record = search(exported)
+    assert record.chosen.activations == "constant"
+    assert record.chosen.per_channel
+    usual = record.outcomes[1].config
+    assert (usual.activations, usual.graph) == ("constant", "lean_multihead")
+    # Three per cent is what that is worth.
+    made_up["lean"] = 1.5 * 1.05
+    assert search(exported).chosen.graph == "lean"
+
+
+def test_what_depends_on_its_batch_is_counted(
+    exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turned(self: Any, file: Path, count: int) -> Any:
+        logits = self.float_logits[:count].copy()
+        logits[:3] *= -1
+        return logits
+
+    monkeypatch.setattr(workbench.Workbench, "alone", turned)
+    record = search(exported, max_drop=0.5)
+    assert {o.depends_on_batch for o in record.outcomes} == {3}
+    told = QuantizationRecord.model_validate({"metric": "accuracy", **record.to_dict()})
+    assert told.candidates[0].depends_on_batch == 3
+    console = Console(width=300, file=io.StringIO())
+    console.print(quantization_table("pruned", told))
+    assert "predictions depend on the batch: 3 rows" in console.file.getvalue()  # type: ignore[attr-defined]
+    # One by one 3 of 32 rows are wrong, which batches alone would not show.
+    strict = search(exported, max_drop=0.01)
+    assert not strict.within
+    assert "one by one" in strict.outcomes[0].why
+
+
+def test_two_rows_of_noise_refuse_nothing(
+    exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They did: 2 of 32 rows are 0.0625, and 0.05 were allowed."""
+    made = workbench.Workbench.logits
+
+    def undecided(self: Any, file: Path, count: int | None = None) -> Any:
+        logits = made(self, file, count)
+        if file.name == "model.onnx":
+            logits[4:6] = [[0.01, 0.0], [0.0, 0.01]]  # right, but hardly
+        elif len(logits) > 6:
+            logits = logits.copy()
+            logits[4:6] = logits[4:6, ::-1]
+        return logits
+
+    monkeypatch.setattr(workbench.Workbench, "logits", undecided)
+    record = search(exported)
+    assert record.within
+    chosen = next(o for o in record.outcomes if o.config == record.chosen)
+    assert chosen.drop == pytest.approx(2 / 32)
+    assert chosen.state == "undecided"
+
+
 def test_a_candidate_that_loses_too_much_is_refused(
     exported: Path, made_up: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = search_module._Search._logits
+    made = workbench.Workbench.logits
 
     def worse(self: Any, file: Path, count: int | None = None) -> Any:
         logits = made(self, file, count)
         return -logits if file.name == "candidate_1.onnx" else logits
 
-    monkeypatch.setattr(search_module._Search, "_logits", worse)
+    monkeypatch.setattr(workbench.Workbench, "logits", worse)
     record = search(exported)
     bad = record.outcomes[1]
     assert bad.config.graph == "lean_multihead"
@@ -204,7 +270,8 @@ def test_failures_are_recorded_and_passed_over(
             raise ExportError("logits differ by 7")
         return build(folder, config, **rest)
 
-    monkeypatch.setattr(search_module, "quantize_onnx", failing)
+    for module in (search_module, workbench):
+        monkeypatch.setattr(module, "quantize_onnx", failing)
     record = search(exported)
     failed = [o for o in record.outcomes if (o.refused or "").startswith("failed: logits differ")]
     assert {o.config.graph for o in failed} >= {"lean", "lean_multihead", "fused"}
@@ -232,7 +299,8 @@ def test_a_search_that_fails_leaves_earlier_files(
     def failing(*_: Any, **__: Any) -> Path:
         raise ExportError("dynamic quantization failed")
 
-    monkeypatch.setattr(search_module, "quantize_onnx", failing)
+    for module in (search_module, workbench):
+        monkeypatch.setattr(module, "quantize_onnx", failing)
     with pytest.raises(ExportError, match="dynamic quantization failed"):
         search(exported)
     assert contents(exported) == before
@@ -243,6 +311,7 @@ def test_probes_take_plain_settings_where_the_usual_ones_fail(
 ) -> None:
     before = contents(exported)
     assert usual_settings(exported) == USUAL
+    assert usual_settings(exported, constant=True) == CONSTANT
     monkeypatch.setattr("hfprune.deploy.parity.REWRITE_ATOL", -1.0)
     assert usual_settings(exported) == PLAIN
     assert contents(exported) == before
@@ -278,8 +347,5 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(
 
 def test_regression_agreement_is_a_correlation() -> None:
     a = np.array([[1.0], [2.0], [4.0]])
-    assert search_module._agreement(3 * a + 1, a) == pytest.approx(1.0)
-    assert (
-        search_module._agreement(np.array([[1.0, 0], [0, 1.0]]), np.array([[2.0, 0], [3.0, 0]]))
-        == 0.5
-    )
+    assert weighing.agreement(3 * a + 1, a) == pytest.approx(1.0)
+    assert weighing.agreement(np.array([[1.0, 0], [0, 1.0]]), np.array([[2.0, 0], [3.0, 0]])) == 0.5

@@ -218,7 +218,7 @@ def test_ratios_are_paired_within_rounds() -> None:
     ],
 )
 def test_the_interval_is_that_of_the_sign_test(count: int, index: int, coverage: float) -> None:
-    found, chance = latency._order_statistic(count)
+    found, chance = latency.order_statistic(count)
     assert found == index
     assert chance == pytest.approx(coverage, abs=1e-4)
 

@@ -45,7 +45,6 @@ MOST_METHODS = 25
 # What is longer still, with its size. A number here may only fall, and goes once it is no more
 # than the limit.
 LONG_FILES = {
-    "hfprune.deploy.quantize.search": 446,
     "hfprune.training.trainer": 798,
 }
 LARGE_CLASSES = {"hfprune.training.trainer.HFPruneTrainer": 34}

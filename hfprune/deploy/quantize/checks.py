@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
-from hfprune.core.kinds import IMAGE_INPUTS
-from hfprune.deploy.runtimes.onnxruntime import dtype_of
+from hfprune.core.kinds import IMAGE_INPUTS, image_shape
+from hfprune.deploy.files import MODEL_FILE
+from hfprune.deploy.limits import limits_beside
+from hfprune.deploy.quantize.constant import OPERATORS
+from hfprune.deploy.runtimes.base import dtype_of
 
 
 def reader(samples: Any) -> Any:
@@ -42,27 +46,36 @@ def check_nodes(wanted: Sequence[str], names: Sequence[str]) -> None:
     )
 
 
-def check_operators(wanted: Sequence[str] | None, present: set[str], is_static: bool) -> None:
+def check_operators(wanted: Sequence[str] | None, present: set[str], way: str) -> None:
+    """Refuse operators that one of the ways (dynamic, static, constant) cannot quantize."""
     if wanted is None:
         return
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
-    # Static quantization can put a scale around any operator; dynamic only around these. Gemm is
-    # rewritten to MatMul beforehand.
-    possible = set(present) if is_static else present & set(IntegerOpsRegistry)
-    if not is_static and "Gemm" in present:
-        possible.add("MatMul")
+    # Static quantization can put a scale around any operator; the others only around these. For
+    # dynamic quantization Gemm is rewritten to MatMul beforehand.
+    possible = {
+        "static": present,
+        "dynamic": present & set(IntegerOpsRegistry) | ({"MatMul"} if "Gemm" in present else set()),
+        "constant": present & set(OPERATORS),
+    }[way]
     unknown = [name for name in wanted if name not in possible]
     if unknown or not wanted:
         raise ExportError(
             f"operators_to_quantize={list(wanted)}: {unknown or 'an empty list'} cannot be "
-            f"quantized here; this graph and {'static' if is_static else 'dynamic'} quantization "
-            f"allow {sorted(possible)}"
+            f"quantized here; this graph and {way} quantization allow {sorted(possible)}"
         )
 
 
-def calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) -> Any:
+def calibration_samples(
+    calibration: Any, inputs: Sequence[str], limit: int, *, constant: bool = False
+) -> Any:
     """At most ``limit`` samples with just the inputs of the graph, as Optimum reads them."""
+    if calibration is None and constant:
+        raise ExportError(
+            "activations: constant needs calibration data: pass calibration= (tokenised samples "
+            "of the training split), or set activations to per_batch"
+        )
     if calibration is None:
         raise ExportError(
             "static quantization needs calibration data: pass calibration= (tokenised samples of "
@@ -75,7 +88,7 @@ def calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) -> 
         )
     if len(calibration) == 0 or limit < 1:
         raise ExportError(
-            f"static quantization needs at least one calibration sample, got {len(calibration)} "
+            f"quantization needs at least one calibration sample, got {len(calibration)} "
             f"and calibration_samples={limit}"
         )
     from datasets import Dataset
@@ -97,3 +110,23 @@ def calibration_samples(calibration: Any, inputs: Sequence[str], limit: int) -> 
                 )
             columns[name].append(sample.get(name) or [fill[name]] * len(sample["input_ids"]))
     return Dataset.from_dict(columns)
+
+
+def probe_rows(onnx_dir: str | Path, count: int = 16) -> Any:
+    """Random rows for the calibration of a model that is only timed: its scales do not matter.
+
+    Args:
+        onnx_dir: what ``export_onnx`` wrote.
+        count: of rows; of texts 16 tokens each.
+    """
+    from datasets import Dataset
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(onnx_dir)
+    rng = np.random.default_rng(0)
+    if getattr(config, "vocab_size", None) is None:
+        shape = (count, *image_shape(config))
+        return Dataset.from_dict({"pixel_values": rng.normal(size=shape).tolist()})
+    limits = limits_beside(Path(onnx_dir) / MODEL_FILE)
+    ids = rng.choice(limits.ids, size=(count, min(16, limits.length)))
+    return Dataset.from_dict({"input_ids": ids.tolist()})

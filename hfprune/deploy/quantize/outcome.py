@@ -11,7 +11,16 @@ from hfprune.recipe.sections.export import QuantizationConfig
 
 PLAIN = QuantizationConfig()
 
-# What the search usually ends with; for probes, which need one setting for models of all sizes.
+# Constant scales are what usually wins; they take calibration rows.
+CONSTANT = QuantizationConfig(
+    activations="constant",
+    graph="lean_attention",
+    per_channel=True,
+    matmul_const_b_only=True,
+    embeddings="int8",
+)
+
+# The fastest without calibration rows.
 USUAL = QuantizationConfig(
     graph="lean_multihead", per_channel=True, matmul_const_b_only=True, embeddings="int8"
 )
@@ -30,6 +39,13 @@ class Outcome:
         agreement: fraction of rows (or tokens) on which the prediction is that of the float32 graph
             (for regression: correlation of the two).
         file_bytes: of the file.
+        within: whether the judge lets it be deployed (:mod:`hfprune.deploy.choose.judge`).
+        state, why: its verdict: ``kept``, ``undecided`` or ``refused``, and in words.
+        divergence: from float32, see :class:`hfprune.deploy.choose.judge.Evidence`.
+        depends_on_batch: rows, of those that were tried so, whose prediction is another alone than
+            in a batch.
+        saturated: the greatest fraction of an activation's values that its constant scale cuts;
+            ``None`` where scales are not constant.
         refused: why it was not chosen; ``None`` for the chosen one.
     """
 
@@ -40,6 +56,12 @@ class Outcome:
     drop: float = math.nan
     agreement: float = math.nan
     file_bytes: int = 0
+    within: bool = False
+    state: str = "undecided"
+    why: str = ""
+    divergence: float = math.nan
+    depends_on_batch: int = 0
+    saturated: float | None = None
     refused: str | None = None
 
     @property
@@ -61,6 +83,11 @@ class Outcome:
             "drop": known(self.drop),
             "agreement": known(self.agreement),
             "file_bytes": self.file_bytes or None,
+            "state": self.state,
+            "why": self.why,
+            "divergence": known(self.divergence),
+            "depends_on_batch": self.depends_on_batch,
+            "saturated": self.saturated,
             "refused": self.refused,
         }
 
@@ -72,7 +99,7 @@ class SearchRecord:
     Attributes:
         path: the file that was written.
         chosen: its settings.
-        within: whether its metric is within the allowed drop; if not, none was.
+        within: whether the judge let it be deployed; if not, it let none.
         float_metric: of the float32 graph.
         outcomes: all candidates in the order in which they were tried.
         not_tried: how many the time was too short for.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,13 +26,20 @@ from hfprune.deploy.files import (
 from hfprune.deploy.graph.embeddings import store_embeddings
 from hfprune.deploy.graph.rewriting import rewrite
 from hfprune.deploy.parity import check_quantized, check_rewritten
+from hfprune.deploy.quantize.calibrating import Ranges, measure_ranges
 from hfprune.deploy.quantize.checks import calibration_samples, check_nodes, check_operators, reader
+from hfprune.deploy.quantize.constant import OPERATORS, find_products, quantize_constant
 from hfprune.deploy.staging import data_files, quietly, save_graph, staged
 
 if TYPE_CHECKING:
     import datasets
 
     from hfprune.recipe.sections.export import QuantizationConfig
+
+logger = logging.getLogger(__name__)
+
+# Of an ONNX file's metadata.
+CUT_KEY = "hfprune.values_beyond_scales"
 
 
 def quantize_onnx(
@@ -39,6 +48,7 @@ def quantize_onnx(
     *,
     calibration: datasets.Dataset | None = None,
     file_name: str = QUANTIZED_FILE,
+    ranges: dict[str, Ranges] | None = None,
 ) -> Path:
     """Write an 8-bit version of ``model.onnx`` beside it.
 
@@ -46,9 +56,11 @@ def quantize_onnx(
     where Optimum is not to be had (transformers 5) or lacks a setting: another ``graph`` or form of
     ``embeddings``, ``matmul_const_b_only``, the QOperator format.
 
-    Dynamic quantization measures activations while running. Static quantization fixes their ranges
-    beforehand, by the smallest and largest value seen on calibration data. The new file is run once
-    on random batches before it is kept; how well it predicts must be measured on real data.
+    Dynamic quantization measures activations while running, one scale for a whole batch. With
+    ``activations: constant`` ranges are fixed beforehand (:mod:`hfprune.deploy.quantize.constant`),
+    and the file tells how much of the calibration's values they cut (:func:`cut_values`). Static
+    quantization is ONNX Runtime's way to do so. The new file is run once on random batches before
+    it is kept; how well it predicts must be measured on real data.
 
     Args:
         onnx_dir: what :func:`export_onnx` wrote.
@@ -56,9 +68,12 @@ def quantize_onnx(
             VNNI (``avx2``, ``avx512``), where products of 8-bit numbers can overflow their 16-bit
             sums, and 8-bit weights elsewhere; ``operators_to_quantize=None`` means all that ONNX
             Runtime quantizes in this mode.
-        calibration: tokenised, unpadded samples; only static quantization uses them, at most
-            ``config.calibration_samples``, drawn with a fixed seed.
+        calibration: tokenised, unpadded samples, or ``pixel_values``; used where
+            ``config.needs_calibration``, at most ``config.calibration_samples``, drawn with a fixed
+            seed.
         file_name: of the new file. Optimum writes ``ort_config.json`` with its settings too.
+        ranges: what was seen of activations, by the ``graph`` of the settings; filled here and
+            taken from here, for many calls with the same source and calibration rows.
 
     Returns:
         The path of the new file.
@@ -86,11 +101,16 @@ def quantize_onnx(
         raise ExportError(f"file_name must not be {MODEL_FILE!r}, which is what gets quantized")
 
     samples = None
-    if config.is_static:
+    if config.needs_calibration:
         inputs = [
             node.name for node in onnx.load(str(source), load_external_data=False).graph.input
         ]
-        samples = calibration_samples(calibration, inputs, config.calibration_samples)
+        samples = calibration_samples(
+            calibration,
+            inputs,
+            config.calibration_samples,
+            constant=config.activations == "constant",
+        )
 
     with staged(directory) as staging:
         work = Path(tempfile.mkdtemp(dir=staging))
@@ -100,15 +120,21 @@ def quantize_onnx(
         graph = onnx.load(str(prepared), load_external_data=False).graph
         check_nodes(config.nodes_to_exclude, [node.name for node in graph.node])
         present = {node.op_type for node in graph.node}
-        check_operators(config.operators_to_quantize, present, config.is_static)
+        way = "static" if config.is_static else "dynamic"
+        if config.activations == "constant":
+            way = "constant"
+        check_operators(config.operators_to_quantize, present, way)
         settings = _settings(config, graph.node, untouchable)
         with quietly():
             try:
-                written = quantize(prepared, settings, samples, work)
+                if way == "constant":
+                    seen = {} if ranges is None else ranges.setdefault(config.graph, {})
+                    written = _quantize_constant(prepared, config, settings, samples, work, seen)
+                else:
+                    written = quantize(prepared, settings, samples, work)
             except Exception as error:  # ONNX Runtime raises whatever it met
                 raise ExportError(
-                    f"{'static' if config.is_static else 'dynamic'} quantization of {source} "
-                    f"failed: {brief(error)}. {UNTOUCHED}"
+                    f"{way} quantization of {source} failed: {brief(error)}. {UNTOUCHED}"
                 ) from error
         quantized = onnx.load(str(written))
         if not any("Quantize" in n.op_type or "Integer" in n.op_type for n in quantized.graph.node):
@@ -137,7 +163,10 @@ def _prepared(source: Path, config: QuantizationConfig, work: Path) -> tuple[Pat
     """The graph to quantize, and the nodes of it that are to be left alone."""
     import onnx
 
-    if config.graph == "exported" and config.embeddings == "usual":
+    form = config.embeddings
+    if form == "usual" and config.activations == "constant":
+        form = "int8"  # ours: the usual quantizer, which stores them otherwise, is not asked
+    if config.graph == "exported" and form == "usual":
         return source, []
     place = work / "prepared.onnx"
     with quietly():
@@ -154,8 +183,13 @@ def _prepared(source: Path, config: QuantizationConfig, work: Path) -> tuple[Pat
         save_graph(model, place)
         check_rewritten(place, source, config.graph)
     untouchable = []
-    if config.embeddings != "usual":
-        untouchable = store_embeddings(model, config.embeddings)
+    if form != "usual":
+        try:
+            untouchable = store_embeddings(model, form)
+        except ExportError:
+            if config.embeddings != "usual":
+                raise
+            # Of images, say: there are none to store.
         save_graph(model, place)
     return place, untouchable
 
@@ -180,13 +214,14 @@ def _settings(
     wanted = config.instruction_set
     name = detect_instruction_set() if wanted == "auto" else wanted
     excluded = list(config.nodes_to_exclude)
-    if not config.is_static:
+    if not config.needs_calibration:
         # Dynamic quantization turns Gemm into MatMul first and looks for the new names.
         gemms = {node.name for node in nodes if node.op_type == "Gemm"}
         excluded += [f"{node}_MatMul" for node in config.nodes_to_exclude if node in gemms]
     reduce = config.reduce_range
     operators = config.operators_to_quantize
-    if operators is None and not config.is_static and any(n.op_type == "Conv" for n in nodes):
+    dynamic = not config.needs_calibration
+    if operators is None and dynamic and any(n.op_type == "Conv" for n in nodes):
         from onnxruntime.quantization.registry import IntegerOpsRegistry
 
         # ONNX Runtime writes ConvInteger with signed weights, which it cannot run on CPUs.
@@ -201,6 +236,55 @@ def _settings(
         weights_only=config.matmul_const_b_only,
         format=config.static_format,
     )
+
+
+def cut_values(path: str | Path) -> dict[str, float]:
+    """How much of what calibration saw the constant scales of a file cut off.
+
+    Returns:
+        The fraction of each activation's values beyond its range, by name; empty for a file whose
+        scales are not constant.
+    """
+    onnx = require("onnx")
+    model = onnx.load(str(path), load_external_data=False)
+    texts = [entry.value for entry in model.metadata_props if entry.key == CUT_KEY]
+    found: dict[str, float] = json.loads(texts[0]) if texts else {}
+    return found
+
+
+def _quantize_constant(
+    source: Path,
+    config: QuantizationConfig,
+    settings: _Settings,
+    samples: Any,
+    work: Path,
+    ranges: Ranges,
+) -> Path:
+    import onnx
+
+    model = onnx.load(str(source))
+    products = find_products(model.graph, settings.operators or OPERATORS, settings.excluded)
+    names = dict.fromkeys(product.activation for product in products)
+    missing = [name for name in names if name not in ranges]
+    if missing:
+        ranges.update(measure_ranges(model, missing, samples))
+    cut = quantize_constant(
+        model,
+        products,
+        ranges,
+        rule=config.activation_range,
+        per_channel=settings.per_channel,
+        bits=7 if settings.reduce_range else 8,
+    )
+    entry = model.metadata_props.add()
+    entry.key = CUT_KEY
+    entry.value = json.dumps({name: round(share, 8) for name, share in cut.items()})
+    if cut:
+        name = max(cut, key=lambda name: cut[name])
+        logger.info("constant scales cut at most %.4f%% of values, of %s", 100 * cut[name], name)
+    written = work / "constant.onnx"
+    save_graph(model, written)
+    return written
 
 
 def _quantize_with_optimum(

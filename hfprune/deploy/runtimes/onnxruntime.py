@@ -1,81 +1,103 @@
-"""An ONNX classifier on the CPU: NumPy in, logits out."""
+"""ONNX files on the CPU, by ONNX Runtime: float32 in several graphs, and int8."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+from hfprune.core.errors import ExportError, MissingExtraError
+from hfprune.deploy.files import MODEL_FILE, OPTIMIZED_FILE, QUANTIZED_FILE, onnx_files, require
+from hfprune.deploy.quantize.outcome import CONSTANT, USUAL
+from hfprune.deploy.quantize.quantizing import prepare_graph, quantize_onnx
+from hfprune.deploy.runtimes.base import Offer, Runtime, reader_class, reading
+from hfprune.deploy.runtimes.onnx_session import OnnxClassifier as OnnxClassifier
+from hfprune.deploy.staging import copy_of_export, data_files, save_graph, staged
+from hfprune.recipe.sections.export import QuantizationConfig
 
-from hfprune.core.errors import ExportError
-from hfprune.core.kinds import IMAGE_INPUTS
-from hfprune.core.machine import open_session
-from hfprune.deploy.files import Batch, require
 
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU: ``onnx/model.onnx`` and ``onnx/model_quantized.onnx``."""
 
-class OnnxClassifier:
-    """An ONNX classifier on the CPU: NumPy in, logits out.
+    name: ClassVar[str] = "onnxruntime"
+    title: ClassVar[str] = "ONNX Runtime"
+    forms: ClassVar[dict[str, str]] = {"float32": "ONNX", "int8": "int8"}
 
-    Args:
-        path: the ``.onnx`` file.
-        threads: ONNX Runtime's threads inside one operator.
-
-    Attributes:
-        input_names: inputs that the graph has, in its order.
-
-    Raises:
-        MissingExtraError: without onnxruntime.
-        ExportError: if the file is missing or is not a graph that ONNX Runtime takes.
-    """
-
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
-        ort = require("onnxruntime")
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise ExportError(f"there is no ONNX file at {self.path}; export the model first")
+    def missing(self) -> str | None:
         try:
-            self._session = open_session(ort, self.path, threads)
-        except Exception as error:  # ONNX Runtime has no common base of its own
-            raise ExportError(f"ONNX Runtime cannot load {self.path}: {error}") from error
-        self.input_names = tuple(node.name for node in self._session.get_inputs())
-        outputs = [node.name for node in self._session.get_outputs()]
-        self._output = "logits" if "logits" in outputs else outputs[0]
+            require("onnxruntime")
+        except MissingExtraError as error:
+            return str(error)
+        return None
 
-    def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """The logits of one padded batch.
+    def files(self, folder: str | Path) -> dict[str, Path]:
+        return onnx_files(folder)
 
-        Args:
-            batch: integer arrays of shape ``[batch, length]``, or ``pixel_values`` of shape
-                ``[batch, channels, height, width]``. Keys that the graph lacks are left out;
-                ``token_type_ids`` may be missing and is then zero, as in PyTorch.
-
-        Returns:
-            float32, shape ``[batch, labels]``; of tokens ``[batch, length, labels]``.
-
-        Raises:
-            ExportError: if another input of the graph is missing, or the graph refuses the batch.
-        """
-        feed: dict[str, NDArray[Any]] = {}
-        for name in self.input_names:
-            if name in batch:
-                feed[name] = np.asarray(batch[name]).astype(dtype_of(name), copy=False)
-            elif name == "token_type_ids" and "input_ids" in batch:
-                feed[name] = np.zeros(np.shape(batch["input_ids"]), dtype=np.int64)
-            else:
-                raise ExportError(
-                    f"{self.path.name} needs the input {name!r}, the batch has {sorted(batch)}"
-                )
-        try:
-            (found,) = self._session.run([self._output], feed)
-        except Exception as error:
-            shapes = {name: tuple(value.shape) for name, value in feed.items()}
+    def open(
+        self, path: str | Path, threads: int = 1, precision: str | None = None
+    ) -> OnnxClassifier:
+        if precision not in (None, *self.forms):
             raise ExportError(
-                f"ONNX Runtime fails on {self.path.name} with inputs of shapes {shapes}: {error}"
-            ) from error
-        return np.asarray(found, dtype=np.float32)
+                f"ONNX Runtime computes an ONNX file in the precision that it was written in "
+                f"({' or '.join(self.forms)}), not in {precision}"
+            )
+        return OnnxClassifier(path, threads)
 
+    def offers(self) -> Sequence[Offer]:
+        multihead = CONSTANT.model_copy(update={"graph": "lean_multihead"})
+        return (
+            Offer("int8", CONSTANT.graph, CONSTANT, prior=0),
+            Offer("float32", "lean_attention", prior=2),
+            Offer("int8", multihead.graph, multihead, prior=3),
+            Offer("float32", "exported", prior=4),
+            Offer("int8", USUAL.graph, USUAL, prior=20),
+            Offer("float32", "lean_multihead", prior=21),
+        )
 
-def dtype_of(name: str) -> type[np.generic]:
-    """The type of one of a model's inputs."""
-    return np.float32 if name in IMAGE_INPUTS else np.int64
+    def place(self, offer: Offer) -> str:
+        if offer.precision == "int8":
+            return f"onnx/{QUANTIZED_FILE}"
+        return f"onnx/{MODEL_FILE if offer.graph == 'exported' else OPTIMIZED_FILE}"
+
+    def write(
+        self,
+        onnx_dir: str | Path,
+        target: str | Path,
+        offer: Offer,
+        *,
+        calibration: Any = None,
+        ranges: dict[str, Any] | None = None,
+    ) -> Path:
+        source, file = Path(onnx_dir) / MODEL_FILE, Path(target) / Path(self.place(offer)).name
+        if offer.precision not in self.forms:
+            raise ExportError(f"ONNX Runtime writes {' or '.join(self.forms)} files, no {offer}")
+        with staged(Path(target)) as staging:
+            work = Path(tempfile.mkdtemp(dir=staging)) / "onnx"
+            copy_of_export(source.parent, work)
+            if offer.settings is not None:
+                made = quantize_onnx(
+                    work,
+                    offer.settings,
+                    calibration=calibration,
+                    file_name=file.name,
+                    ranges=ranges,
+                )
+            else:
+                graph = QuantizationConfig.model_validate({"graph": offer.graph})
+                made = prepare_graph(work / MODEL_FILE, graph, work)
+            if data_files(made):  # whose name the graph holds
+                save_graph(require("onnx").load(str(made)), staging / file.name)
+            else:
+                shutil.copy2(made, staging / file.name)
+            shutil.rmtree(work.parent)
+        return file
+
+    def how_to_load(self, path: str, task: str) -> tuple[str, ...]:
+        kind = reader_class(task)
+        return (
+            f"import onnxruntime; from transformers import {kind}",
+            f'model, reader = onnxruntime.InferenceSession("{path}"), {kind}.from_pretrained(".")',
+            f'logits = model.run(["logits"], dict({reading(task)}))[0]',
+        )

@@ -1,4 +1,4 @@
-"""Logits of a model, PyTorch or ONNX, on the rows of a data set."""
+"""Logits of a model, PyTorch or an opened file, on the rows of a data set."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ from hfprune.core.kinds import TEXT_INPUTS
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_INPUTS, Batch
-from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier, dtype_of
+from hfprune.deploy.runtimes.base import Session, dtype_of
 
 if TYPE_CHECKING:
     import datasets
 
 
 def predict_logits(
-    model: nn.Module | OnnxClassifier,
+    model: nn.Module | Session,
     dataset: datasets.Dataset | Sequence[Mapping[str, Any]],
     collator: Any,
     *,
     batch_size: int = 64,
+    order: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
-    """The logits of a whole data set, from PyTorch and ONNX alike.
+    """The logits of a whole data set, from PyTorch and from files of any runtime alike.
 
     Batches are made of samples of like length, so that little padding is computed; the rows come
     back in the order of the data set. A PyTorch model runs where it is, in eval mode, and gets its
     mode back.
 
     Args:
-        model: a transformers classifier or an :class:`OnnxClassifier`.
+        model: a transformers classifier, or an opened file of any runtime.
         dataset: tokenised samples, unpadded, with ``input_ids``, or images that the collator
             reads; columns that are no input of the model (labels, text) are left out.
         collator: a tokenizer, or a callable that pads a list of samples to a batch.
         batch_size: samples a batch.
+        order: in which the samples come; ``None``: the longest first. What a file with one scale
+            for a whole batch says depends on it.
 
     Returns:
         float32, shape ``[samples, labels]``; of tokens ``[samples, longest, labels]``, zero where
         a row has no more tokens (padding is on the right).
 
     Raises:
-        DataError: if the data set is empty or not tokenised.
+        DataError: if the data set is empty or not tokenised, or ``order`` is not one of it.
     """
     if len(dataset) == 0:
         raise DataError("cannot predict on a data set without samples")
@@ -58,7 +61,7 @@ def predict_logits(
     images = isinstance(collator, ImageCollator)
     if not images and "input_ids" not in columns:
         raise DataError(f"expected tokenised samples with 'input_ids', got the columns {columns}")
-    pad = _padding(collator)
+    pad = padding(collator)
     names = [IMAGE_COLUMN] if images else [name for name in TEXT_INPUTS if name in columns]
     if images:
         lengths = [1] * len(dataset)
@@ -66,25 +69,28 @@ def predict_logits(
         lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[call-overload]
     else:
         lengths = [len(sample["input_ids"]) for sample in dataset]
-    order = np.argsort(-np.asarray(lengths), kind="stable")
+    by_length = np.argsort(-np.asarray(lengths), kind="stable")
+    places = by_length if order is None else np.asarray(order)
+    if sorted(places.tolist()) != list(range(len(lengths))):
+        raise DataError(f"order must hold the numbers 0 to {len(lengths) - 1}, each of them once")
 
     rows: list[NDArray[np.float32]] = []
     with logits_function(model) as logits:
-        for start in range(0, len(order), batch_size):
-            samples = [dataset[int(i)] for i in order[start : start + batch_size]]
+        for start in range(0, len(places), batch_size):
+            samples = [dataset[int(i)] for i in places[start : start + batch_size]]
             padded = pad([{name: sample[name] for name in names} for sample in samples])
             batch = {name: np.asarray(padded[name]) for name in MODEL_INPUTS if name in padded}
             rows.append(logits(batch))
     if rows[0].ndim == 2:
-        by_length = np.concatenate(rows)
-        restored = np.empty_like(by_length)
-        restored[order] = by_length
+        in_order = np.concatenate(rows)
+        restored = np.empty_like(in_order)
+        restored[places] = in_order
         return restored
-    restored = np.zeros((len(order), max(lengths), rows[0].shape[-1]), dtype=np.float32)
+    restored = np.zeros((len(places), max(lengths), rows[0].shape[-1]), dtype=np.float32)
     place = 0
     for batch_logits in rows:
         for logits_of_row in batch_logits:
-            row = int(order[place])
+            row = int(places[place])
             count = lengths[row]
             # Of what a tokenizer padded on the left, the tokens are at the end.
             kept = logits_of_row[-count:] if _pads_left(collator) else logits_of_row[:count]
@@ -98,14 +104,19 @@ def _pads_left(collator: Any) -> bool:
     return getattr(tokenizer, "padding_side", "right") == "left"
 
 
-def _padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+def padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+    """A function that pads rows to a batch of arrays, of a tokenizer or a collator.
+
+    Raises:
+        DataError: for something else.
+    """
     if hasattr(collator, "pad"):  # a tokenizer
         from transformers import DataCollatorWithPadding
 
-        padding: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = DataCollatorWithPadding(
+        made: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = DataCollatorWithPadding(
             collator, return_tensors="np"
         )
-        return padding
+        return made
     if not callable(collator):
         raise DataError(f"expected a tokenizer or a collator, got {type(collator).__name__}")
     found: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = collator
@@ -114,10 +125,10 @@ def _padding(collator: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any
 
 @contextlib.contextmanager
 def logits_function(
-    model: nn.Module | OnnxClassifier,
+    model: nn.Module | Session,
 ) -> Iterator[Callable[[Batch], NDArray[np.float32]]]:
     """One way to call both kinds; a PyTorch model is in eval mode inside."""
-    if isinstance(model, OnnxClassifier):
+    if not isinstance(model, nn.Module):
         yield model.logits
         return
     device = next(model.parameters()).device

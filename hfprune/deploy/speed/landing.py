@@ -14,6 +14,7 @@ from torch import nn
 
 from hfprune.core.errors import PlanError
 from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.quantize.checks import probe_rows
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.families import model_sizes
 from hfprune.measure.latency import measure_latency, ratios
@@ -106,9 +107,12 @@ def _deployed_speedup(
 def deployed(
     model: nn.Module, tokenizer: Any, quantization: QuantizationConfig | None, folder: Path
 ) -> Path:
-    """The file that would be deployed."""
+    """The file that would be deployed; constant scales are of random rows, which cost the same."""
     file = export_onnx(model, tokenizer, folder)
-    return file if quantization is None else quantize_onnx(folder, quantization)
+    if quantization is None:
+        return file
+    rows = probe_rows(folder) if quantization.needs_calibration else None
+    return quantize_onnx(folder, quantization, calibration=rows)
 
 
 @dataclass(frozen=True)

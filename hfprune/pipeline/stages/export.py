@@ -103,7 +103,7 @@ def export(
             record = _search(context, reading, folder, label, lengths)
     elif quantization is not None:
         samples = quantization.calibration_samples
-        needed = _calibration(context, reading, samples) if quantization.is_static else None
+        needed = _calibration(context, reading, samples) if quantization.needs_calibration else None
         quantize_onnx(folder, quantization, calibration=needed)
     digest = context.store.digest(model.folder)
     return Exported(folder=place, model=digest, quantization=record)

@@ -76,5 +76,5 @@ def probe_settings(
     if quantization is None:
         return None
     if isinstance(quantization, str):
-        return usual_settings(dense)
+        return usual_settings(dense, constant=True)
     return quantization.model_copy(update={"is_static": False, "nodes_to_exclude": []})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,12 @@ class BenchmarkConfig(Section):
         description="Input lengths to time, in tokens; at most data.max_length (where not given: "
         "32 and 128, as far as that allows). Images have one size and none of these.",
     )
+    traffic: Literal["single", "batches", "both"] = Field(
+        default="both",
+        description="How texts come in where the model is deployed: one by one, in padded batches "
+        "(of the last of batch_sizes), or both. Validation texts of their own lengths are timed "
+        "so, and a file is chosen for each use.",
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads of one session.")
     repeats: int = Field(default=30, ge=1, description="Timed runs of each case.")
     warmup: int = Field(default=5, ge=0, description="Runs before the timed ones.")
@@ -51,6 +57,11 @@ class BenchmarkConfig(Section):
         description="Also time lengths 16 to 256, batches of 1, 8 and 32, with one thread and "
         "with all (ONNX models; some minutes more).",
     )
+
+    @property
+    def uses(self) -> tuple[Literal["single", "batches"], ...]:
+        """What ``traffic`` stands for."""
+        return ("single", "batches") if self.traffic == "both" else (self.traffic,)
 
     def _clashes(self) -> Iterator[Clash]:
         yield from twice("batch_sizes", self.batch_sizes)

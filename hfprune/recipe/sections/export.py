@@ -17,10 +17,23 @@ class QuantizationConfig(Section):
     instruction_set: Literal["auto", "avx2", "avx512", "avx512_vnni", "arm64"] = Field(
         default="auto", description="CPU that the model will run on; auto: this machine's."
     )
+    activations: Literal["per_batch", "constant"] = Field(
+        default="per_batch",
+        description="Scales of activations. per_batch: computed while running, one for a whole "
+        "padded batch, so that a prediction depends a little on what else is in it; constant: "
+        "fixed by a calibration run on training rows, one an activation, by hfprune itself: the "
+        "same prediction at every batch size, and less work.",
+    )
+    activation_range: Literal["min_max", "percentile", "least_squares"] = Field(
+        default="least_squares",
+        description="Which values the constant scales hold (activations: constant only). min_max: "
+        "all that the calibration saw; percentile: 99.99% of them; least_squares: what makes the "
+        "squared error of rounding and cutting least.",
+    )
     is_static: bool = Field(
         default=False,
-        description="Fix the scales of activations by a calibration run, instead of computing "
-        "them for each input.",
+        description="Fix the scales of activations by ONNX Runtime's static tool (smallest and "
+        "largest value of a calibration run), instead of computing them for each input.",
     )
     per_channel: bool = Field(
         default=False, description="One scale for each output channel of a weight, not one in all."
@@ -55,18 +68,41 @@ class QuantizationConfig(Section):
         default="qdq", description="Form of the static graph (is_static only)."
     )
     calibration_samples: int = Field(
-        default=256, ge=1, description="Training rows of the calibration run (is_static only)."
+        default=256,
+        ge=1,
+        description="Training rows of the calibration run (activations: constant, is_static).",
     )
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether quantizing so takes calibration rows."""
+        return self.is_static or self.activations == "constant"
 
     def _clashes(self) -> Iterator[Clash]:
         # Compared with the default, not with "was it given": a dumped recipe gives every key.
+        def changed(key: str) -> bool:
+            return bool(getattr(self, key) != type(self).model_fields[key].default)
+
+        constant = self.activations == "constant"
+        if self.is_static and constant:
+            yield Clash(
+                "is_static and activations: constant both fix the scales of activations, by two "
+                "tools: set is_static to false, or activations to per_batch",
+                ("is_static", "activations"),
+            )
         for key in ("calibration_samples", "static_format"):
-            default = type(self).model_fields[key].default
-            if not self.is_static and getattr(self, key) != default:
+            used = self.needs_calibration if key == "calibration_samples" else self.is_static
+            if not used and changed(key):
                 yield Clash(
                     f"{key} is only used with is_static: true: remove it, or set is_static: true",
                     (key, "is_static"),
                 )
+        if changed("activation_range") and not constant:
+            yield Clash(
+                "activation_range is only used with activations: constant: remove it, or set "
+                "activations: constant",
+                ("activation_range", "activations"),
+            )
         for key in ("operators_to_quantize", "nodes_to_exclude"):
             yield from twice(key, getattr(self, key) or [])
 
@@ -103,4 +139,38 @@ class ExportConfig(Section):
                     f"{key} is only used with quantization: auto: remove it, or set quantization "
                     "to auto",
                     (key, "quantization"),
+                )
+
+
+class DeployConfig(Section):
+    """Which file is recommended for deployment: among runtimes, precisions and graphs."""
+
+    cpu: Literal["here", "avx2", "avx512", "vnni", "amx", "arm64"] = Field(
+        default="here",
+        description="CPU that the model will run on. here: what is fastest is measured on this "
+        "machine; another: what is safe and usually fast there, not measured.",
+    )
+    runtimes: Annotated[list[Name], Field(min_length=1)] = Field(
+        default=["onnxruntime", "openvino"],
+        description="Runtimes to choose among (onnxruntime, openvino, torch, and those of "
+        "plug-ins); those whose packages are missing are passed over and told.",
+    )
+    seconds: float = Field(
+        default=240.0,
+        gt=0,
+        description="Time for the choice (cpu: here); what usually wins is tried in any case.",
+    )
+    keep_all: bool = Field(
+        default=False, description="Keep also the files that turned out slower (cpu: here)."
+    )
+
+    def _clashes(self) -> Iterator[Clash]:
+        yield from twice("runtimes", self.runtimes)
+        for key in ("seconds", "keep_all"):
+            default = type(self).model_fields[key].default
+            if self.cpu != "here" and getattr(self, key) != default:
+                yield Clash(
+                    f"{key} is only used with cpu: here, where files are measured: remove it, or "
+                    "set cpu to here",
+                    (key, "cpu"),
                 )

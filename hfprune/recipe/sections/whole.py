@@ -14,7 +14,7 @@ from hfprune.recipe.places import Clash, Clashing
 from hfprune.recipe.sections.base import Name, Section
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.evaluation import BenchmarkConfig, EvaluationConfig
-from hfprune.recipe.sections.export import ExportConfig
+from hfprune.recipe.sections.export import DeployConfig, ExportConfig
 from hfprune.recipe.sections.hub import HubConfig
 from hfprune.recipe.sections.model import ModelConfig, TeacherConfig
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -57,6 +57,10 @@ class Recipe(Section):
         default_factory=EvaluationConfig, description="What is measured on the test rows."
     )
     export: ExportConfig = Field(default_factory=ExportConfig, description="Export to ONNX.")
+    deploy: DeployConfig = Field(
+        default_factory=DeployConfig,
+        description="Which of the files that could be written is recommended for deployment.",
+    )
     benchmark: BenchmarkConfig = Field(
         default_factory=BenchmarkConfig,
         description="How the speed of the exported models is measured.",

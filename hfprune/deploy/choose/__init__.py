@@ -1,0 +1,1 @@
+"""Which file to deploy: decisions on measured numbers, and the search that measures them."""

@@ -1,0 +1,339 @@
+"""Whether a faster file still says the same: a decision on paired results of the same rows.
+
+A metric of a few hundred rows is a coarse instrument: 0.002 of 845 rows are 1.7 rows, and harmless
+rounding changes more than that either way. So a candidate is refused when it is *shown* to lose too
+much; where the metric cannot tell, what the float32 model itself expects does. On a row whose
+prediction changed it expects to lose the difference of the two classes' probabilities: next to
+nothing where it was undecided anyway. That number is steady on few rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from hfprune.core.errors import DataError
+
+State: TypeAlias = Literal["kept", "undecided", "refused"]
+Metric: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
+
+# Of each bound: an interval holds the truth with twice this on the outside.
+ONE_SIDED = 0.95
+GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A candidate against float32 on the same rows, served in one way.
+
+    Attributes:
+        served: how, in words: ``"one by one"``, ``"batches of 32"``.
+        rows: how many.
+        drop: what the metric lost; below 0 it gained.
+        low, high: bounds of the drop, each one-sided at ``ONE_SIDED``.
+        expected: the loss that float32's own probabilities expect, a fraction of rows; ``nan`` for
+            regression.
+        expected_low: its lower bound.
+        divergence: mean Kullback-Leibler divergence of the candidate from float32, nats; for
+            regression the mean squared difference over the variance of float32's answers.
+        changed: rows (of tokens: tokens) whose prediction is another.
+    """
+
+    served: str
+    rows: int
+    drop: float
+    low: float
+    high: float
+    expected: float
+    expected_low: float
+    divergence: float
+    changed: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows.
+
+    Attributes:
+        state: ``"kept"``: shown to lose no more than is allowed; ``"refused"``: shown to lose more;
+            ``"undecided"``: the rows are too few.
+        eligible: whether it may be deployed: kept, or undecided and nothing speaks against it.
+        why: in words.
+        rows_needed: of the undecided: about how many rows would do; ``None`` where none would.
+        divergence: the greatest of the evidence, to order equals by.
+        drop: of the same.
+    """
+
+    state: State
+    eligible: bool
+    why: str
+    rows_needed: int | None
+    divergence: float
+    drop: float
+
+
+def gather(
+    before: NDArray[Any],
+    after: NDArray[Any],
+    labels: NDArray[Any],
+    metric: Metric,
+    *,
+    several: bool = False,
+    greater_is_better: bool = True,
+    temperature: float = 1.0,
+    served: str = "batches",
+) -> Evidence:
+    """The evidence that two models' logits on the same rows give.
+
+    The drop's standard error is that of a jackknife over groups of rows (Shao and Wu, A general
+    theory for jackknife variance estimation, 1989), with one row more that differs, so that it is
+    not nothing where none does (after Agresti and Min, 2005).
+
+    Args:
+        before, after: logits of float32 and of the candidate, ``[rows, labels]``, of tokens
+            ``[rows, longest, labels]``, zero where a row has no more.
+        labels: one entry a row, or whatever else ``metric`` takes beside logits.
+        metric: of logits and labels.
+        several: whether a row may have several labels, each of them yes or no.
+        greater_is_better: whether more of the metric is better.
+        temperature: by which float32's logits are divided to make its probabilities right; see
+            :func:`calibrated_temperature`.
+        served: how the candidate was run.
+
+    Raises:
+        DataError: there are fewer than two rows, or not as many of each.
+    """
+    before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    rows = len(before)
+    if before.shape != after.shape or len(labels) != rows or rows < 2:
+        raise DataError(
+            f"got logits of shapes {before.shape} and {after.shape} and {len(labels)} labels; "
+            "expected at least two rows, the same of both models, with one label each"
+        )
+    sign = 1.0 if greater_is_better else -1.0
+
+    def lost(chosen: NDArray[Any]) -> float:
+        return sign * (
+            metric(before[chosen], labels[chosen]) - metric(after[chosen], labels[chosen])
+        )
+
+    drop = lost(np.arange(rows))
+    error = _jackknife(lost, rows)
+    groups = min(GROUPS, rows)
+    reach = float(student.ppf(ONE_SIDED, groups - 1)) * math.hypot(error, 1.0 / rows)
+    expected, changed = expected_loss(before / temperature, after / temperature, several=several)
+    mean, below = math.nan, math.nan
+    if expected is not None:
+        mean = float(expected.mean())
+        below = mean - _quantile() * float(expected.std()) / math.sqrt(rows)
+    return Evidence(
+        served=served,
+        rows=rows,
+        drop=drop,
+        low=drop - reach,
+        high=drop + reach,
+        expected=mean,
+        expected_low=below,
+        divergence=float(divergence(before, after, several=several).mean()),
+        changed=changed,
+    )
+
+
+def judge(evidence: Sequence[Evidence], max_drop: float) -> Verdict:
+    """Whether a candidate may be deployed.
+
+    Args:
+        evidence: one for each way in which it will be served; all have to be right.
+        max_drop: what the metric may lose, in the metric's unit.
+
+    Raises:
+        DataError: without evidence.
+    """
+    if not evidence:
+        raise DataError("nothing to judge: expected evidence of at least one way of serving")
+    found = [_judge_one(one, max_drop) for one in evidence]
+    order: dict[State, int] = {"refused": 0, "undecided": 1, "kept": 2}
+    worst = min(found, key=lambda v: (order[v.state], v.eligible, -v.divergence))
+    needed = [v.rows_needed for v in found if v.state == "undecided"]
+    rows_needed = None
+    if worst.state == "undecided" and None not in needed:
+        rows_needed = max(n for n in needed if n is not None)
+    return Verdict(
+        state=worst.state,
+        eligible=all(v.eligible for v in found),
+        why=worst.why,
+        rows_needed=rows_needed,
+        divergence=max(v.divergence for v in found),
+        drop=max(v.drop for v in found),
+    )
+
+
+def _judge_one(found: Evidence, max_drop: float) -> Verdict:
+    state: State = "undecided"
+    eligible = False
+    needed = None
+    at = f"{found.served}, {found.rows} rows"
+    if found.high <= max_drop:
+        state, eligible = "kept", True
+        why = f"the metric drops by at most {found.high:.4f} ({at}), allowed is {max_drop:g}"
+    elif found.low > max_drop:
+        state = "refused"
+        why = f"the metric drops by {found.drop:.4f}, allowed is {max_drop:g}"
+    elif found.expected_low > max_drop:
+        state = "refused"
+        why = (
+            f"float32 itself expects a loss of {found.expected:.4f} by the {found.changed} "
+            f"predictions that changed ({at}), allowed is {max_drop:g}"
+        )
+    else:
+        steady = found.expected if math.isfinite(found.expected) else found.drop
+        eligible = steady <= max_drop
+        needed = rows_that_would_do(found, max_drop)
+        why = (
+            f"undecided: the metric drops by {found.drop:.4f} ({found.low:.4f} to {found.high:.4f};"
+            f" {at}), allowed is {max_drop:g}; "
+            + (f"about {needed} rows would tell" if needed else "no number of rows would tell")
+        )
+    return Verdict(state, eligible, why, needed, found.divergence, found.drop)
+
+
+def rows_that_would_do(found: Evidence, max_drop: float) -> int | None:
+    """About how many rows would decide an undecided candidate; ``None`` where none would.
+
+    Taken as if its true loss were what float32 expects, else what was measured.
+    """
+    loss = found.expected if math.isfinite(found.expected) else found.drop
+    gap = abs(max_drop - loss)
+    reach = (found.high - found.low) / 2
+    if gap < reach / 100:
+        return None
+    return math.ceil(found.rows * (reach / gap) ** 2)
+
+
+def expected_loss(
+    before: NDArray[Any], after: NDArray[Any], *, several: bool = False
+) -> tuple[NDArray[np.float64] | None, int]:
+    """The loss of accuracy that the first model's own probabilities expect, row by row.
+
+    Where the prediction stays it is 0; where it changes, the probability of the class that was
+    predicted minus that of the new one. Were the probabilities right, its mean would be the true
+    loss.
+
+    Returns:
+        float64 ``[rows]`` in [0, 1] (of tokens and of several labels the mean over a row), or
+        ``None`` for regression; and how many predictions changed.
+    """
+    if before.shape[-1] == 1:
+        return None, 0
+    if several:
+        share = _sigmoid(before)
+        flips = (before > 0) != (after > 0)
+        return (np.abs(2 * share - 1) * flips).mean(axis=-1), int(flips.sum())
+    share = _softmax(before)
+    old, new = before.argmax(axis=-1), after.argmax(axis=-1)
+    loss = np.take_along_axis(share, old[..., None], -1) - np.take_along_axis(
+        share, new[..., None], -1
+    )
+    loss = loss[..., 0]
+    changed = old != new
+    if loss.ndim == 2:  # of tokens, the real ones
+        real = before.any(axis=-1)
+        changed &= real
+        loss = np.where(real, loss, 0.0).sum(axis=-1) / np.maximum(1, real.sum(axis=-1))
+    return loss, int(changed.sum())
+
+
+def divergence(
+    before: NDArray[Any], after: NDArray[Any], *, several: bool = False
+) -> NDArray[np.float64]:
+    """How far the second model's answers are from the first's, row by row (:class:`Evidence`)."""
+    if before.shape[-1] == 1:
+        spread = max(float(np.var(before)), 1e-12)
+        found: NDArray[np.float64] = np.square(after - before)[..., 0] / spread
+        return found
+    if several:
+        share = _sigmoid(before)
+        gap = before - after
+        # log sigmoid(x) - log sigmoid(y), without the overflow of either.
+        yes = np.logaddexp(0, -after) - np.logaddexp(0, -before)
+        return np.asarray((share * yes + (1 - share) * (yes - gap)).sum(axis=-1))
+    share = _softmax(before)
+    gap = _log_softmax(before) - _log_softmax(after)
+    rows = (share * gap).sum(axis=-1)
+    if rows.ndim == 2:
+        real = before.any(axis=-1)
+        rows = np.where(real, rows, 0.0).sum(axis=-1) / np.maximum(1, real.sum(axis=-1))
+    return np.asarray(rows)
+
+
+def calibrated_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
+    """The number to divide logits by so that probabilities say how often they are right.
+
+    Guo et al., On calibration of modern neural networks, 2017. For one label a row.
+
+    Args:
+        logits: float32's, ``[rows, labels]``.
+        labels: ints ``[rows]``.
+
+    Returns:
+        At least 0.25 and at most 8.
+    """
+    from scipy.optimize import minimize_scalar
+
+    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    places = np.arange(len(truth))
+
+    def surprise(logarithm: float) -> float:
+        return -float(_log_softmax(values / math.exp(logarithm))[places, truth].mean())
+
+    found = minimize_scalar(surprise, bounds=(math.log(0.25), math.log(8.0)), method="bounded")
+    return math.exp(float(found.x))
+
+
+def depends_on_batch(alone: NDArray[Any], together: NDArray[Any], *, several: bool = False) -> int:
+    """On how many rows the prediction is another when the row is alone than in a batch.
+
+    Regression: rows that differ by more than a thousandth of the answers' spread.
+
+    Args:
+        alone, together: logits of one file on the same rows, as :func:`gather` takes them.
+    """
+    if alone.shape[-1] == 1:
+        gap = np.abs(alone - together).reshape(len(alone), -1).max(axis=1)
+        return int((gap > 1e-3 * max(float(np.std(alone)), 1e-12)).sum())
+    if several:
+        return int(((alone > 0) != (together > 0)).reshape(len(alone), -1).any(axis=1).sum())
+    differs = alone.argmax(axis=-1) != together.argmax(axis=-1)
+    return int(differs.reshape(len(alone), -1).any(axis=1).sum())
+
+
+def _jackknife(statistic: Callable[[NDArray[Any]], float], rows: int) -> float:
+    groups = min(GROUPS, rows)
+    # Rows are often sorted by label: each group takes one in so many.
+    member = np.arange(rows) % groups
+    found = np.array([statistic(np.flatnonzero(member != group)) for group in range(groups)])
+    return math.sqrt((groups - 1) / groups * float(np.square(found - found.mean()).sum()))
+
+
+def _quantile() -> float:
+    return NormalDist().inv_cdf(ONE_SIDED)
+
+
+def _sigmoid(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
+
+
+def _log_softmax(values: NDArray[Any]) -> NDArray[np.float64]:
+    shifted = values - values.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _softmax(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.exp(_log_softmax(values))

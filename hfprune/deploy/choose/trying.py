@@ -1,0 +1,255 @@
+"""Candidates for deployment: written, opened, run as they will be served, and judged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfprune.core.errors import ExportError, HFPruneError
+from hfprune.deploy.choose.judge import (
+    Evidence,
+    Metric,
+    Verdict,
+    calibrated_temperature,
+    depends_on_batch,
+    gather,
+    judge,
+)
+from hfprune.deploy.files import MODEL_FILE
+from hfprune.deploy.quantize.quantizing import cut_values
+from hfprune.deploy.quantize.ranges import RULES
+from hfprune.deploy.runtimes.base import Offer, Runtime, Session
+from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.measure.sizes import file_size
+from hfprune.recipe.sections.export import QuantizationConfig
+
+logger = logging.getLogger(__name__)
+
+# Rows that are also run one by one: how many of them change shows on these.
+MOST_ALONE = 300
+
+
+@dataclass(frozen=True)
+class Judging:
+    """The rows to judge on.
+
+    Attributes:
+        rows: tokenised, or images, that the model has not learned from.
+        labels: one entry a row, or whatever ``metric`` takes beside logits.
+        metric: of logits and labels.
+        collator: pads rows to a batch.
+        greater_is_better: whether more of the metric is better.
+        several: whether a row may have several labels.
+        max_drop: what the metric may lose against float32.
+    """
+
+    rows: Any
+    labels: NDArray[Any]
+    metric: Metric
+    collator: Any
+    greater_is_better: bool = True
+    several: bool = False
+    max_drop: float = 0.002
+
+
+@dataclass
+class Candidate:
+    """A runtime's offer and what has been found of it.
+
+    Attributes:
+        runtime, offer: which; ``name`` is unique among the candidates.
+        file, session: once it is written and opened.
+        evidence, verdict: once it is judged.
+        depends: rows whose prediction is another alone than in a batch.
+        saturated: the greatest fraction of an activation's values that a constant scale cuts.
+        file_bytes: of the file.
+        failure: why it could not be written, run or judged; ``None`` where it could.
+        slower: by use, from the race.
+    """
+
+    runtime: Runtime
+    offer: Offer
+    name: str
+    file: Path | None = None
+    session: Session | None = None
+    evidence: tuple[Evidence, ...] = ()
+    verdict: Verdict | None = None
+    depends: int | None = None
+    saturated: float | None = None
+    file_bytes: int | None = None
+    failure: str | None = None
+    slower: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may be deployed."""
+        return self.verdict is not None and self.verdict.eligible
+
+
+def list_candidates(runtimes: Sequence[Runtime], quantization: Any = "auto") -> list[Candidate]:
+    """What to try, that which usually wins first.
+
+    Args:
+        runtimes: whose offers.
+        quantization: of a recipe: ``"auto"``; ``None``: nothing in int8; settings: int8 with these
+            and no others.
+    """
+    found = []
+    for each in runtimes:
+        for offer in each.offers():
+            if offer.settings is None or quantization == "auto":
+                found.append(Candidate(each, offer, _name(each, offer)))
+            elif quantization is not None and offer.prior == 0:
+                given = replace(offer, settings=quantization, graph=quantization.graph)
+                found.append(Candidate(each, given, _name(each, given)))
+    return sorted(found, key=lambda candidate: candidate.offer.prior)
+
+
+def _name(each: Runtime, offer: Offer) -> str:
+    scales = f" {offer.settings.activations}" if offer.settings is not None else ""
+    return f"{each.name} {offer.precision}{scales} {offer.graph}"
+
+
+class Trials:
+    """Tries candidates against one exported model.
+
+    Args:
+        onnx_dir: what ``export_onnx`` wrote.
+        work: an empty folder for candidates.
+        judging: the rows.
+        calibration: training rows.
+        batch_size, threads: of the deployment.
+
+    Raises:
+        HFPruneError: if ``model.onnx`` itself does not run on the rows.
+    """
+
+    def __init__(
+        self,
+        onnx_dir: Path,
+        work: Path,
+        judging: Judging,
+        calibration: Any,
+        batch_size: int,
+        threads: int,
+    ) -> None:
+        self._onnx_dir, self._work, self._judging = onnx_dir, work, judging
+        self._calibration = calibration
+        self._batch_size, self._threads = batch_size, threads
+        self.ranges: dict[str, Any] = {}
+        rng = np.random.default_rng(0)
+        self._order = rng.permutation(len(judging.rows)).tolist()
+        self._alone = sorted(self._order[:MOST_ALONE])
+        self._float = self._together(OnnxClassifier(onnx_dir / MODEL_FILE, threads))
+        self._temperature = 1.0
+        labels = np.asarray(judging.labels)
+        one_label = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+        if one_label and self._float.ndim == 2 and self._float.shape[1] > 1 and not judging.several:
+            self._temperature = calibrated_temperature(self._float, labels)
+
+    def try_all(
+        self,
+        candidates: Sequence[Candidate],
+        late: Callable[[], bool],
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        """Try them in turn; when it is late those that are not usual are passed over."""
+        for number, candidate in enumerate(candidates):
+            if late() and not candidate.offer.usual:
+                continue
+            tell(candidate.name)
+            try:
+                self._try(candidate, self._work / str(number))
+            except HFPruneError as error:
+                candidate.failure = str(error)[:300]
+                logger.info("%s: %s", candidate.name, error)
+
+    def write(self, candidate: Candidate, folder: Path) -> Path:
+        """Write a candidate's file into a folder, as it was tried."""
+        return candidate.runtime.write(
+            self._onnx_dir,
+            folder,
+            candidate.offer,
+            calibration=self._calibration,
+            ranges=self.ranges,
+        )
+
+    def _try(self, candidate: Candidate, folder: Path) -> None:
+        rules = [candidate]
+        settings = candidate.offer.settings
+        if settings is not None and settings.activations == "constant":
+            rules = [self._with_rule(candidate, settings, rule) for rule in RULES]
+        for number, one in enumerate(rules):
+            one.file = self.write(one, folder / str(number))
+            one.session = one.runtime.open(one.file, self._threads, one.offer.precision)
+            self._judge(one)
+        best = min(rules, key=lambda one: (not one.eligible, one.verdict.divergence))  # type: ignore[union-attr]
+        for key in ("offer", "file", "session", "evidence", "verdict", "depends"):
+            setattr(candidate, key, getattr(best, key))
+        if candidate.file is not None:
+            candidate.file_bytes = file_size(candidate.file)
+            if settings is not None:
+                candidate.saturated = max(cut_values(candidate.file).values(), default=None)
+        if not candidate.eligible:
+            candidate.session = None  # it will not race: its memory is for others
+
+    @staticmethod
+    def _with_rule(candidate: Candidate, settings: QuantizationConfig, rule: str) -> Candidate:
+        given = settings.model_copy(update={"activation_range": rule})
+        return replace(candidate, offer=replace(candidate.offer, settings=given))
+
+    def _judge(self, candidate: Candidate) -> None:
+        session, judging = candidate.session, self._judging
+        if session is None:
+            raise ExportError(f"{candidate.name} was not opened")
+        together = self._together(session)
+        rows = judging.rows.select(self._alone)
+        alone = predict_logits(session, rows, judging.collator, batch_size=1)
+        if not (np.isfinite(together).all() and np.isfinite(alone).all()):
+            raise ExportError("logits that are not finite on the validation rows")
+        same = (
+            together[self._alone][:, : alone.shape[1]] if alone.ndim == 3 else together[self._alone]
+        )
+        candidate.depends = depends_on_batch(alone, same, several=judging.several)
+        before = (
+            self._float[self._alone][:, : alone.shape[1]]
+            if alone.ndim == 3
+            else (self._float[self._alone])
+        )
+        labels = np.asarray(judging.labels)
+        found = [self._evidence(self._float, together, labels, f"batches of {self._batch_size}")]
+        if candidate.depends:  # else it says the same, and on fewer rows
+            found.append(self._evidence(before, alone, labels[self._alone], "one by one"))
+        candidate.evidence = tuple(found)
+        candidate.verdict = judge(found, judging.max_drop)
+
+    def _evidence(
+        self, before: NDArray[Any], after: NDArray[Any], labels: NDArray[Any], served: str
+    ) -> Evidence:
+        return gather(
+            before,
+            after,
+            labels,
+            self._judging.metric,
+            several=self._judging.several,
+            greater_is_better=self._judging.greater_is_better,
+            temperature=self._temperature,
+            served=served,
+        )
+
+    def _together(self, session: Session) -> NDArray[np.float32]:
+        """Logits of all rows as they come in: batches in random order."""
+        return predict_logits(
+            session,
+            self._judging.rows,
+            self._judging.collator,
+            batch_size=self._batch_size,
+            order=self._order,
+        )

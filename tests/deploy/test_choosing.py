@@ -1,0 +1,343 @@
+"""Choosing files: with real small models and made-up runtimes, records, and other machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from hfprune.core.errors import ExportError, OutputError, RecipeError
+from hfprune.deploy.choose.choosing import choose_files
+from hfprune.deploy.choose.record import (
+    Deployment,
+    Recommended,
+    one_line,
+    read_deployment,
+    write_deployment,
+)
+from hfprune.deploy.choose.targets import CPUS, choice_for, cpu_kind
+from hfprune.deploy.choose.trying import Judging, list_candidates
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.deploy.runtimes import registry
+from hfprune.deploy.runtimes.base import Offer
+from hfprune.deploy.runtimes.onnxruntime import OnnxRuntime
+from hfprune.deploy.runtimes.registry import register_runtime, runtime
+from hfprune.measure.traffic import USES
+from hfprune.recipe.sections.export import QuantizationConfig
+from tests.deploy.test_export import samples, separable_model, tiny_tokenizer
+
+pytest.importorskip("onnxruntime")
+
+DATA = samples(48, seed=5)
+
+
+def accuracy(logits: Any, labels: Any) -> float:
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def judging(**changes: Any) -> Judging:
+    usual: dict[str, Any] = {
+        "rows": DATA,
+        "labels": np.array(DATA["labels"]),
+        "metric": accuracy,
+        "collator": tiny_tokenizer(),
+        "max_drop": 0.05,
+    }
+    return Judging(**{**usual, **changes})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    export_onnx(separable_model(), tiny_tokenizer(), folder)
+    return folder
+
+
+class Made(OnnxRuntime):
+    """A runtime with one file: that of ONNX Runtime, slower or wrong or failing on purpose."""
+
+    name: ClassVar[str] = "made"
+    title: ClassVar[str] = "Made up"
+
+    def __init__(self, says: str = "right", prior: int = 6) -> None:
+        self.says, self.prior = says, prior
+        self.written: list[str] = []
+
+    def offers(self) -> Sequence[Offer]:
+        return (Offer("float32", "exported", prior=self.prior),)
+
+    def place(self, offer: Offer) -> str:
+        return "made/model.onnx"
+
+    def write(self, onnx_dir: Any, target: Any, offer: Offer, **rest: Any) -> Path:
+        self.written.append(str(target))
+        if self.says == "fails":
+            raise ExportError("no such operator")
+        return super().write(onnx_dir, target, offer, **rest)
+
+    def open(self, path: Any, threads: int = 1, precision: str | None = None) -> Any:
+        session = super().open(path, threads)
+        real = session.logits
+        if self.says == "wrong":
+            session.logits = lambda batch: -real(batch)  # type: ignore[method-assign]
+        if self.says == "fast":
+            return Fast(session)
+        return session
+
+
+class Fast:
+    """A session that takes no time when it is timed."""
+
+    def __init__(self, session: Any) -> None:
+        self.path, self.threads, self.input_names = session.path, 1, session.input_names
+        self.logits = session.logits
+
+    def __call__(self, batch: Any) -> object:
+        return None
+
+
+@pytest.fixture
+def made_up() -> Iterator[Any]:
+    def add(*args: Any, **changes: Any) -> Made:
+        each = Made(*args, **changes)
+        register_runtime(each, replace=True)
+        return each
+
+    yield add
+    registry.RUNTIMES._values.pop("made", None)
+
+
+def choose(made: Path, output: Path, **changes: Any) -> Deployment:
+    usual: dict[str, Any] = {"calibration": samples(8), "batch_size": 8, "seconds": 60.0}
+    return choose_files(made, output, changes.pop("judging", judging()), **{**usual, **changes})
+
+
+def test_the_recommended_file_is_beaten_by_no_other_that_was_written(
+    made: Path, tmp_path: Path
+) -> None:
+    """With real times, so what is chosen is not known; that it is consistent is."""
+    told: list[tuple[float, str]] = []
+    found = choose(made, tmp_path / "out", progress=lambda done, what: told.append((done, what)))
+    out = tmp_path / "out"
+    assert read_deployment(out) == found
+    assert set(found.uses) == set(USES)
+    files = {str(f.relative_to(out)) for f in out.rglob("*") if f.suffix in (".onnx", ".xml")}
+    assert files == {f.path for f in found.files}
+    assert "onnx/model.onnx" in files
+    for use, chosen in found.uses.items():
+        assert (out / chosen.path).is_file()
+        times = {f.path: f.process_ms for f in found.files if f.use == use}
+        assert times[chosen.path] == min(times.values()) == chosen.ms
+        session = runtime(chosen.runtime).open(out / chosen.path, 1, chosen.precision)
+        batch = tiny_tokenizer()(["w7 w8 w9"], return_tensors="np")
+        assert session.logits(dict(batch)).argmax() == 0
+        assert len(chosen.load) == 3
+        assert chosen.speedup is not None
+        assert chosen.speedup[1] <= chosen.speedup[0] <= chosen.speedup[2]
+        assert chosen.path in one_line(found)
+    usual = [c for c in found.candidates if c.state not in ("not tried", "failed")]
+    assert {c.precision for c in usual} >= {"int8", "float32"}
+    constant = [c for c in usual if "constant" in c.name]
+    assert constant
+    assert all(c.depends_on_batch == 0 and c.saturated is not None for c in constant)
+    assert all(set(c.slower) == set(USES) for c in usual if c.eligible)
+    assert str(tmp_path) not in (out / "deploy.json").read_text(encoding="utf-8")
+    fractions = [done for done, _ in told]
+    assert fractions == sorted(fractions)
+
+
+def test_what_is_fast_and_wrong_is_refused_and_not_written(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    made_up("wrong")
+    found = choose(made, tmp_path / "out", runtimes=("made", "onnxruntime"), quantization=None)
+    wrong = next(c for c in found.candidates if c.runtime == "made")
+    assert (wrong.state, wrong.eligible, wrong.drop) == ("refused", False, 1.0)
+    assert "the metric drops by 1.0000, allowed is 0.05" in wrong.why
+    assert not (tmp_path / "out" / "made").exists()
+    assert {c.runtime for c in found.uses.values()} == {"onnxruntime"}
+    assert all(c.precision == "float32" for c in found.candidates)
+
+
+def test_a_runtime_of_others_wins_where_it_is_the_fastest(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    made_up("fast")
+    found = choose(made, tmp_path / "out", runtimes=("onnxruntime", "made"), quantization=None)
+    assert {c.path for c in found.uses.values()} == {"made/model.onnx"}
+    assert {f.path for f in found.files} == {"made/model.onnx", "onnx/model.onnx"}
+
+
+def test_usual_candidates_are_tried_without_any_time_left(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    each = made_up("right", prior=40)
+    found = choose(
+        made,
+        tmp_path / "out",
+        runtimes=("onnxruntime", "made"),
+        seconds=1e-6,
+        quantization=QuantizationConfig(graph="lean"),
+    )
+    states = {c.name: c.state for c in found.candidates}
+    assert states["made float32 exported"] == "not tried"
+    assert each.written == []
+    tried = {name for name, state in states.items() if state not in ("not tried", "failed")}
+    assert tried == {
+        "onnxruntime int8 per_batch lean",
+        "onnxruntime float32 lean_attention",
+        "onnxruntime float32 exported",
+    }
+
+
+def test_failures_and_missing_packages_are_told_and_passed_over(
+    made: Path, tmp_path: Path, made_up: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up("fails")
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    found = choose(
+        made, tmp_path / "out", runtimes=("made", "openvino", "onnxruntime"), quantization=None
+    )
+    failed = next(c for c in found.candidates if c.runtime == "made")
+    assert (failed.state, failed.why) == ("failed", "no such operator")
+    assert any(note.startswith("OpenVINO took no part") for note in found.notes)
+    made_up("fails")
+    with pytest.raises(
+        ExportError, match="no candidate may be deployed: made float32 exported: no"
+    ):
+        choose(made, tmp_path / "other", runtimes=("made",))
+
+
+def test_speeds_are_over_the_dense_model_and_files_that_lost_go(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    out = tmp_path / "out"
+    made_up("fast")
+    kept = choose(
+        made,
+        out,
+        runtimes=("onnxruntime", "made"),
+        quantization=None,
+        uses=("single",),
+        baseline=made / "model.onnx",
+    )
+    assert kept.baseline == "dense float32 ONNX"
+    assert [f.path for f in kept.files if f.name == "baseline"] == [None]
+    chosen = kept.uses["single"]
+    assert chosen.speedup is not None
+    assert chosen.speedup[0] > 5
+    assert sorted(f.name for f in (out / "onnx").glob("*.onnx")) == ["model.onnx"]
+
+
+def test_candidates_in_order_and_as_the_recipe_wants_them() -> None:
+    names = [c.name for c in list_candidates([OnnxRuntime()])]
+    assert names[0] == "onnxruntime int8 constant lean_attention"
+    assert len(names) == len(set(names))
+    plain = list_candidates([OnnxRuntime()], None)
+    assert {c.offer.precision for c in plain} == {"float32"}
+    given = QuantizationConfig(per_channel=True, graph="lean")
+    some = list_candidates([OnnxRuntime()], given)
+    assert [c.offer.settings for c in some if c.offer.settings] == [given]
+
+
+# --- deploy.json ----------------------------------------------------------------------------------
+
+
+def record(path: str = "onnx/model.onnx") -> Deployment:
+    chosen = Recommended(
+        path=path,
+        candidate="a",
+        runtime="onnxruntime",
+        precision="int8",
+        graph="lean",
+        ms=1.5,
+        speedup=(9.8, 9.1, 10.2),
+        why="fast",
+        load=("1", "2", "3"),
+    )
+    return Deployment(cpu="vnni", measured=True, threads=1, batch_size=32, uses={"single": chosen})
+
+
+def test_a_record_is_read_back_and_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"")
+    write_deployment(record(), tmp_path)
+    assert read_deployment(tmp_path) == record()
+    assert one_line(record()) == "single: onnx/model.onnx (onnxruntime int8, 9.8x)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.unlink(), "there is no deploy.json"),
+        (lambda file: file.write_text("{", encoding="utf-8"), "is no record of a deployment"),
+        (lambda file: file.write_text('{"cpu": 1}', encoding="utf-8"), "is no record of a"),
+        (
+            lambda file: file.write_text(
+                json.dumps({**json.loads(file.read_text()), "speed": 3}), encoding="utf-8"
+            ),
+            "is no record",
+        ),
+        (lambda file: None, "recommends onnx/model.onnx for single, which is not there"),
+    ],
+)
+def test_records_that_cannot_be_trusted(change: Any, message: str, tmp_path: Path) -> None:
+    change(write_deployment(record(), tmp_path))
+    with pytest.raises(OutputError, match=message):
+        read_deployment(tmp_path)
+
+
+# --- other machines -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "kind"),
+    [
+        ("aarch64", set(), "arm64"),
+        ("arm64", {"avx2"}, "arm64"),
+        ("x86_64", set(), "avx2"),
+        ("x86_64", {"avx2", "avx512f"}, "avx512"),
+        ("x86_64", {"avx512f", "avx512_vnni"}, "vnni"),
+        ("x86_64", {"avx512f", "avx512_vnni", "amx_tile", "amx_bf16"}, "amx"),
+        ("x86_64", {"avx512f", "amx_tile"}, "avx512"),
+    ],
+)
+def test_kinds_of_cpus(machine: str, flags: set[str], kind: str) -> None:
+    assert cpu_kind(machine, frozenset(flags)) == kind
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_what_is_chosen_for_a_cpu_that_is_not_here(cpu: str, made: Path, tmp_path: Path) -> None:
+    found = choice_for(cpu)
+    assert set(found.by_use) == set(USES)
+    assert "not measured" in found.note
+    name, offer = found.by_use["single"]
+    assert (name, offer.precision) == ("onnxruntime", "int8")
+    name, offer = found.by_use["batches"]
+    assert (name, offer.precision) == (("openvino", "bf16") if cpu == "amx" else (
+        "onnxruntime", "int8"))  # fmt: skip
+    assert choice_for(cpu, openvino=False).by_use["batches"][0] == "onnxruntime"
+    settings = found.by_use["single"][1].settings
+    assert settings is not None
+    for name in ("model.onnx", "config.json"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    file = quantize_onnx(tmp_path, settings, calibration=samples(4))
+    import onnx
+    from onnx import numpy_helper
+
+    most = max(
+        np.abs(numpy_helper.to_array(t).astype(int)).max()
+        for t in onnx.load(str(file)).graph.initializer
+        if t.name.startswith("product") and t.name.endswith("weight_int8")
+    )
+    assert most == (63 if cpu in ("avx2", "avx512") else 127)
+
+
+def test_here_is_no_kind_of_cpu() -> None:
+    with pytest.raises(RecipeError, match="deploy.cpu 'here' is no kind of CPU to choose for"):
+        choice_for("here")

@@ -1,0 +1,223 @@
+"""The judge: tables of numbers, independent formulas, and rows made up with a known loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit, rel_entr, softmax
+
+from hfprune.core.errors import DataError
+from hfprune.deploy.choose.judge import (
+    Evidence,
+    calibrated_temperature,
+    depends_on_batch,
+    divergence,
+    expected_loss,
+    gather,
+    judge,
+    rows_that_would_do,
+)
+
+ROWS = 845
+MOST = 0.002
+
+
+def accuracy(logits: Any, labels: Any) -> float:
+    return float(((logits[:, 1] > logits[:, 0]) == labels).mean())
+
+
+def two(margin: Any) -> Any:
+    return np.stack([-margin / 2, margin / 2], axis=1)
+
+
+def evidence(**changes: Any) -> Evidence:
+    usual: dict[str, Any] = {
+        "served": "one by one",
+        "rows": ROWS,
+        "drop": 0.0,
+        "low": -0.005,
+        "high": 0.005,
+        "expected": 0.0005,
+        "expected_low": 0.0002,
+        "divergence": 0.01,
+        "changed": 9,
+    }
+    return Evidence(**{**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "eligible", "why"),
+    [
+        ({"high": 0.0019}, "kept", True, "drops by at most 0.0019"),
+        ({"low": 0.0021, "drop": 0.01}, "refused", False, "the metric drops by 0.0100, allowed is"),
+        # 4 of 845 rows: no more than rounding does, and float32 expects nothing of it.
+        ({"drop": 4 / ROWS}, "undecided", True, "rows would tell"),
+        ({"expected": 0.004, "expected_low": 0.0021}, "refused", False, "float32 itself expects"),
+        ({"expected": 0.004, "expected_low": 0.001}, "undecided", False, "undecided"),
+        # Shown by the metric to be within: what float32 expects counts no more.
+        ({"high": 0.001, "expected": 0.01, "expected_low": 0.009}, "kept", True, "at most"),
+        # Without probabilities (regression) the estimate has to do.
+        ({"expected": math.nan, "expected_low": math.nan}, "undecided", True, "undecided"),
+        (
+            {"expected": math.nan, "expected_low": math.nan, "drop": 0.003},
+            "undecided",
+            False,
+            "undecided",
+        ),
+    ],
+)
+def test_verdicts(changes: dict[str, Any], state: str, eligible: bool, why: str) -> None:
+    found = judge([evidence(**changes)], MOST)
+    assert (found.state, found.eligible) == (state, eligible)
+    assert why in found.why
+
+
+def test_all_ways_of_serving_have_to_be_right() -> None:
+    alone, together = evidence(high=0.001), evidence(served="batches of 32", low=0.01, drop=0.02)
+    found = judge([alone, together], MOST)
+    assert (found.state, found.eligible, found.drop) == ("refused", False, 0.02)
+    found = judge([alone, evidence()], MOST)
+    assert (found.state, found.eligible) == ("undecided", True)
+    assert found.rows_needed == rows_that_would_do(evidence(), MOST)
+    with pytest.raises(DataError, match="expected evidence of at least one way"):
+        judge([], MOST)
+
+
+def test_how_many_rows_would_do() -> None:
+    # The gap is 0.0015, the reach 0.005: (10 / 3) ** 2 times the rows.
+    assert rows_that_would_do(evidence(), MOST) == math.ceil(ROWS * (0.005 / 0.0015) ** 2)
+    assert rows_that_would_do(evidence(expected=0.002), MOST) is None
+    assert "no number of rows would tell" in judge([evidence(expected=0.002)], MOST).why
+
+
+def test_the_interval_is_that_of_paired_differences() -> None:
+    rng = np.random.default_rng(0)
+    margin = rng.normal(0, 2, 4000)
+    truth = rng.random(4000) < expit(margin)
+    after = margin + rng.normal(0, 1.0, 4000)
+    found = gather(two(margin), two(after), truth, accuracy)
+    lost = ((margin > 0) == truth).astype(float) - ((after > 0) == truth)
+    assert found.drop == pytest.approx(lost.mean())
+    error = math.sqrt(lost.var() / 4000 + 1 / 4000**2)
+    assert (found.high - found.low) / 2 == pytest.approx(1.7 * error, rel=0.25)
+    assert found.changed == ((margin > 0) != (after > 0)).sum()
+    worse = gather(
+        two(after), two(margin), truth, lambda *a: -accuracy(*a), greater_is_better=False
+    )
+    assert worse.drop == pytest.approx(-found.drop)
+
+
+def test_rows_that_agree_still_leave_some_doubt() -> None:
+    margin = np.linspace(-3, 3, 100)
+    found = gather(two(margin), two(margin), margin > 0, accuracy)
+    assert (found.drop, found.expected, found.divergence, found.changed) == (0, 0, 0, 0)
+    assert 0.01 < found.high < 0.03
+    assert judge([found], MOST).state == "undecided"
+    assert judge([found], 0.05).state == "kept"
+
+
+def test_expected_loss_and_divergence_by_hand() -> None:
+    before = np.array([[2.0, 0.0, 1.0], [0.0, 0.5, 0.4]])
+    after = np.array([[2.1, 0.0, 1.2], [0.0, 0.5, 0.6]])
+    loss, changed = expected_loss(before, after)
+    share, other = softmax(before, axis=1), softmax(after, axis=1)
+    np.testing.assert_allclose(loss, [0, share[1, 1] - share[1, 2]])
+    assert changed == 1
+    np.testing.assert_allclose(divergence(before, after), rel_entr(share, other).sum(1))
+
+
+def test_several_labels_tokens_and_numbers() -> None:
+    before, after = np.array([[1.0, -0.1], [3.0, 2.0]]), np.array([[1.0, 0.1], [3.0, -1.0]])
+    loss, changed = expected_loss(before, after, several=True)
+    np.testing.assert_allclose(
+        loss, [(1 - 2 * expit(-0.1)) / 2, (2 * expit(2.0) - 1) / 2], atol=1e-12
+    )
+    assert changed == 2
+    a, b = expit(before), expit(after)
+    want = (rel_entr(a, b) + rel_entr(1 - a, 1 - b)).sum(1)
+    np.testing.assert_allclose(divergence(before, after, several=True), want)
+    # Tokens: two rows of two and one, the rest is zero.
+    words = np.array([[[2.0, 1.0], [0.0, 1.0]], [[1.0, 0.5], [0.0, 0.0]]])
+    other = np.array([[[2.0, 1.0], [1.5, 1.0]], [[0.4, 0.5], [0.0, 0.0]]])
+    loss, changed = expected_loss(words, other)
+    share = softmax(words, axis=-1)
+    np.testing.assert_allclose(
+        loss, [(share[0, 1, 1] - share[0, 1, 0]) / 2, share[1, 0, 0] - share[1, 0, 1]]
+    )
+    assert changed == 2
+    rows = rel_entr(share, softmax(other, axis=-1)).sum(-1)
+    np.testing.assert_allclose(divergence(words, other), [rows[0].mean(), rows[1, 0]])
+    assert expected_loss(np.ones((3, 1)), np.ones((3, 1)))[0] is None
+    numbers = np.array([[1.0], [3.0]])
+    np.testing.assert_allclose(divergence(numbers, numbers + 1), [1.0, 1.0])
+
+
+def test_on_how_many_rows_a_prediction_depends_on_its_batch() -> None:
+    alone = two(np.array([1.0, -1.0, 0.01]))
+    assert depends_on_batch(alone, two(np.array([0.9, -1.2, -0.01]))) == 1
+    assert depends_on_batch(alone, alone) == 0
+    assert depends_on_batch(np.array([[1.0], [2.0]]), np.array([[1.0], [2.1]])) == 1
+    assert depends_on_batch(np.array([[1.0, -1.0]]), np.array([[1.0, 1.0]]), several=True) == 1
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_temperature_undoes_overconfidence(factor: float) -> None:
+    rng = np.random.default_rng(1)
+    margin = rng.normal(0, 2, 20_000)
+    truth = rng.random(20_000) < expit(margin)
+    found = calibrated_temperature(two(margin) * factor, truth.astype(int))
+    assert found == pytest.approx(factor, rel=0.05)
+
+
+def test_rows_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="expected at least two rows, the same of both models"):
+        gather(np.ones((3, 2)), np.ones((4, 2)), np.ones(3), accuracy)
+    with pytest.raises(DataError, match="2 labels; expected"):
+        gather(np.ones((3, 2)), np.ones((3, 2)), np.ones(2), accuracy)
+
+
+# --- simulation: candidates whose true loss is known ----------------------------------------------
+
+
+def candidate(kind: str, margin: Any, rng: Any) -> Any:
+    """Margins of a candidate; true losses in points: 0.08, then 1.0, 0.9 and 1.0."""
+    if kind == "rounded":
+        return margin + rng.normal(0, 0.15, len(margin))
+    if kind == "rounded coarsely":
+        return margin + rng.normal(0, 0.58, len(margin))
+    if kind == "blind":  # to some rows, however sure float32 is of them
+        return np.where(rng.random(len(margin)) < 0.013, -1, 1) * margin
+    return margin + 0.56
+
+
+def verdicts(kind: str, over: float, count: int, seed: int = 0) -> list[bool]:
+    """Whether candidates on rows drawn anew are eligible; ``over``: of the float model's logits."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        margin = rng.normal(0.3, 3.0, ROWS)
+        truth = rng.random(ROWS) < expit(margin)
+        before, after = two(margin * over), two(candidate(kind, margin, rng) * over)
+        temperature = calibrated_temperature(before, truth.astype(int))
+        one = gather(before, after, truth, accuracy, temperature=temperature)
+        found.append(judge([one], MOST).eligible)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["rounded coarsely", "blind", "shifted"])
+@pytest.mark.parametrize("over", [1.0, 2.0])
+def test_a_true_loss_of_a_point_is_seen_on_845_rows(kind: str, over: float) -> None:
+    rng = np.random.default_rng(9)
+    margin = rng.normal(0.3, 3.0, 500_000)
+    changed = (candidate(kind, margin, rng) > 0) != (margin > 0)
+    assert (np.abs(2 * expit(margin) - 1) * changed).mean() == pytest.approx(0.01, abs=0.0015)
+    assert np.mean(verdicts(kind, over, 100)) < 0.05
+
+
+@pytest.mark.parametrize("over", [1.0, 2.0])
+def test_harmless_rounding_is_let_through(over: float) -> None:
+    """The point estimate refused about a third of these for two rows of noise."""
+    assert np.mean(verdicts("rounded", over, 100)) > 0.9
