@@ -56,7 +56,7 @@ def notices_of(
             *(() if config.label_names is not None else _alike(label_names)),
             *_rare(pieces, label_names, task),
             *_blank(pieces, config, task),
-            *_contradicting(pieces["train"], task),
+            *_repeated(pieces["train"], any(seen_in_train.values()), task),
             *_seen(pieces, seen_in_train, task),
         ]
     )
@@ -175,8 +175,8 @@ def _blank(pieces: Mapping[str, Piece], config: DataConfig, task: Task) -> Itera
                 )
 
 
-def _contradicting(train: Piece, task: Task) -> Iterator[Notice]:
-    """Copies of one text in train with different labels."""
+def _repeated(train: Piece, outside: bool, task: Task) -> Iterator[Notice]:
+    """Copies of one text in train, and whether they have different labels."""
     labels: dict[Hashable, Any] = {}
     repeated = 0
     other: set[Hashable] = set()
@@ -190,6 +190,7 @@ def _contradicting(train: Piece, task: Task) -> Iterator[Notice]:
     if repeated:
         item = _item(task)
         text = f"{repeated} of {len(train.chosen)} train rows repeat the {item} of another row"
+        text += "" if outside else "; all copies are in train"
         if other:
             yield Notice(f"{text}; {len(other)} {item}s have more than one label", "warning")
         else:

@@ -354,6 +354,9 @@ def test_copies_of_a_text_stay_on_one_side(tmp_path: Path, tokenizer: Any) -> No
     config = DataConfig(train_file=write_csv(tmp_path / "a.csv", rows), max_length=16)
     data = load_task_data(config, tokenizer, SINGLE)
     assert data.seen_in_train == {"validation": 0, "test": 0}
+    assert "350 of 420 train rows repeat the text of another row; all copies are in train" in [
+        notice.text for notice in data.notices
+    ]
     assert not contents(data, "validation") & contents(data, "test")
     assert sum(len(data.texts[name]) for name in data.texts) == 600
     # Shares are as near as groups of six allow.
