@@ -20,7 +20,7 @@ def files_of(split: str, named: str | Sequence[str]) -> list[str]:
     """The files that a recipe names for a split; those of a pattern in the order of their names.
 
     Raises:
-        DataError: A file does not exist, a pattern fits none, or a file comes twice.
+        DataError: A file does not exist, or a pattern fits none.
     """
     found: list[str] = []
     for name in listed(named):
@@ -36,8 +36,17 @@ def files_of(split: str, named: str | Sequence[str]) -> list[str]:
         else:
             _check_there(split, name)
             found.append(name)
+    return found
+
+
+def check_once(split: str, files: Sequence[str]) -> None:
+    """Refuse a file that is named twice for a split that is learned from or chosen by.
+
+    Raises:
+        DataError: One is, under whatever names.
+    """
     taken: dict[Path, str] = {}
-    for file in found:
+    for file in files:
         path = Path(file).resolve()
         if path in taken:
             raise DataError(
@@ -46,7 +55,6 @@ def files_of(split: str, named: str | Sequence[str]) -> list[str]:
                 + ": its rows would count twice; name it once"
             )
         taken[path] = file
-    return found
 
 
 def _check_there(split: str, file: str) -> None:

@@ -11,7 +11,7 @@ from hfprune.core.tasks import Task
 from hfprune.data.checks import check_rows
 from hfprune.data.readers.files import read_file
 from hfprune.data.readers.named import read_named
-from hfprune.data.readers.paths import files_of
+from hfprune.data.readers.paths import check_once, files_of
 from hfprune.data.readers.table import Rows, joined_rows
 from hfprune.data.task_data import SPLITS
 
@@ -32,6 +32,8 @@ def read_splits(config: DataConfig, task: Task) -> dict[str, Rows]:
         "test": config.test_split,
     }
     files = {name: files_of(name, paths) for name in SPLITS if (paths := named[name]) is not None}
+    for name, paths in files.items():
+        check_once(name, paths)
     _check_apart(files)
     rows = {}
     for name in SPLITS:
