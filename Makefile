@@ -54,6 +54,7 @@ lint: $(INSTALLED) ## Check style, types and the recipe schema
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_schema.py --check
+	$(BIN)/python scripts/make_errors.py --check
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and mend what ruff can mend
@@ -63,6 +64,7 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 .PHONY: schema
 schema: $(INSTALLED) ## Write what is generated from the recipe's definition
 	$(BIN)/python scripts/make_schema.py
+	$(BIN)/python scripts/make_errors.py
 
 # What the site needs is installed here, once, and not for the tests. It is built without a network:
 # fonts, icons and search are local. The variable turns off a notice about a later MkDocs.

@@ -11,11 +11,14 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
-tokenizer.enable_truncation(config.get("max_position_embeddings", 512))
+# RoBERTa and its kin count positions from after the padding's id: of 514 they use 512.
+first = (config.get("pad_token_id") or 0) + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
+tokenizer.enable_truncation(config.get("max_position_embeddings", 512) - first)
 session = onnxruntime.InferenceSession(str(folder / "onnx" / "model_quantized.onnx"))
 
 rows = tokenizer.encode_batch(texts)

@@ -244,8 +244,9 @@ def _dense_files(
 
     folder = teacher.with_name("teacher-onnx")
     if not (folder / QUANTIZED_FILE).is_file():
-        model = AutoModelForSequenceClassification.from_pretrained(teacher)
-        export_onnx(model, AutoTokenizer.from_pretrained(teacher), folder)
+        model = AutoModelForSequenceClassification.from_pretrained(teacher, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(teacher, trust_remote_code=False)
+        export_onnx(model, tokenizer, folder)
         quantize_onnx(folder, recipe.export.quantization or QuantizationConfig())
     files[(DENSE, seed)] = (folder / MODEL_FILE, DENSE)
     files[(DENSE_INT8, seed)] = (folder / QUANTIZED_FILE, DENSE_INT8)

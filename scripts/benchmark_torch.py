@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
 
 from hfprune.measure.latency import measure_latency, ratios  # noqa: E402
 from hfprune.measure.runners import batches_for, torch_runner  # noqa: E402
-from hfprune.models.loading import load_saved  # noqa: E402
+from hfprune.models.saved import load_saved  # noqa: E402
 
 
 def measure(

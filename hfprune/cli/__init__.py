@@ -6,9 +6,12 @@ explained, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 
 from hfprune.cli.app import app
+from hfprune.core.waiting import is_waiting
 
 __all__ = ["app", "main"]
 
@@ -20,5 +23,16 @@ for _command in (
 
 
 def main() -> None:
-    """What the console command calls."""
-    app()
+    """What the console command calls.
+
+    Where a request to the Hub was given up, Python would wait at its end for the threads that are
+    still at it; the process then ends without them.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if not is_waiting():
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)

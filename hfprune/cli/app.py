@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hfprune.core.errors import HFPruneError
+from hfprune.core.text import visible, visible_json
 
 EXAMPLES = """Examples:
 
@@ -62,7 +63,11 @@ def explained(interrupted: str) -> Iterator[None]:
     try:
         yield
     except HFPruneError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except UnicodeEncodeError as error:
+        # Paths and labels may hold halves of characters, or what the terminal's encoding has not.
+        say(f"error: a text cannot be written: {error}; set PYTHONIOENCODING=utf-8", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         typer.echo(f"interrupted; {interrupted}", err=True)
@@ -85,16 +90,23 @@ def _main(
 
 
 def describe_recipe(recipe: Any, as_json: bool) -> None:
+    from hfprune.core.trackers import check_trackers
     from hfprune.recipe.reading import dump_recipe
     from hfprune.recipe.workplan import describe
 
+    check_trackers(recipe.training.report_to)
     if as_json:
         print_json({"recipe": recipe.model_dump(mode="json"), "plan": describe(recipe)})
         return
-    typer.echo(dump_recipe(recipe))
+    say(dump_recipe(recipe))
     for number, line in enumerate(describe(recipe), 1):
-        typer.echo(f"{number}. {line}")
+        say(f"{number}. {line}")
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """A line of what came from outside, without what a terminal would obey."""
+    typer.echo(visible(text), err=err)

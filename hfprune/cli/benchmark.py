@@ -7,7 +7,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
+from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json, say
+from hfprune.cli.limits import MOST_BATCH, MOST_ROUNDS, MOST_THREADS, MOST_TOKENS
 from hfprune.core.errors import HFPruneError
 
 
@@ -27,10 +28,16 @@ class _Row(NamedTuple):
 )
 def benchmark(
     folder: Folder,
-    batch_size: Annotated[list[int] | None, typer.Option(help="May be given again.")] = None,
-    length: Annotated[list[int] | None, typer.Option(help="Tokens; may be given again.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds, all models in turn.")] = 30,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, max=MOST_BATCH, help="May be given again.")
+    ] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(min=1, max=MOST_TOKENS, help="Tokens; may be given again.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds, all models in turn.")
+    ] = 30,
     baseline: Annotated[
         Path | None, typer.Option(help="An ONNX file to compare with; without: onnx/model.onnx.")
     ] = None,
@@ -42,8 +49,11 @@ def benchmark(
         from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files
         from hfprune.measure.latency import measure_latency, ratios
         from hfprune.measure.runners import batches_for, config_beside, onnx_runner
+        from hfprune.models.configs import longest_input
         from hfprune.report.console import Console
 
+        if not folder.is_dir():
+            raise HFPruneError(f"there is no folder {folder}")
         found = onnx_files(folder)
         if not found:
             raise HFPruneError(
@@ -51,12 +61,19 @@ def benchmark(
                 f"`hfprune export {folder}` first"
             )
         limits = config_beside(next(iter(found.values())))
+        longest = longest_input(limits)
+        if longest is not None and max(length or [0]) > longest:
+            raise HFPruneError(
+                f"--length {max(length or [0])} is longer than the {longest} tokens that this "
+                f"model has positions for: give {longest} or less"
+            )
         if baseline is not None:
             if not baseline.is_file():
                 raise HFPruneError(f"there is no {baseline}; --baseline names an ONNX file")
             found = {"baseline": baseline, **found}
+        usual = sorted({min(tokens, longest or tokens) for tokens in (32, 128)})
         first = next(iter(found))
-        shapes = [(b, n) for b in batch_size or [1, 32] for n in length or [32, 128]]
+        shapes = [(b, n) for b in batch_size or [1, 32] for n in length or usual]
         with Console(quiet=quiet or as_json).progress("benchmark") as progress:
             rows = measure_latency(
                 {name: onnx_runner(file, threads) for name, file in found.items()},
@@ -83,7 +100,7 @@ def benchmark(
             return
         for entry in results:
             shape = f"{entry.batch_size}x{entry.sequence_length}"
-            typer.echo(
+            say(
                 f"{entry.model:>9} {shape:>7} {entry.ms:9.2f} ms  {entry.speedup:5.1f}x  "
                 f"{entry.bytes / 1e6:6.1f} MB"
             )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
+from hfprune.cli.limits import MOST_BATCH, MOST_TOKENS
 
 
 @app.command(
@@ -56,9 +57,15 @@ def evaluate(
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(help="Cut rows at so many tokens. Without: the recipe's, or the model's."),
+        typer.Option(
+            min=2,
+            max=MOST_TOKENS,
+            help="Cut rows at so many tokens. Without: the recipe's, or the model's.",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=MOST_BATCH, help="Rows a forward pass.")
+    ] = 64,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

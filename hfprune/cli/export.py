@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hfprune.cli.app import AsJson, Folder, app, example, explained, print_json
+from hfprune.cli.app import AsJson, Folder, app, example, explained, print_json, say
 
 
 @app.command(epilog=example("hfprune export runs/reviews", "hfprune export my-model --output onnx"))
@@ -23,7 +23,8 @@ def export(
         from hfprune.deploy.exporters.exporting import export_onnx
         from hfprune.deploy.quantize.quantizing import quantize_onnx
         from hfprune.deploy.quantize.search import usual_settings
-        from hfprune.models.loading import load_processor, load_saved_classifier
+        from hfprune.models.loading import load_processor
+        from hfprune.models.saved import load_saved_classifier
 
         model = load_saved_classifier(str(folder))
         processor = load_processor(
@@ -41,4 +42,4 @@ def export(
             print_json({name: str(file) for name, file in written.items()})
             return
         for file in written.values():
-            typer.echo(str(file))
+            say(str(file))

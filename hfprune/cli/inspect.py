@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hfprune.cli.app import AsJson, app, example, explained, print_json
+from hfprune.cli.limits import MOST_TOKENS
 
 
 @app.command(
@@ -20,7 +21,8 @@ def inspect(
         str, typer.Argument(metavar="MODEL", help="A folder of save_pretrained, or a Hub name.")
     ],
     sequence_length: Annotated[
-        int | None, typer.Option(help="Tokens of the input whose work is counted.")
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Tokens of the input whose work is counted."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

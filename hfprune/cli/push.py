@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
+from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json, say
 
 
 @app.command(epilog=example("hfprune push runs/reviews --repo-id user/reviews --private"))
@@ -17,6 +17,9 @@ def push(
         False
     ),
     revision: Annotated[str | None, typer.Option(help="Branch, made if it is not there.")] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds to wait for an answer of the Hub.")
+    ] = 60.0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -30,9 +33,10 @@ def push(
             repo_id,
             private=private,
             revision=revision,
-            note=None if silent else lambda text: typer.echo(text, err=True),
+            timeout=timeout,
+            note=None if silent else lambda text: say(text, err=True),
         )
         if as_json:
             print_json({"url": url})
         else:
-            typer.echo(url)
+            say(url)

@@ -16,6 +16,7 @@ from hfprune.cli.app import (
     explained,
     print_json,
     recipes,
+    say,
 )
 from hfprune.core.errors import RecipeError
 
@@ -86,4 +87,4 @@ def new(
         if as_json:
             print_json({"file": str(file)})
         else:
-            typer.echo(f"written: {file}; next: hfprune recipe check {file}")
+            say(f"written: {file}; next: hfprune recipe check {file}")

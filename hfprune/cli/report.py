@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hfprune.cli.app import AsJson, Folder, app, explained, print_json
+from hfprune.cli.app import AsJson, Folder, app, explained, print_json, say
 
 
 @app.command()
@@ -24,9 +24,9 @@ def report(
 
         files, note = write_report(folder, output)
         if note is not None:
-            typer.echo(note, err=True)
+            say(note, err=True)
         if as_json:
             print_json({"report": str(files[0]), "figures": [str(file) for file in files[1:]]})
             return
         for file in files:
-            typer.echo(str(file))
+            say(str(file))

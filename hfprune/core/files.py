@@ -10,17 +10,21 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hfprune.core.errors import OutputError
-from hfprune.core.faults import is_disk_full
+from hfprune.core.faults import is_disk_full, is_file_too_large, why_not_written
+
+logger = logging.getLogger(__name__)
 
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -92,6 +96,10 @@ def atomic_directory(target: str | os.PathLike[str], overwrite: bool = False) ->
     >>> with atomic_directory("runs/demo") as folder:  # doctest: +SKIP
     ...     (folder / "config.json").write_text("{}")
 
+    Whatever wrote them, files and folders get the permissions that this process gives new ones
+    (its umask): some libraries write files that only their owner may read, and a server under
+    another user could not load the result.
+
     When the block raises, what it wrote is removed and ``target`` stays as it was. With
     ``overwrite`` a folder already there is moved aside, the new one moved in, the old one deleted;
     there is no moment at which neither is on the disk.
@@ -116,12 +124,13 @@ def atomic_directory(target: str | os.PathLike[str], overwrite: bool = False) ->
 
     try:
         yield temporary
+        follow_umask(temporary)
         _sync_tree(temporary)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         ours = not isinstance(error, Exception) or isinstance(error, OutputError)
-        if not ours and is_disk_full(error):
-            raise OutputError(_explain(f"write {shown!r}", error, kept)) from error
+        if not ours and (is_disk_full(error) or is_file_too_large(error)):
+            raise OutputError(_explain(f"write {shown!r}", error, kept, place)) from error
         raise
 
     if not overwrite and _is_full(place):
@@ -223,6 +232,48 @@ def cache_folder(kind: str) -> Path:
     return Path(base) / "hfprune" / kind
 
 
+def keep_in_cache(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Write ``path``, whole or not at all, where it only saves work to a later run.
+
+    Returns:
+        Whether it was written. Where it cannot be (in containers the home folder is often
+        read-only), a warning says so and nothing is raised.
+    """
+    try:
+        atomic_write_bytes(path, data)
+    except OutputError as error:
+        logger.warning(
+            "not kept for later runs: %s; set XDG_CACHE_HOME to a folder that can be written to "
+            "keep it",
+            error,
+        )
+        return False
+    return True
+
+
+def follow_umask(folder: str | os.PathLike[str]) -> None:
+    """Give what lies in a folder the permissions that this process gives new files and folders.
+
+    Only bits that are missing are added, and only to what its owner can read: what was made
+    unreadable stays so. Links are not followed.
+    """
+    probe = Path(folder) / f".hfprune-{secrets.token_hex(4)}.tmp"
+    # os.umask can only be asked by setting it, which other threads would notice.
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    searched = usual | (usual & 0o444) >> 2
+    for root, folders, names in os.walk(folder):
+        for name, wanted in [(n, searched) for n in folders] + [(n, usual) for n in names]:
+            path = os.path.join(root, name)
+            if os.path.islink(path):
+                continue
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            if mode & 0o400 and wanted & ~mode:
+                with contextlib.suppress(OSError):  # another user's, linked into the folder
+                    os.chmod(path, mode | wanted)
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 lower-case hexadecimal digits.
 
@@ -257,11 +308,12 @@ def _is_full(place: Path) -> bool:
         raise OutputError(f"cannot look into {str(place)!r}: {error.strerror}") from error
 
 
-def _explain(task: str, error: BaseException, kept: str) -> str:
+def _explain(task: str, error: BaseException, kept: str, place: Path | None = None) -> str:
     number = error.errno if isinstance(error, OSError) else None
     said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    if is_disk_full(error):
-        why = "the disk is full; free some space and run again"
+    full = why_not_written(error, place)
+    if full is not None:
+        why = f"{full} and run again" if full.endswith("space") else full
     elif number in _NO_PERMISSION:
         why = f"no permission ({said}); choose another place or change its permissions"
     else:

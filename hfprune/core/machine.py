@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -9,7 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hfprune.core.errors import CheckpointError
+from hfprune.core.reading import pointer_problem
+
 CPUINFO = Path("/proc/cpuinfo")
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 # bf16: auto: by so much must bfloat16 be the faster. CPUs that only emulate it come near 1.
 BFLOAT16_WORTH = 1.2
@@ -58,6 +66,25 @@ def usable_cpus() -> int:
 
 
 @lru_cache(maxsize=1)
+def memory_bytes() -> int:
+    """Memory that this process may have: the machine's, or its container's if that is less.
+
+    Where the system does not say, more than any machine has.
+    """
+    found = [2**50]
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in CGROUP_LIMITS:
+        try:
+            text = file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text.isdigit():  # else "max"
+            found.append(int(text))
+    return min(value for value in found if value > 0)
+
+
+@lru_cache(maxsize=1)
 def bfloat16_gain() -> float:
     """How many times as fast training multiplies matrices in bfloat16 as in float32, here.
 
@@ -90,7 +117,12 @@ def open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
 
     Args:
         onnxruntime: the imported package, which is optional.
+
+    Raises:
+        CheckpointError: the file is the pointer that git leaves without git-lfs.
     """
+    if (pointer := pointer_problem(path)) is not None:
+        raise CheckpointError(f"{path} cannot be read: {pointer}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -6,13 +6,13 @@ lack is ``None`` or empty, and what this version does not know is kept as it cam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from hfprune.core import reading
 from hfprune.core.errors import OutputError
 from hfprune.core.model_ref import BASELINE, DENSE, PRUNED, ModelRef
 from hfprune.core.records import Part, QuantizationRecord, SizesCandidate, SpeedSearch
@@ -20,6 +20,8 @@ from hfprune.core.records import Part, QuantizationRecord, SizesCandidate, Speed
 RESULTS_VERSION: Final = 1
 METRICS_FILE: Final = "metrics.json"
 DETAILS_FILE: Final = "details.json"
+# Details hold texts of test rows.
+MOST_BYTES: Final = 2**29
 EXPECTED: Final = "give the output_dir of a finished run"
 PartT = TypeVar("PartT", bound=Part)
 ValueT = TypeVar("ValueT")
@@ -330,10 +332,7 @@ def read_json(path: Path) -> Any:
     Raises:
         OutputError: it cannot be read, or is no JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
+    return reading.read_json(path, OutputError, most=MOST_BYTES)
 
 
 def _validated(kind: type[PartT], values: Any, file: Path, needed_by: str) -> PartT:

@@ -20,6 +20,7 @@ from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task
+from hfprune.core.text import cell
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_rows, load_task_data
 from hfprune.data.task_data import TaskData
@@ -30,7 +31,8 @@ from hfprune.families import position_limit
 from hfprune.measure.intervals import interval
 from hfprune.measure.metrics import compute
 from hfprune.measure.scores import predict
-from hfprune.models.loading import check_fits, load_processor, load_saved_classifier
+from hfprune.models.loading import check_fits, load_processor
+from hfprune.models.saved import load_saved_classifier
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.whole import Recipe
@@ -206,17 +208,18 @@ def table(report: EvaluationReport) -> Table:
     """A row a model: each metric with its interval, and how often it agrees with PyTorch."""
     cut = report.truncated
     shown = Table(
-        caption=(
+        caption=cell(
             f"{report.samples} rows of {', '.join(report.rows)}, {report.confidence:.0%} intervals"
-            + (f"; {cut} rows cut at {report.max_length} tokens" if cut else "")
+            + (f"; {cut} rows cut at {report.max_length} tokens" if cut else ""),
+            "table.caption",
         )
     )
     shown.add_column("model")
     for name in (*next(iter(report.models.values())).metrics, "as PyTorch"):
-        shown.add_column(name, justify="right")
+        shown.add_column(cell(name), justify="right")
     for name, entry in report.models.items():
         shown.add_row(
-            name,
+            cell(name),
             *(
                 f"{entry.metrics[metric]:.4f} ({low:.3f}-{high:.3f})"
                 for metric, (low, high) in entry.intervals.items()

@@ -75,7 +75,7 @@ def limits_beside(source: Path, *, pad_left: bool = False) -> InputLimits:
     """Of a graph, from the config beside it."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(source.parent)
+    config = AutoConfig.from_pretrained(source.parent, trust_remote_code=False)
     # Positions before the first are taken off generously: 128 tokens tell enough here.
     longest = min(128, (getattr(config, "max_position_embeddings", None) or 128) - 8)
     return _limits(config.vocab_size, config.pad_token_id or 0, set(), config, longest, pad_left)

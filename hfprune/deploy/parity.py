@@ -134,7 +134,8 @@ def _batches_beside(
     if set(input_names) & set(IMAGE_INPUTS):
         from transformers import AutoConfig
 
-        return _image_batches(AutoConfig.from_pretrained(source.parent), seed=0)
+        config = AutoConfig.from_pretrained(source.parent, trust_remote_code=False)
+        return _image_batches(config, seed=0)
     return _batches(limits_beside(source, pad_left=pad_left), seed=0)
 
 

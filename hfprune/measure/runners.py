@@ -15,6 +15,7 @@ from torch import nn
 from hfprune.core.errors import HFPruneError, MissingExtraError
 from hfprune.core.kinds import image_shape
 from hfprune.core.machine import open_session
+from hfprune.core.text import one_line
 
 Batch = dict[str, NDArray[Any]]
 Runner = Callable[[Batch], object]
@@ -153,7 +154,8 @@ def onnx_runner(path: str | Path, threads: int = 1) -> OnnxRunner:
 
     Raises:
         MissingExtraError: without onnxruntime.
-        HFPruneError: if the file is missing, or for ``threads < 1``.
+        HFPruneError: if the file is missing or no graph that ONNX Runtime takes, or for
+            ``threads < 1``.
     """
     _check_threads(threads)
     if not Path(path).is_file():
@@ -164,7 +166,15 @@ def onnx_runner(path: str | Path, threads: int = 1) -> OnnxRunner:
         raise MissingExtraError(
             f'timing ONNX files needs onnxruntime: pip install "hfprune[onnx]" ({error})'
         ) from error
-    return OnnxRunner(open_session(ort, Path(path), threads), threads)
+    try:
+        session = open_session(ort, Path(path), threads)
+    except HFPruneError:
+        raise
+    except Exception as error:  # ONNX Runtime has no common base of its own
+        raise HFPruneError(
+            f"ONNX Runtime cannot load {path}: {one_line(str(error))}; export the model anew"
+        ) from error
+    return OnnxRunner(session, threads)
 
 
 def _check_threads(threads: int) -> None:

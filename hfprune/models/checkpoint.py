@@ -7,21 +7,29 @@ strictly: nothing missing, nothing extra, nothing of another shape.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hfprune.core.errors import CheckpointError, PlanError, UnsupportedModelError
+from hfprune.core.reading import pointer_problem, read_json
+from hfprune.core.text import one_line
 from hfprune.families import adapter_of
+from hfprune.models.configs import check_raw, read_raw
+from hfprune.models.fetching import fetch
+from hfprune.models.folders import check_place
+from hfprune.models.whole import load_whole, put_
 from hfprune.pruning.surgery import RECORD_KEY, read_record, resize_
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+_SHARD = re.compile(r"[\w][\w.-]*\.safetensors", re.ASCII)
 
 
 def from_pretrained(
@@ -43,9 +51,15 @@ def from_pretrained(
 
     Raises:
         CheckpointError: if there is no such directory or repository, it holds no record of kept
-            sizes, or any tensor is missing, extra, damaged or of another shape.
+            sizes, or any tensor is missing, extra, damaged, of another shape, or of whole numbers
+            where floats belong. Also if another thread, loading with transformers, kept all
+            parameters empty: none is ever given away like that.
     """
     folder = _locate(name_or_path, revision, token, cache_dir, local_files_only)
+    return load_whole(lambda: _load(folder), str(folder)).eval()
+
+
+def _load(folder: Path) -> Any:
     config = _read_config(folder)
     sizes = read_record(config, str(folder / "config.json"))
     if sizes is None:
@@ -65,7 +79,7 @@ def from_pretrained(
         adapter_of(model).check(model)  # some families keep indices among their weights
     except UnsupportedModelError as error:
         raise CheckpointError(f"the tensors in {folder} are damaged: {error}") from error
-    return model.eval()
+    return model
 
 
 def _build(model_class: Any, config: Any, folder: Path) -> Any:
@@ -74,7 +88,7 @@ def _build(model_class: Any, config: Any, folder: Path) -> Any:
     except Exception as error:  # whatever nonsense sizes in a config lead to, memory included
         raise CheckpointError(
             f"{folder / 'config.json'} describes no {model_class.__name__} that can be built: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {one_line(str(error))}"
         ) from error
 
 
@@ -97,12 +111,18 @@ def load_weights_(model: nn.Module, folder: Path) -> None:
         for name in sorted(set(tensors) & set(expected))
         if tensors[name].shape != expected[name].shape
     ]
+    retyped = [
+        f"{name} (file {tensors[name].dtype}, model {expected[name].dtype})"
+        for name in sorted(set(tensors) & set(expected))
+        if not _castable(tensors[name].dtype, expected[name].dtype)
+    ]
     problems = [
         f"{label}: {_abbreviate(names)}"
         for label, names in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", mismatched),
+            ("of another kind of number", retyped),
         )
         if names
     ]
@@ -114,9 +134,18 @@ def load_weights_(model: nn.Module, folder: Path) -> None:
     floats = {t.dtype for t in tensors.values() if t.is_floating_point()}
     if len(floats) == 1:
         model.to(dtype=floats.pop())
-    model.load_state_dict(tensors, strict=False)
+    own = model.state_dict()
+    # Copies: a tensor of safetensors is a view of the file, which may be replaced.
+    put_(model, {name: value.to(own[name].dtype, copy=True) for name, value in tensors.items()})
     if isinstance(model, PreTrainedModel):
         model.tie_weights()
+
+
+def _castable(found: torch.dtype, expected: torch.dtype) -> bool:
+    """Whether a tensor of the file may become one of the model: floats floats, others the same."""
+    if expected.is_floating_point:
+        return found in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return found == expected
 
 
 def _abbreviate(names: list[str], most: int = 5) -> str:
@@ -135,10 +164,14 @@ def _locate(
     if folder.is_dir():
         return folder
     name = str(name_or_path)
-    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise CheckpointError(f"there is no directory {name}")
+    try:
+        check_place(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"there is no directory {name}: {error}") from error
     from huggingface_hub import snapshot_download
 
+    if not local_files_only:
+        fetch(name, revision, token=token, cache_dir=cache_dir)
     try:
         return Path(
             snapshot_download(
@@ -153,20 +186,21 @@ def _locate(
     except Exception as error:
         raise CheckpointError(
             f"{name!r} is neither a directory here nor a repository that could be fetched: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {one_line(str(error))}"
         ) from error
 
 
 def _read_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} holds no config.json; pass a directory of save_pretrained")
+    check_raw(read_raw(folder, None), str(folder / "config.json"))
     try:
         # Not None, which would ask on the terminal whether to run code that comes with the model.
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{folder / 'config.json'} cannot be read: {one_line(str(error))}"
+        ) from error
 
 
 def _model_class(config: Any, folder: Path) -> Any:
@@ -174,10 +208,15 @@ def _model_class(config: Any, folder: Path) -> Any:
 
     names = getattr(config, "architectures", None) or []
     found = getattr(transformers, names[0], None) if len(names) == 1 else None
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    # Only classes of whole models say which config they are made of.
+    if not (
+        isinstance(found, type)
+        and issubclass(found, transformers.PreTrainedModel)
+        and isinstance(config, found.config_class or ())
+    ):
         raise CheckpointError(
-            f"{folder / 'config.json'}: architectures must name one model class of transformers, "
-            f"got {names!r}"
+            f"{folder / 'config.json'}: architectures must name one model class of transformers "
+            f"for {config.model_type!r} models, got {names!r:.120}"
         )
     return found
 
@@ -191,24 +230,28 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         files = _sharded_files(index)
     tensors: dict[str, Tensor] = {}
     for file in files:
+        if (pointer := pointer_problem(file)) is not None:
+            raise CheckpointError(f"{file} cannot be read: {pointer}")
         try:
             with safe_open(file, framework="pt") as opened:
                 names = list(opened.keys())
                 for name in names:
                     tensors[name] = opened.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is damaged or cannot be read: {error}") from error
+            raise CheckpointError(
+                f"{file} is damaged or cannot be read: {one_line(str(error))}"
+            ) from error
     return tensors
 
 
 def _sharded_files(index: Path) -> list[Path]:
-    try:
-        mapping = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(mapping.values())) if isinstance(mapping, Mapping) else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} cannot be read: {error}") from error
-    if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
-        raise CheckpointError(
-            f"{index}: shards must be plain file names beside it, got {names!r:.120}"
-        )
-    return [index.parent / name for name in names]
+    value = read_json(index)
+    mapping = value.get("weight_map") if isinstance(value, Mapping) else None
+    if not isinstance(mapping, Mapping):
+        raise CheckpointError(f"{index} cannot be read: it maps no tensors to files (weight_map)")
+    shards = list(mapping.values())
+    plain = [n for n in shards if isinstance(n, str) and _SHARD.fullmatch(n)]
+    if not shards or len(plain) < len(shards):
+        shown = one_line(repr(shards[:3]), 120)
+        raise CheckpointError(f"{index}: shards must be plain file names beside it, got {shown}")
+    return [index.parent / name for name in sorted(set(plain))]

@@ -17,10 +17,11 @@ from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.kinds import image_tokens, kind_of_model, takes_images
+from hfprune.core.text import cell
 from hfprune.families import BlockView, adapter_of, layer_views, model_sizes
 from hfprune.measure.sizes import count_macs, count_parameters
 from hfprune.models.folders import model_folder
-from hfprune.models.loading import load_saved
+from hfprune.models.saved import load_saved
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.search import plan_sparsity
@@ -119,8 +120,8 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
     if isinstance(model, nn.Module):
         loaded: Any = model
     else:
-        files = _files(Path(model))
         loaded = load_saved(model_folder(str(model)))
+        files = _files(Path(model))
     adapter_of(loaded)
     config: Any = loaded.config
     images = takes_images(loaded)
@@ -152,7 +153,8 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
 def tables(found: Inspection) -> list[Table]:
     """What was found, for a terminal: the layers, and below them the whole and the files."""
     of = f" of {found.model_type}, {found.task}"
-    layers = Table(title=f"{found.architecture}{'' if not found.pruned else ', pruned'}{of}")
+    title = f"{found.architecture}{'' if not found.pruned else ', pruned'}{of}"
+    layers = Table(title=cell(title, "table.title"))
     for name in ("layer", "heads", "neurons", "parameters", "can be pruned", "MACs"):
         layers.add_column(name, justify="right")
     for entry in found.layers:
@@ -179,7 +181,7 @@ def tables(found: Inspection) -> list[Table]:
         **{name: f"{size / 1e6:.2f} MB" for name, size in found.files.items()},
     }
     for name, text in rows.items():
-        whole.add_row(name, text)
+        whole.add_row(cell(name), cell(text))
     return [layers, whole]
 
 

@@ -11,31 +11,40 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel
 from transformers.models.auto.image_processing_auto import get_image_processor_config
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from hfprune.core.errors import (
     CheckpointError,
     DataError,
-    HFPruneError,
     RecipeError,
-    UnsupportedModelError,
 )
-from hfprune.core.faults import is_out_of_memory
-from hfprune.core.kinds import IMAGE, KINDS, auto_class, image_shape, kind_of_task
+from hfprune.core.kinds import IMAGE, auto_class, image_shape, kind_of_task
+from hfprune.core.reading import pointer_problem
 from hfprune.core.tasks import Task
 from hfprune.data.processors import load_processor as read_processor
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.families import adapter_for, adapter_of, position_limit
-from hfprune.models.adapters import base_of_adapter, check_adapter, is_adapter, load_merged
+from hfprune.models.adapters import (
+    adapter_weights,
+    base_of_adapter,
+    check_adapter,
+    is_adapter,
+    labels_of_adapter,
+    load_merged,
+)
 from hfprune.models.checkpoint import from_pretrained
-from hfprune.models.folders import model_folder
+from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
+from hfprune.models.explaining import explained, find, refuse_code
+from hfprune.models.fetching import fetch
+from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
+from hfprune.models.heads import new_head_
+from hfprune.models.whole import load_whole
 from hfprune.pruning.surgery import RECORD_KEY
 
 if TYPE_CHECKING:
@@ -61,25 +70,40 @@ def load_processor(
         DataError: there is no image processor, or a tokenizer that does not suit tagged words.
         UnsupportedModelError: it brings code of its own and is not trusted.
     """
-    with _explained(name, revision, key, trust_remote_code):
-        place = model_folder(name)
-        if is_adapter(place) and not (Path(place) / "tokenizer_config.json").is_file():
-            place, revision = base_of_adapter(place), None
-        if not trust_remote_code:
-            read = (
-                get_image_processor_config if kind_of_task(task) is IMAGE else get_tokenizer_config
+    with explained(name, revision, key, trust_remote_code):
+        place, revision = find(name, key, lambda: _place_of_processor(name, revision))
+        images = kind_of_task(task) is IMAGE
+        if Path(place).is_dir() and not images and not has_tokenizer(place):
+            raise CheckpointError(
+                f"{key} {name!r} holds no tokenizer: save the model's beside it "
+                "(tokenizer.save_pretrained), or name the model that it was fine-tuned from in "
+                "model.tokenizer"
             )
-            _refuse_code(name, key, read(place, revision=revision).get("auto_map"))
+        if not trust_remote_code:
+            read = get_image_processor_config if images else get_tokenizer_config
+            refuse_code(name, key, read(place, revision=revision).get("auto_map"))
+        fetch(place, revision)
         processor = read_processor(
             place, task, revision=revision, trust_remote_code=trust_remote_code
         )
         # transformers 5 makes an empty tokenizer where there are no files of one.
-        if kind_of_task(task) is not IMAGE and len(processor) <= len(processor.all_special_ids):
+        if not images and len(processor) <= len(processor.all_special_ids):
             raise CheckpointError(
                 f"{key} {name!r} holds no tokenizer, or one without a vocabulary: save the "
                 "model's tokenizer beside it, or name another"
             )
         return processor
+
+
+def _place_of_processor(name: str, revision: str | None) -> tuple[str, str | None]:
+    check_place(name)
+    place = model_folder(name)
+    if is_adapter(place) and not has_tokenizer(place):
+        return base_of_adapter(place), None
+    for file in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        if (pointer := pointer_problem(Path(place) / file)) is not None:
+            raise CheckpointError(f"{Path(place) / file} cannot be read: {pointer}")
+    return place, revision
 
 
 def load_classifier(
@@ -90,6 +114,7 @@ def load_classifier(
     trust_remote_code: bool,
     key: str,
     trained: bool,
+    new_head: bool = False,
 ) -> Any:
     """A classifier for the data's task; a model that hfprune shrank before is taken as it is.
 
@@ -99,6 +124,8 @@ def load_classifier(
         key: the recipe's key that names it, for errors.
         trained: whether it must already be fine-tuned for this task (a teacher), so that a missing
             head or labels in another order are mistakes.
+        new_head: whether its head, of whatever size, is exchanged for a random one that training
+            fits to the data's labels (``model.new_head``).
 
     Raises:
         CheckpointError: it cannot be found or read, or is for another task.
@@ -106,53 +133,27 @@ def load_classifier(
         MissingExtraError: an adapter, without peft.
         UnsupportedModelError: an unknown family, or code of its own that is not trusted.
     """
-    with _explained(name, revision, key, trust_remote_code):
-        place = model_folder(name)
-        adapter = is_adapter(place)
-        source = base_of_adapter(place) if adapter else place
-        revision = None if adapter else revision
-        config = AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
+    with explained(name, revision, key, trust_remote_code):
+        source = find(name, key, lambda: _source_of(name, revision))
+        config = find(
+            name,
+            key,
+            lambda: load_config(
+                source.base, revision=source.revision, trust_remote_code=trust_remote_code
+            ),
         )
         if not trust_remote_code:
-            _refuse_code(name, key, getattr(config, "auto_map", None))
+            refuse_code(name, key, getattr(config, "auto_map", None))
         adapter_for(str(config.model_type))
         if trained:
             _check_task(config, data, name, key)
-        if getattr(config, RECORD_KEY, None) is not None:
-            small = from_pretrained(source, revision=revision)
-            if small.config.num_labels != data.num_labels:
-                raise CheckpointError(
-                    f"{name} was shrunk for {small.config.num_labels} labels, the data has "
-                    f"{data.num_labels}; start from a model of the same task, or a dense one"
-                )
-            return small
-        labels: dict[str, Any] = {"num_labels": data.num_labels}
-        if data.label_names:
-            labels = {"id2label": data.id2label, "label2id": data.label2id}
-        if data.task != "token_classification":
-            labels["problem_type"] = data.task
-        options = {"revision": revision, "trust_remote_code": trust_remote_code, **labels}
-        kind = auto_class(IMAGE if data.of_images else kind_of_task(data.task))
-        found: dict[str, Any] = {"missing_keys": []}
-        try:
-            if adapter:
-                model = load_merged(place, kind, **options)
-            else:
-                with _untold():
-                    model, found = kind.from_pretrained(source, output_loading_info=True, **options)
-        except RuntimeError as error:
-            if config.num_labels != data.num_labels and "mismatch" in str(error):
-                raise CheckpointError(
-                    f"{key} {name!r} has a head for {config.num_labels} labels, the data has "
-                    f"{data.num_labels} ({', '.join(data.label_names) or 'a number'}): name a "
-                    "model of this task, or one without a head, which gets a new one"
-                ) from error
-            raise
+        fetch(source.base, source.revision)
+        model, missing = _load_dense_or_shrunk(
+            source, config, data, name=name, key=key, trusted=trust_remote_code, new_head=new_head
+        )
     adapter_of(model)  # refuses adapters that came with a model of the Hub
     if data.of_images:
         _check_channels(model, name)
-    missing = sorted(found["missing_keys"])
     if trained and missing:
         raise CheckpointError(
             f"{key} {name!r} lacks {', '.join(missing[:3])}: it was not fine-tuned as a "
@@ -169,6 +170,139 @@ def load_classifier(
     return model
 
 
+def check_model(name: str, key: str) -> None:
+    """Refuse what can be refused of a model without loading it, before any work.
+
+    Args:
+        name: a folder; of a name on the Hub nothing is known yet.
+        key: the recipe's key that names it, for errors.
+
+    Raises:
+        CheckpointError: a path that is not there, files that are damaged or none, a config that
+            describes no model.
+        MissingExtraError: an adapter, without peft.
+        UnsupportedModelError: a family without an adapter file.
+    """
+
+    def look() -> str | None:
+        base = _source_of(name, None).base
+        if not Path(base).is_dir():
+            return None
+        check_files(base)
+        raw = read_raw(base, None)
+        check_raw(raw, str(Path(base) / "config.json"))
+        return str(raw.get("model_type"))
+
+    kind = find(name, key, look)
+    if kind is not None:
+        adapter_for(kind)
+
+
+class _Source(NamedTuple):
+    """Where a model's files lie."""
+
+    place: str
+    base: str  # of an adapter the model that it was made for, else the same
+    revision: str | None
+
+    @property
+    def adapter(self) -> bool:
+        return self.base != self.place
+
+
+def _source_of(name: str, revision: str | None) -> _Source:
+    check_place(name)
+    place = model_folder(name)
+    if is_adapter(place):
+        check_adapter(place)
+        return _Source(place, base_of_adapter(place), None)
+    check_files(place)
+    return _Source(place, place, revision)
+
+
+def _load_dense_or_shrunk(
+    source: _Source,
+    config: Any,
+    data: TaskData,
+    *,
+    name: str,
+    key: str,
+    trusted: bool,
+    new_head: bool,
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with the data's labels, and which of its weights are random."""
+    labels = _labels_of(data)
+    if getattr(config, RECORD_KEY, None) is not None:
+        small = from_pretrained(source.base, revision=source.revision)
+        plain_outputs_(small.config)
+        if new_head:
+            return load_whole(lambda: _with_new_head(small, data), name), ()
+        if small.config.num_labels != data.num_labels:
+            raise CheckpointError(
+                f"{name} was shrunk for {small.config.num_labels} labels, the data has "
+                f"{data.num_labels}; start from a model of the same task, or a dense one, or set "
+                "model.new_head: true for a new head"
+            )
+        return small, ()
+    found = config.num_labels
+    if source.adapter:
+        found = labels_of_adapter(adapter_weights(source.place)) or found
+    if new_head:  # loaded with the head that it has, of whatever size
+        labels = {"num_labels": found}
+    options: dict[str, Any] = {"trust_remote_code": trusted, "revision": source.revision}
+    options["config"] = load_config(source.base, **options, **labels)
+    kind = auto_class(IMAGE if data.of_images else kind_of_task(data.task))
+    told: dict[str, Any] = {"missing_keys": []}
+    if source.adapter and not new_head and found != data.num_labels:
+        raise CheckpointError(_other_labels(name, key, found, data))
+
+    def load() -> Any:
+        nonlocal told
+        if source.adapter:
+            model, missing = load_merged(source.place, kind, **options)
+            told = {"missing_keys": missing}
+            return _with_new_head(model, data) if new_head else model
+        with _untold():
+            model, told = kind.from_pretrained(source.base, output_loading_info=True, **options)
+        return _with_new_head(model, data) if new_head else model
+
+    try:
+        model = load_whole(load, name)
+    except RuntimeError as error:
+        if config.num_labels != data.num_labels and "mismatch" in str(error):
+            raise CheckpointError(_other_labels(name, key, config.num_labels, data)) from error
+        raise
+    return model, () if new_head else tuple(sorted(told["missing_keys"]))
+
+
+def _labels_of(data: TaskData) -> dict[str, Any]:
+    """What a config says of the data's labels."""
+    labels: dict[str, Any] = {"num_labels": data.num_labels}
+    if data.label_names:
+        labels = {"id2label": data.id2label, "label2id": data.label2id}
+    if data.task != "token_classification":
+        labels["problem_type"] = data.task
+    return labels
+
+
+def _with_new_head(model: Any, data: TaskData) -> Any:
+    logger.warning("a new head starts from random numbers (model.new_head), and training fits it")
+    new_head_(model, data.num_labels)
+    for name, value in _labels_of(data).items():
+        setattr(model.config, name, value)
+    return model
+
+
+def _other_labels(name: str, key: str, found: int, data: TaskData) -> str:
+    option = "set model.new_head: true for a new head in its place, "
+    return (
+        f"{key} {name!r} has a head for {found} labels, the data has {data.num_labels} "
+        f"({', '.join(data.label_names) or 'a number'}): "
+        f"{option if key.startswith('model.') else ''}name a model of this task, or one without a "
+        "head, which gets a new one"
+    )
+
+
 @contextlib.contextmanager
 def _untold() -> Iterator[None]:
     """Without transformers' own list of missing weights, which tells people to train the model."""
@@ -178,55 +312,6 @@ def _untold() -> Iterator[None]:
         yield
     finally:
         transformers.logging.set_verbosity(before)
-
-
-def load_saved(folder: str) -> Any:
-    """A saved model as it is, dense or shrunk, with the head that its config names.
-
-    For those who look at a model and have no task for it.
-
-    Raises:
-        CheckpointError: for a directory (or Hub name) that holds no model that can be loaded.
-        MissingExtraError: for an adapter, without peft.
-        UnsupportedModelError: for a family without an adapter file.
-    """
-    check_adapter(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no model: {error}") from error
-    adapter_for(str(config.model_type))
-    if getattr(config, RECORD_KEY, None) is not None:
-        return from_pretrained(folder)
-    name = (getattr(config, "architectures", None) or [""])[0]
-    loader: Any = AutoModel
-    for kind in KINDS:
-        if name.endswith(kind.ending):
-            loader = auto_class(kind)
-    try:
-        return loader.from_pretrained(folder).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the model in {folder} cannot be loaded: {error}") from error
-
-
-def load_saved_classifier(folder: str) -> Any:
-    """As :func:`load_saved`, and what it gives has a classifier's head.
-
-    Raises:
-        CheckpointError: also for a model whose config names no class with such a head: one would
-            be made of random numbers.
-    """
-    try:
-        model = load_saved(folder)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder} holds no classifier: {error}") from error
-    name = type(model).__name__
-    if not name.endswith(tuple(kind.ending for kind in KINDS)):
-        raise CheckpointError(
-            f"{folder} holds no classifier but a {name}: give a folder that a run or save_model "
-            "of a classifier wrote"
-        )
-    return model
 
 
 def check_fits(
@@ -312,35 +397,3 @@ def _check_task(config: Any, data: TaskData, name: str, key: str) -> None:
         theirs,
         mine,
     )
-
-
-def _refuse_code(name: str, key: str, auto_map: Any) -> None:
-    if auto_map:
-        raise UnsupportedModelError(
-            f"{key} {name!r} brings Python code of its own (auto_map: {auto_map!r:.120}), which is "
-            "not run unless the recipe says so: read that code, then set "
-            "model.trust_remote_code: true, or name a model without it"
-        )
-
-
-@contextlib.contextmanager
-def _explained(name: str, revision: str | None, key: str, trusted: bool) -> Iterator[None]:
-    """Turn what transformers and the Hub's client raise into an error about the recipe."""
-    try:
-        yield
-    except HFPruneError:
-        raise
-    except Exception as error:
-        text = str(error)
-        if not trusted and "trust_remote_code" in text:
-            _refuse_code(name, key, "see its config.json")
-        if is_out_of_memory(error):
-            raise
-        at = f" at revision {revision!r}" if revision is not None else ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = " ".join(lines[:2])[:400]
-        raise CheckpointError(
-            f"{key} {name!r}{at} cannot be loaded: {type(error).__name__}: {said}. Check the name "
-            "or path, the revision, that its files are whole, and (for the Hub) the network and "
-            "access"
-        ) from error

@@ -1,17 +1,18 @@
 """Sentence encoders in the layout of sentence-transformers: pruned, saved and used as such.
 
 A folder lists its modules in ``modules.json``: a transformer (at the top or in a folder of its
-own), pooling, and perhaps a normalisation. :func:`save_encoder` writes a pruned transformer in that
-layout and :func:`load_encoder` runs it. sentence-transformers itself builds its transformer with
-``from_pretrained`` of transformers, which stops with a size mismatch at layers of uneven sizes.
+own), pooling, and perhaps dense layers and a normalisation (:mod:`hfprune.models.layout`).
+:func:`save_encoder` writes a pruned transformer in that layout and :func:`load_encoder` runs it.
+sentence-transformers itself builds its transformer with ``from_pretrained`` of transformers, which
+stops with a size mismatch at layers of uneven sizes.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,78 +20,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.core.files import atomic_directory, atomic_write_json
+from hfprune.core.reading import read_json
+from hfprune.families import position_limit
 from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.configs import load_config, plain_outputs_
+from hfprune.models.explaining import explained, refuse_code
+from hfprune.models.folders import check_files
+from hfprune.models.layout import MODULES, LaterModule, SentenceLayout, read_layout
+from hfprune.models.whole import load_whole
 from hfprune.pruning.surgery import RECORD_KEY
 
-MODULES: Final = "modules.json"
-POOLING_MODES: Final = ("cls_token", "mean_tokens", "max_tokens")
-_TYPES: Final = "sentence_transformers.models"
+__all__ = ["SentenceEncoder", "SentenceLayout", "load_encoder", "read_layout", "save_encoder"]
 
-# Beside the modules, and carried along as they are.
-_FILES: Final = ("config_sentence_transformers.json", "sentence_bert_config.json")
-
-
-@dataclass(frozen=True)
-class SentenceLayout:
-    """What a sentence encoder's folder says.
-
-    Attributes:
-        transformer: the folder that holds the transformer.
-        pooling: one of :data:`POOLING_MODES`.
-        normalize: whether embeddings are scaled to length 1.
-        pooling_config: the whole content of the pooling module's ``config.json``.
-        files: further files to carry along, by name.
-    """
-
-    transformer: Path
-    pooling: str
-    normalize: bool
-    pooling_config: Mapping[str, Any]
-    files: Mapping[str, Path]
-
-
-def read_layout(folder: str | Path) -> SentenceLayout | None:
-    """The layout of a folder, ``None`` if it has no ``modules.json``.
-
-    Raises:
-        CheckpointError: if ``modules.json`` or the pooling's config cannot be read.
-        UnsupportedModelError: for modules other than transformer, pooling, normalisation, and for
-            pooling other than by the first token, the mean or the largest value.
-    """
-    root = Path(folder)
-    if not (root / MODULES).is_file():
-        return None
-    modules = _read_json(root / MODULES)
-    try:
-        kinds = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in modules]
-    except (TypeError, LookupError) as error:
-        raise CheckpointError(f"{root / MODULES} lists no modules: {error!r}") from error
-    names = [kind for kind, _ in kinds]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise UnsupportedModelError(
-            f"{root / MODULES} lists the modules {names}; hfprune knows sentence encoders of "
-            "Transformer, Pooling and, if need be, Normalize"
-        )
-    transformer = root / kinds[0][1]
-    pooling = _read_json(root / kinds[1][1] / "config.json")
-    modes = [n for n in POOLING_MODES if pooling.get(f"pooling_mode_{n}")]
-    others = [k for k, on in pooling.items() if k.startswith("pooling_mode_") and on is True]
-    if len(modes) != 1 or len(others) != 1:
-        raise UnsupportedModelError(
-            f"{root / kinds[1][1] / 'config.json'} asks for pooling by {others}; expected exactly "
-            f"one of {', '.join(f'pooling_mode_{n}' for n in POOLING_MODES)}"
-        )
-    files = {}
-    for name in _FILES:
-        for place in (root / name, transformer / name):
-            if place.is_file():
-                files[name] = place
-                break
-    return SentenceLayout(transformer, modes[0], "Normalize" in names, pooling, files)
+MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
+# What a Dense layer may do to its outputs. A name is looked up here and never imported.
+ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    "torch.nn.modules.linear.Identity": lambda values: values,
+    "torch.nn.modules.activation.Tanh": torch.tanh,
+    "torch.nn.modules.activation.ReLU": F.relu,
+    "torch.nn.modules.activation.GELU": F.gelu,
+    "torch.nn.modules.activation.SiLU": F.silu,
+    "torch.nn.modules.activation.Sigmoid": torch.sigmoid,
+}
 
 
 def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folder: Path) -> None:
@@ -104,11 +60,11 @@ def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folde
     """
     encoder: Any = getattr(model, "base_model", model)
     record = getattr(model.config, RECORD_KEY, None)
-    kinds = ["Transformer", "Pooling"] + ["Normalize"] * layout.normalize
-    paths = ["", "1_Pooling", "2_Normalize"]
+    kinds = ["Pooling", *(module.kind for module in layout.later)]
+    paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds, 1))]
     with atomic_directory(folder, overwrite=False) as place:
         encoder.save_pretrained(place)
-        config = _read_json(place / "config.json")
+        config = read_json(place / "config.json")
         config["architectures"] = [type(encoder).__name__]
         for key in ("id2label", "label2id", "problem_type"):
             config.pop(key, None)
@@ -116,16 +72,69 @@ def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folde
             config[RECORD_KEY] = record
         atomic_write_json(place / "config.json", config)
         tokenizer.save_pretrained(place)
-        for path in paths[: len(kinds)]:
+        for path in paths[1:]:
             (place / path).mkdir(exist_ok=True)
-        atomic_write_json(place / "1_Pooling" / "config.json", dict(layout.pooling_config))
+        atomic_write_json(place / paths[1] / "config.json", dict(layout.pooling_config))
+        for path, module in zip(paths[2:], layout.later, strict=True):
+            for name in MODULE_FILES:
+                if (module.folder / name).is_file():
+                    shutil.copyfile(module.folder / name, place / path / name)
         modules = [
-            {"idx": index, "name": str(index), "path": path, "type": f"{_TYPES}.{kind}"}
-            for index, (kind, path) in enumerate(zip(kinds, paths, strict=False))
+            {"idx": index, "name": str(index), "path": path, "type": kind}
+            for index, (path, kind) in enumerate(zip(paths, layout.types, strict=True))
         ]
         (place / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
         for name, source in layout.files.items():
             shutil.copyfile(source, place / name)
+
+
+class DenseLayer(nn.Module):
+    """A Dense module of sentence-transformers: a projection, its activation, perhaps a residual.
+
+    Args:
+        module: its folder and config.
+
+    Raises:
+        CheckpointError: its weights cannot be read, or do not fit its config.
+        UnsupportedModelError: an activation that is not in :data:`ACTIVATIONS`, or inputs and
+            outputs other than the embedding.
+    """
+
+    def __init__(self, module: LaterModule) -> None:
+        super().__init__()
+        config = module.config
+        name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+        places = {config.get(f"module_{end}_name") for end in ("input", "output")}
+        if name not in ACTIVATIONS or not places <= {None, "sentence_embedding"}:
+            raise UnsupportedModelError(
+                f"{module.folder} holds a Dense layer with the activation {name!r:.80} between "
+                f"{sorted(map(str, places))}; hfprune runs those of the embedding with one of "
+                + ", ".join(known.rpartition(".")[2] for known in ACTIVATIONS)
+            )
+        self._activation = ACTIVATIONS[name]
+        file = module.folder / "model.safetensors"
+        if not file.is_file():
+            raise CheckpointError(
+                f"{module.folder} holds no model.safetensors; save the encoder with a newer "
+                "sentence-transformers (pickled weights are not read)"
+            )
+        check_files(module.folder)
+        tensors = load_file(file)
+        sizes = (config.get("in_features"), config.get("out_features"))
+        weight = tensors.get("linear.weight")
+        if weight is None or tuple(weight.shape) != sizes[::-1]:
+            raise CheckpointError(f"{file} does not fit the sizes {sizes!r:.80} of its config.json")
+        self.weight, self.bias = weight, tensors.get("linear.bias")
+        self.has_residual = config.get("use_residual") is True
+        self.residual = tensors.get("residual.weight")
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """``(texts, in)`` to ``(texts, out)``."""
+        found = self._activation(F.linear(embeddings, self.weight, self.bias))
+        if not self.has_residual:
+            return found
+        residual = self.residual
+        return found + (embeddings if residual is None else F.linear(embeddings, residual))
 
 
 class SentenceEncoder:
@@ -145,12 +154,18 @@ class SentenceEncoder:
         self.tokenizer = tokenizer
         self.layout = layout
         self.max_length = max_length
+        self._later = [
+            DenseLayer(module) if module.kind == "Dense" else partial(F.normalize, dim=1)
+            for module in layout.later
+        ]
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
-        """Embeddings, float32 ``(texts, hidden)``."""
+        """Embeddings, float32 ``(texts, hidden)``, or as wide as the last dense layer."""
         if not texts:
             config: Any = self.model.config
-            return np.zeros((0, config.hidden_size), dtype=np.float32)
+            layers = [one.weight for one in self._later if isinstance(one, DenseLayer)]
+            width = len(layers[-1]) if layers else config.hidden_size
+            return np.zeros((0, width), dtype=np.float32)
         device = next(self.model.parameters()).device
         found = []
         for start in range(0, len(texts), batch_size):
@@ -175,12 +190,15 @@ class SentenceEncoder:
         """
         real = mask[:, :, None].to(states)
         if self.layout.pooling == "cls_token":
-            pooled = states[:, 0]
+            first = mask.argmax(1)  # with padding on the left it is not the token 0
+            pooled = states[torch.arange(len(states), device=states.device), first]
         elif self.layout.pooling == "max_tokens":
             pooled = states.masked_fill(real == 0, torch.finfo(states.dtype).min).amax(1)
         else:
             pooled = (states * real).sum(1) / real.sum(1).clamp(min=1e-9)
-        return F.normalize(pooled, dim=1) if self.layout.normalize else pooled
+        for module in self._later:
+            pooled = module(pooled.float())
+        return pooled
 
 
 def load_encoder(folder: str | Path) -> SentenceEncoder:
@@ -190,28 +208,36 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
         CheckpointError: if it is no such folder, or its weights do not fit.
         UnsupportedModelError: as :func:`read_layout`.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
 
     layout = read_layout(folder)
     if layout is None:
         raise CheckpointError(
-            f"{folder} holds no {MODULES}, so it is no sentence encoder; load it with "
+            f"{folder} holds no {MODULES}, so it is no sentence encoder (or one that lists a "
+            "transformer alone: a CrossEncoder, which is a classifier); load it with "
             "hfprune.from_pretrained or transformers"
         )
-    place = layout.transformer
-    config = AutoConfig.from_pretrained(place)
-    shrunk = getattr(config, RECORD_KEY, None) is not None
-    model = from_pretrained(place) if shrunk else AutoModel.from_pretrained(place).eval()
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    place = str(layout.transformer)
+    check_files(place)
+    with explained(str(folder), None, "the sentence encoder", False):
+        config = load_config(place)
+        refuse_code(place, "the model", getattr(config, "auto_map", None))
+        shrunk = getattr(config, RECORD_KEY, None) is not None
+        model = (
+            from_pretrained(place)
+            if shrunk
+            else load_whole(
+                lambda: AutoModel.from_pretrained(place, config=config, trust_remote_code=False),
+                place,
+            ).eval()
+        )
+        plain_outputs_(model.config)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))
     settings = layout.files.get("sentence_bert_config.json")
     if settings is not None:
-        longest = int(_read_json(settings).get("max_seq_length") or longest)
+        said = read_json(settings)
+        wanted = said.get("max_seq_length") if isinstance(said, dict) else None
+        longest = wanted if type(wanted) is int and wanted > 0 else longest
+    longest = min(longest, position_limit(model) or longest)
     return SentenceEncoder(model, tokenizer, layout, longest)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error

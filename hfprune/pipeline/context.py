@@ -14,9 +14,10 @@ from transformers import set_seed
 
 from hfprune.core.errors import HFPruneError, OutputError, TrainingError
 from hfprune.core.exchange import from_main
-from hfprune.core.faults import is_disk_full, is_out_of_memory
+from hfprune.core.faults import is_disk_full, is_out_of_memory, why_not_written
 from hfprune.core.ownership import check_name
 from hfprune.core.processes import processes
+from hfprune.core.text import one_line
 from hfprune.pipeline.results import StageResult
 from hfprune.pipeline.store import ResultT, StageStore
 from hfprune.recipe.sections.whole import Recipe
@@ -135,11 +136,13 @@ class Context:
             return OutputError(f"{doing}: {error}; {go_on}")
         if ours:
             return None
-        if is_disk_full(error):
+        full = why_not_written(error, self.store.folder)
+        if full is not None:
             name = getattr(error, "filename", None) or self.store.folder
+            why, _, remedy = full.partition("; ")
+            remedy = f"{remedy}; " if remedy else ""
             return OutputError(
-                f"{doing}: the disk is full, writing {name} failed ({brief(error)}); free "
-                f"some space; {go_on}"
+                f"{doing}: {why}, writing {name} failed ({brief(error)}); {remedy}{go_on}"
             )
         if is_out_of_memory(error):
             training = self.recipe.training
@@ -155,5 +158,4 @@ class Context:
 
 def brief(error: BaseException) -> str:
     """Class and text of an error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    return one_line(f"{type(error).__name__}: {error}")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from hfprune.core.errors import CheckpointError
 from hfprune.core.files import check_output_dir
 from hfprune.core.ownership import check_apart, require_replaceable
 from hfprune.core.tasks import problem_of
+from hfprune.core.trackers import check_trackers
 from hfprune.data.readers.paths import listed
 from hfprune.deploy.exporters.backends import check_backend
-from hfprune.families import adapter_for
 from hfprune.measure.metrics import load_metrics
-from hfprune.models.adapters import check_adapter
-from hfprune.models.folders import model_folder
+from hfprune.models.layout import layout_or_note
+from hfprune.models.loading import check_model
 from hfprune.pipeline.context import Context
 from hfprune.publish.push import find_token
 
@@ -50,19 +46,13 @@ def check(context: Context) -> None:
     load_metrics(recipe.evaluation.metrics, problem_of(recipe.task), 2)
     if recipe.hub.push_to_hub:
         find_token()
-    for name in (recipe.model.name_or_path, recipe.teacher.name_or_path):
+    check_trackers(recipe.training.report_to)
+    for section, name in (
+        ("model", recipe.model.name_or_path),
+        ("teacher", recipe.teacher.name_or_path),
+    ):
         if name is not None:
-            check_adapter(name)
-            _check_family(Path(model_folder(name)) / "config.json")
-
-
-def _check_family(file: Path) -> None:
-    if not file.is_file():
-        return
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} must hold a JSON object")
-    adapter_for(str(config.get("model_type")))
+            check_model(name, f"{section}.name_or_path")
+    _, note = layout_or_note(recipe.model.name_or_path)
+    if note is not None:
+        context.console.warn(note)

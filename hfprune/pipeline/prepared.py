@@ -85,6 +85,7 @@ class Prepared:
         *,
         key: str = "model.name_or_path",
         trained: bool = False,
+        new_head: bool = False,
     ) -> Any:
         """A classifier for this task; a model that hfprune shrank before is taken as it is."""
         model = load_classifier(
@@ -94,6 +95,7 @@ class Prepared:
             trust_remote_code=context.recipe.model.trust_remote_code,
             key=key,
             trained=trained,
+            new_head=new_head,
         )
         if not self.data.of_images and model.config.pad_token_id is None:
             model.config.pad_token_id = self.dense.processor.pad_token_id

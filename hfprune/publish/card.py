@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from hfprune.core.files import atomic_write_text
 from hfprune.core.kinds import IMAGE, TOKENS, kind_of_task
 from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
 from hfprune.core.results import METRICS_FILE
+from hfprune.core.text import visible
 from hfprune.publish.finished import (
     CARD_NAME,
     FIGURES,
@@ -223,7 +225,7 @@ class _Card:
             "import hfprune",
             f"from transformers import {loader}, pipeline",
             "",
-            f'name = "{self.repo_id}"',
+            f"name = {json.dumps(visible(self.repo_id))}",
             "model = hfprune.from_pretrained(name)",
             load,
             call,
@@ -236,7 +238,7 @@ class _Card:
             f"from optimum.onnxruntime import {self.kind.onnx_class}",
             f"from transformers import {loader}, pipeline",
             "",
-            f'name = "{self.repo_id}"',
+            f"name = {json.dumps(visible(self.repo_id))}",
             f"model = {self.kind.onnx_class}.from_pretrained(",
             f'    name, subfolder="onnx", file_name="{file}"',
             ")",
@@ -298,8 +300,9 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """Text from outside on one line of Markdown, standing for itself."""
-    text = re.sub(r"\s+", " ", text)
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
+    text = visible(re.sub(r"\s+", " ", text)).replace("&", "&amp;")
+    # An underscore within a word means nothing to Markdown.
+    return re.sub(r"([\\`*~\[\]<>|$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _span(interval: Sequence[float], digits: int = 3) -> str:

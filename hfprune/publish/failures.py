@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 from huggingface_hub import constants, get_token
 
+from hfprune.core.text import one_line
+
 MOST_SECONDS_TO_WAIT: Final = 30.0
 _SECRETS = re.compile(
     r"hf_[A-Za-z0-9]{8,}|(?<=Bearer )\S+|eyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^/\s@]+(?=@)"
@@ -19,6 +21,10 @@ def redact(text: str, *tokens: str | None) -> str:
         if token:
             text = text.replace(token, "***")
     return _SECRETS.sub("***", text)
+
+
+# What the Hub's client raises on an answer that lacks what it looks for, or is no JSON.
+_MALFORMED = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 
 
 class Failure(NamedTuple):
@@ -46,9 +52,23 @@ def diagnose(
                 status >= 500 or status in (408, 429),
             )
     told = f"{type(error).__name__}: {error}"
+    if isinstance(error, TimeoutError) and "not done within" in str(error):
+        where = redact(constants.ENDPOINT, token)
+        return Failure(
+            f"{where} did not take it in time ({error}): the network is slow or the server stalls; "
+            "allow more with --timeout (timeout=...)",
+            False,
+        )
     if any(_is_network_error(link) for link in chain):
         where = redact(constants.ENDPOINT, token)
         return Failure(f"no answer from {where} ({_brief(told, token)})", True)
+    if any(isinstance(link, _MALFORMED) for link in chain):
+        where = redact(constants.ENDPOINT, token)
+        return Failure(
+            f"the answer of {where} cannot be understood ({_brief(told, token)}): is it a Hub, "
+            "and does no proxy or login page stand in between?",
+            False,
+        )
     return Failure(_brief(told, token), False)
 
 
@@ -91,5 +111,4 @@ def _is_network_error(error: BaseException) -> bool:
 
 
 def _brief(text: str, token: str | None) -> str:
-    text = re.sub(r"\s+", " ", redact(text, token)).strip()
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return one_line(redact(text, token))

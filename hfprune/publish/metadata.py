@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -33,10 +34,15 @@ _HUB_METRICS: Final[Mapping[str, tuple[str, dict[str, str], str]]] = {
 _FORMS: Final = ("PyTorch", "int8")
 
 
+# Results may have been edited: only what can be a name on the Hub is linked to.
+_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
 def base_model(run: Finished) -> str | None:
     """The Hub name of the model that the weights started from; ``None`` for a local one."""
     given = run.recipe.teacher.name_or_path is not None
-    return run.results.sources.get("teacher" if given else "model")
+    name = run.results.sources.get("teacher" if given else "model")
+    return name if name is not None and _NAME.fullmatch(name) else None
 
 
 def card_metadata(run: Finished, repo_id: str) -> ModelCardData:

@@ -21,6 +21,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from hfprune.core.errors import HubError
+from hfprune.core.waiting import SECONDS_TO_ANSWER, ResultT, seconds_for, within
 from hfprune.publish.card import build_card
 from hfprune.publish.failures import MOST_SECONDS_TO_WAIT, Failure, diagnose, redact
 from hfprune.publish.finished import (
@@ -72,6 +73,7 @@ def push(
     token: str | None = None,
     retries: int = 3,
     backoff: float = 1.0,
+    timeout: float = SECONDS_TO_ANSWER,
     note: Callable[[str], None] | None = None,
 ) -> str:
     """Upload a finished run to the Hub, in one commit.
@@ -91,6 +93,8 @@ def push(
         retries: further attempts after a failure that may pass (no connection, HTTP 408, 429 or
             5xx). Files that have arrived are not sent again.
         backoff: seconds before the first of them; doubled for each, at most 30.
+        timeout: seconds that the Hub may take for an answer; for the commit a second more for each
+            50 kB of the files. A server that stalls or drips is given up then.
         note: is told what happens, line by line; ``None``: silence, without progress bars.
 
     Returns:
@@ -127,7 +131,7 @@ def push(
             time.sleep(wait)
         try:
             with _progress_bars(note is not None):
-                url = _upload(api, repo_id, revision, private, files)
+                url = _upload(api, repo_id, revision, private, files, _Patience(timeout, say))
             return redact(url, secret)
         except HubError as error:
             failure = Failure(str(error), False)
@@ -192,25 +196,50 @@ def _files(run: Finished, repo_id: str) -> tuple[dict[str, Path | bytes], list[s
     return files, left_out
 
 
+class _Patience:
+    """How long to wait for the Hub, and who is told of it meanwhile."""
+
+    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
+        self._seconds, self._say = seconds, say
+
+    def ask(self, do: Callable[[], ResultT], size: int = 0) -> ResultT:
+        """The answer to a request that sends so many bytes.
+
+        Raises:
+            TimeoutError: none came in time.
+        """
+        limit = seconds_for(size, self._seconds)
+        return within(
+            limit,
+            do,
+            tell=lambda waited: self._say(
+                f"waiting for the Hub, {waited:.0f} s of at most {limit:.0f}"
+            ),
+        )
+
+
 def _upload(
     api: HfApi,
     repo_id: str,
     revision: str | None,
     private: bool,
     files: Mapping[str, Path | bytes],
+    patience: _Patience,
 ) -> str:
     """One attempt. May be repeated: what is done already is left as it is."""
+    ask = patience.ask
     # None, not False: where an organisation's repositories are private, this one is too.
-    api.create_repo(repo_id, private=private or None, exist_ok=True)
-    if private and not api.repo_info(repo_id).private:
+    ask(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
+    if private and not ask(lambda: api.repo_info(repo_id)).private:
         raise HubError(
             "the repository is there already and is public, but a private one was asked for; "
             "nothing was uploaded. Make it private in its settings, name another one, or leave "
             "out --private (hub_private_repo)"
         )
     if revision is not None and revision != constants.DEFAULT_REVISION:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    there = api.list_repo_files(repo_id, revision=revision)
+        branch = revision
+        ask(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
+    there = ask(lambda: api.list_repo_files(repo_id, revision=revision))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
         for name, source in files.items()
@@ -218,8 +247,15 @@ def _upload(
     operations += [
         CommitOperationDelete(name) for name in there if _is_ours(name) and name not in files
     ]
-    commit = api.create_commit(
-        repo_id, operations, commit_message="Upload a model pruned by hfprune", revision=revision
+    size = sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in files.values())
+    commit = ask(
+        lambda: api.create_commit(
+            repo_id,
+            operations,
+            commit_message="Upload a model pruned by hfprune",
+            revision=revision,
+        ),
+        size,
     )
     return str(commit.commit_url)
 

@@ -101,6 +101,10 @@ def describe(place: Place, kind: str, value: object, context: Mapping[str, Any])
     )
 
 
+# Upper bounds from here on are against slips of the keyboard.
+ABSURD: Final = 100
+
+
 def _bounds(place: Place, context: Mapping[str, Any]) -> str:
     """Both bounds of the value in words, if it broke one of them."""
     words = {
@@ -115,6 +119,8 @@ def _bounds(place: Place, context: Mapping[str, Any]) -> str:
     if place.field is not None and place.path == place.key:
         for limit in place.field.metadata:
             limits |= {name: getattr(limit, name) for name in words if hasattr(limit, name)}
+    if not {"le", "lt"} & set(context):  # one against slips is not worth a word to others
+        limits = {k: v for k, v in limits.items() if k not in ("le", "lt") or v < ABSURD}
     return " and ".join(text.format(limits[name]) for name, text in words.items() if name in limits)
 
 

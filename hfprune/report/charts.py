@@ -7,13 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from markupsafe import escape as escape_html
+
+from hfprune.core.text import visible
 
 Shape = Literal["circle", "square", "diamond"]
 
 # In CSS pixels; narrow, so that text is of its size on a phone as well.
 WIDTH, HEIGHT = 360.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 12.0, 38.0
+
+
+def escape(text: str) -> Markup:
+    """Text from outside for SVG, control characters by their numbers."""
+    return escape_html(visible(text))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hfprune.core.processes import processes
 from hfprune.core.records import QuantizationRecord
 from hfprune.core.results import RunResults
+from hfprune.core.text import cell, visible
 from hfprune.report.tables import quantization_table, summary_table
 
 logger = logging.getLogger(__name__)
@@ -103,19 +104,19 @@ class Console:
     def note(self, text: str) -> None:
         """One line."""
         if not self.silent:
-            self._rich.print(f"  {text}", markup=False)
+            self._rich.print(f"  {visible(text)}", markup=False)
 
     def warn(self, text: str) -> None:
         """One line that is shown also where progress is not."""
         if processes().is_main_process:
-            self._rich.print(f"warning: {text}", markup=False, style="yellow")
+            self._rich.print(f"warning: {visible(text)}", markup=False, style="yellow")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announce a stage, and how long it took when it ends well."""
         stage = _Work(name)
         if not self.silent:
-            self._rich.print(f"== {name}", markup=False, style="bold")
+            self._rich.print(f"== {visible(name)}", markup=False, style="bold")
         self._stage, self._told = stage, stage.start
         try:
             with self._shown(stage):
@@ -191,12 +192,12 @@ class Console:
         left = work.left
         counted = f"{work.done}/{work.total}" if work.total else ""
         remaining = "" if left is None else f"{clock(left)} left"
-        row.add_row(work.name, bar, counted, clock(work.elapsed), remaining)
+        row.add_row(cell(work.name), bar, counted, clock(work.elapsed), remaining)
         lines: list[Any] = [row]
         if work.facts:
-            lines.append(Text(f"  {work.facts_text()}", overflow="ellipsis", no_wrap=True))
+            lines.append(Text(f"  {visible(work.facts_text())}", overflow="ellipsis", no_wrap=True))
         if self._finished:
-            lines.insert(0, Text(f"done: {', '.join(self._finished)}", style="dim"))
+            lines.insert(0, Text(f"done: {visible(', '.join(self._finished))}", style="dim"))
         return Group(*lines)
 
     def _tell(self, work: _Work) -> None:

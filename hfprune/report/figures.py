@@ -8,6 +8,7 @@ from typing import Any
 
 from hfprune.core.errors import MissingExtraError
 from hfprune.core.results import Kept
+from hfprune.core.text import visible
 from hfprune.report.charts import LineChart, ScatterChart, log_ticks
 
 INSTALL_HINT = 'pip install "hfprune[bench]"'
@@ -154,4 +155,4 @@ def confusion_png(tables: Mapping[str, Sequence[Sequence[int]]], labels: Sequenc
 
 def _plain(text: str) -> str:
     """Text as it stands: matplotlib would set what is between dollars as mathematics."""
-    return text.replace("$", r"\$")
+    return visible(text).replace("$", r"\$")

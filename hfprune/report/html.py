@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hfprune.core.errors import MissingExtraError, OutputError
 from hfprune.core.files import atomic_write_bytes, atomic_write_text
 from hfprune.core.results import METRICS_FILE
+from hfprune.core.text import visible
 from hfprune.report.charts import draw_lines, draw_marker, draw_scatter
 from hfprune.report.curves import colour_of, pareto, schedules, shape_of
 from hfprune.report.figures import (
@@ -99,6 +101,7 @@ def _html(page: Page) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -151,6 +154,11 @@ def _figures(page: Page) -> dict[str, bytes]:
             name = f"confusion_{_file_name(part.label)}"
             found[name] = confusion_png(part.confusion, part.labels)
     return found
+
+
+def _shown(value: Any) -> Any:
+    """What a template puts into the page: text without control characters, charts as drawn."""
+    return visible(value) if type(value) is str else value
 
 
 def _file_name(label: str) -> str:

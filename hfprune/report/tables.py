@@ -6,22 +6,24 @@ from rich.table import Table
 
 from hfprune.core.records import QuantizationCandidate, QuantizationRecord
 from hfprune.core.results import RunResults
+from hfprune.core.text import cell
 
 
 def quantization_table(label: str, record: QuantizationRecord) -> Table:
     """A row a candidate: settings, times, speed-up over plain int8, metric, size, verdict."""
     table = Table(
-        title=f"int8 of the {label} model",
-        caption=(
+        title=cell(f"int8 of the {label} model", "table.title"),
+        caption=cell(
             f"{record.metric} on validation rows, float32 {record.float_metric:.4f}; speed-up over "
             f"plain dynamic int8, geometric mean of the shapes; {record.seconds:.0f} s, "
-            f"{record.not_tried} candidates not tried for want of time"
+            f"{record.not_tried} candidates not tried for want of time",
+            "table.caption",
         ),
     )
     shapes = record.shapes()
     table.add_column("settings")
     for name in (*shapes, "speed-up", record.metric, "agree", "MB"):
-        table.add_column(name, justify="right")
+        table.add_column(cell(name), justify="right")
     table.add_column("verdict")
 
     def shown(value: float | None, form: str) -> str:
@@ -30,13 +32,13 @@ def quantization_table(label: str, record: QuantizationRecord) -> Table:
     for entry in record.candidates:
         size = entry.file_bytes
         table.add_row(
-            ", ".join(f"{key}: {value}" for key, value in entry.settings.items()) or "plain",
+            cell(", ".join(f"{key}: {val}" for key, val in entry.settings.items()) or "plain"),
             *(shown(entry.ms.get(shape), ".2f") for shape in shapes),
             shown(entry.speedup, ".2f"),
             shown(entry.metric, ".4f"),
             shown(entry.agreement, ".3f"),
             shown(size and size / 1e6, ".1f"),
-            _verdict(entry),
+            cell(_verdict(entry)),
         )
     return table
 
@@ -57,16 +59,17 @@ def summary_table(results: RunResults) -> Table:
         for label, kept in results.members.items()
     )
     table = Table(
-        title=f"encoder weights removed: {removed}",
-        caption=(
+        title=cell(f"encoder weights removed: {removed}", "table.title"),
+        caption=cell(
             f"{primary} on {evaluation.samples} test samples, {evaluation.confidence:.0%} "
             f"interval; speed-up over {benchmark.baseline}, {benchmark.threads} thread(s), "
             f"batch x length, median of {benchmark.repeats} interleaved rounds; one seed "
-            f"({results.seed})"
+            f"({results.seed})",
+            "table.caption",
         ),
     )
     table.add_column("model")
-    table.add_column(primary, justify="right")
+    table.add_column(cell(primary), justify="right")
     table.add_column("interval", justify="right")
     table.add_column("MB", justify="right")
     for batch, length in shapes:
@@ -75,7 +78,7 @@ def summary_table(results: RunResults) -> Table:
         low, high = entry.interval
         rows = (times[name, shape] for shape in shapes)
         table.add_row(
-            name,
+            cell(name),
             f"{entry.metrics[primary]:.4f}",
             f"{low:.3f}-{high:.3f}",
             f"{benchmark.file_bytes[name] / 1e6:.1f}",

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hfprune.core.errors import CheckpointError, OutputError, PlanError, TrainingError
-from hfprune.core.faults import is_disk_full, is_out_of_memory
+from hfprune.core.faults import is_out_of_memory, why_not_written
 from hfprune.core.files import atomic_write_json, cache_folder
 from hfprune.core.kinds import (
     TEXT_INPUTS,
@@ -42,12 +42,17 @@ from hfprune.core.kinds import (
     kind_of_model,
     takes_images,
 )
+from hfprune.core.text import one_line
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.words import IGNORED
 from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
+from hfprune.models.configs import plain_outputs_
+from hfprune.models.explaining import find
+from hfprune.models.folders import check_place
+from hfprune.models.whole import load_whole
 from hfprune.pruning.cost import LatencyTable, parameter_costs
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.importance import GradientScores, Scores, is_gradient_score, weight_scores
@@ -214,6 +219,7 @@ class HFPruneTrainer(Trainer):
         # accumulated batches; encoders' heads average over samples, not over tokens.
         self.model_accepts_loss_kwargs = False
         self._check_environment()
+        plain_outputs_(self._bare_model().config)
         if pruning is not None:
             self.plan = PruningPlan.dense(model_sizes(self._bare_model()))
             if is_gradient_score(pruning.score):
@@ -252,13 +258,19 @@ class HFPruneTrainer(Trainer):
     def _load_teacher(self, teacher: nn.Module | str | Path | None) -> nn.Module | None:
         if teacher is None:
             return None
+        if not isinstance(teacher, nn.Module):
+            find(str(teacher), "teacher", lambda: check_place(str(teacher)))
         loaded: Any = (
             teacher
             if isinstance(teacher, nn.Module)
-            else auto_class(kind_of_model(self._bare_model())).from_pretrained(
-                str(teacher), trust_remote_code=False
+            else load_whole(
+                lambda: auto_class(kind_of_model(self._bare_model())).from_pretrained(
+                    str(teacher), trust_remote_code=False
+                ),
+                str(teacher),
             )
         )
+        plain_outputs_(loaded.config)
         student: Any = self._bare_model()
         if loaded is student:
             raise TrainingError(
@@ -750,14 +762,12 @@ class HFPruneTrainer(Trainer):
         try:
             self._write_checkpoint(model, trial, folder)
         except Exception as error:
-            full = is_disk_full(error)
-            if not full and not isinstance(error, OSError | OutputError | SafetensorError):
+            full = why_not_written(error, folder)
+            if full is None and not isinstance(error, OSError | OutputError | SafetensorError):
                 raise
             if self.args.should_save:  # half a checkpoint only takes space
                 shutil.rmtree(folder, ignore_errors=True)
-            why = (
-                "the disk is full; free some space" if full else " ".join(str(error).split())[:300]
-            )
+            why = full or one_line(str(error))
             raise OutputError(
                 f"cannot write the checkpoint {folder}: {why}; {self._last_good()}, and nothing "
                 "earlier was changed: resume from there (resume_from_checkpoint)"

@@ -156,6 +156,82 @@ def test_export_and_benchmark_of_a_saved_model(tmp_path: Path) -> None:
     assert shown.count("2x8") == 3
 
 
+@pytest.mark.parametrize(("family", "limit"), [("bert", 66), ("roberta", 64)])
+def test_benchmark_knows_how_long_inputs_may_be(family: str, limit: int, tmp_path: Path) -> None:
+    """RoBERTa counts positions from after the padding's id: of 66 it uses 64."""
+    save_tiny_classifier(family, tmp_path)
+    call("export", tmp_path, "--no-quantize")
+    shape = ("--batch-size", 1, "--repeats", 1, "--length")
+    assert f"1x{limit}" in call("benchmark", tmp_path, *shape, limit).stdout
+    for length in (limit + 1, 600):
+        said = call("benchmark", tmp_path, *shape, length, code=1).stderr
+        assert f"error: --length {length} is longer than the {limit} tokens that this" in said
+        assert f"give {limit} or less" in said
+    # Where no length is named, the usual ones as far as they go.
+    usual = call("benchmark", tmp_path, "--batch-size", 1, "--repeats", 1).stdout
+    assert "1x32" in usual
+    assert f"1x{limit}" in usual
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("benchmark", "x", "--batch-size", 10**30),
+        ("benchmark", "x", "--length", 0),
+        ("benchmark", "x", "--threads", 10**9),
+        ("benchmark", "x", "--repeats", -1),
+        ("evaluate", "x", "--batch-size", 10**30),
+        ("evaluate", "x", "--max-length", 10**9),
+        ("inspect", "x", "--sequence-length", 10**12),
+        ("push", "x", "--repo-id", "a/b", "--timeout", 1e300),
+    ],
+    ids=lambda words: " ".join(map(str, words))[:40],
+)
+def test_absurd_numbers_are_wrong_usage(arguments: tuple[Any, ...]) -> None:
+    assert "Invalid value" in call(*arguments, code=2).stderr
+
+
+def test_recipe_check_knows_trackers(tmp_path: Path) -> None:
+    recipe = ROOT / "recipes/bert-base-sst2.yaml"
+    unknown = call("recipe", "check", recipe, "training.report_to=[foo]", code=1)
+    assert "names 'foo', which is no tracker of transformers' Trainer" in unknown.stderr
+    absent = call("recipe", "check", recipe, "training.report_to=[neptune]", code=1)
+    assert "pip install neptune, or take neptune out of the list" in absent.stderr
+    dry = call("prune", recipe, "--dry-run", "training.report_to=[foo]", code=1)
+    assert dry.stderr == unknown.stderr
+    assert not dry.stdout
+
+
+def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    said = call("benchmark", tmp_path, code=1).stderr
+    assert "ONNX Runtime cannot load" in said
+    assert "export the model anew" in said
+
+
+def test_the_process_ends_although_a_request_was_given_up(tmp_path: Path) -> None:
+    """A thread that hangs would hold up Python's end; the exit code is the command's."""
+    program = (
+        "import sys, threading, time\n"
+        "from hfprune.core.waiting import within\n"
+        "def hang():\n"
+        "    threading.Thread(target=time.sleep, args=(3600,)).start()\n"
+        "    time.sleep(3600)\n"
+        "try: within(0.2, hang)\n"
+        "except TimeoutError: pass\n"
+        "import hfprune.cli\n"
+        f"sys.argv = ['hfprune', 'report', {str(tmp_path)!r}]\n"
+        "hfprune.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "holds no metrics.json" in done.stderr
+
+
 def test_export_of_a_dense_model_elsewhere(tmp_path: Path) -> None:
     save_tiny_classifier("distilbert", tmp_path / "model")
     out = tmp_path / "out"

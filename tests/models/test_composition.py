@@ -116,7 +116,9 @@ def test_an_adapter_is_merged(tmp_path: Path) -> None:
         want = adapted(**batch).logits
     with pytest.raises(UnsupportedModelError, match="holds PEFT adapters"):
         hfprune.inspect(adapted)
-    merged = load_merged(tmp_path / "adapter", AutoModelForSequenceClassification).eval()
+    merged, missing = load_merged(tmp_path / "adapter", AutoModelForSequenceClassification)
+    assert missing == ()
+    merged.eval()
     assert type(merged).__name__ == "BertForSequenceClassification"
     with torch.no_grad():
         torch.testing.assert_close(merged(**batch).logits, want, atol=1e-5, rtol=0)

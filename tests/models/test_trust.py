@@ -16,7 +16,7 @@ from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError
-from hfprune.models import loading
+from hfprune.models import configs, loading
 from hfprune.pipeline.stages import teacher as teacher_stage
 from hfprune.report.console import Console
 
@@ -48,7 +48,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ..
         return load
 
     for owner, name in (
-        (loading.AutoConfig, "from_pretrained"),
+        (configs.AutoConfig, "from_pretrained"),
+        (configs.PretrainedConfig, "get_config_dict"),
         (transformers.AutoModelForSequenceClassification, "from_pretrained"),
         (transformers.AutoTokenizer, "from_pretrained"),
         (loading, "get_tokenizer_config"),

@@ -68,6 +68,24 @@ def test_onnxruntime_and_tokenizers_are_enough(folder: Path) -> None:
     assert [answer["label"] for answer in answers] == [names[i] for i in want.argmax(1)]
 
 
+def test_long_texts_are_cut_where_positions_end(tmp_path: Path) -> None:
+    """RoBERTa counts positions from after the padding's id: of 66 it uses 64."""
+    model, tokenizer = tiny_model("roberta", labels=2), tiny_tokenizer()
+    model.config.id2label = {0: "negative", 1: "positive"}
+    model.config.label2id = {"negative": 0, "positive": 1}
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    export_onnx(model, tokenizer, tmp_path / "onnx")
+    quantize_onnx(tmp_path / "onnx", usual_settings(tmp_path / "onnx"))
+    script = ROOT / "examples" / "onnxruntime_only.py"
+    found = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), "good film " * 200, "bad"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert len(found.stdout.splitlines()) == 2
+
+
 def test_the_example_is_short() -> None:
     lines = (ROOT / "examples" / "onnxruntime_only.py").read_text().splitlines()
     code = [line for line in lines if line.strip()]

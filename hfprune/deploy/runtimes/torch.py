@@ -24,7 +24,7 @@ from hfprune.deploy.runtimes.base import (
     refused,
 )
 from hfprune.measure.runners import TorchRunner
-from hfprune.models.loading import load_saved_classifier
+from hfprune.models.saved import load_saved_classifier
 
 WEIGHTS = "model.safetensors"
 

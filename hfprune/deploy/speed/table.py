@@ -11,16 +11,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from hfprune.core.errors import HFPruneError, PlanError
-from hfprune.core.files import atomic_write_json, cache_folder
+from hfprune.core.files import cache_folder, keep_in_cache
+from hfprune.core.reading import read_json
 from hfprune.deploy.speed.landing import MAX_ROUNDS, MIN_ROUNDS, deployed
 from hfprune.families import block_views, model_sizes
 from hfprune.measure.environment import environment
@@ -30,6 +34,8 @@ from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import RECORD_KEY, resize_, shrink_
 from hfprune.recipe.sections.export import QuantizationConfig
+
+logger = logging.getLogger(__name__)
 
 PROBE_LAYERS = 4
 MANY_HEADS = 16
@@ -66,17 +72,59 @@ def latency_table(
     config = _plain_config(model)
     key = _key(config, quantization, batch_size, sequence_length, threads)
     place = (cache or cache_folder("latency")) / f"{key}.json"
-    if place.is_file():
-        try:
-            return LatencyTable.from_dict(json.loads(place.read_text(encoding="utf-8")))
-        except (ValueError, PlanError):
-            place.unlink()  # not whole: measure again
+    with torch.device("meta"):
+        units = model_sizes(type(model)(config))[0]
+    kept = _kept_table(place, units)
+    if kept is not None and (kept.batch_size, kept.sequence_length, kept.threads) == (
+        batch_size,
+        sequence_length,
+        threads,
+    ):
+        return kept
     table = _measure(
         type(model), config, tokenizer, quantization, batch_size, sequence_length, threads, progress
     )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(place, table.to_dict())
+    keep_in_cache(place, json.dumps(table.to_dict(), allow_nan=False).encode())
     return table
+
+
+def _kept_table(place: Path, units: tuple[int, int]) -> LatencyTable | None:
+    """An earlier measurement, or ``None`` where there is none or it can not be one.
+
+    Args:
+        place: its file, which others may have written.
+        units: heads and neurons of a whole layer, which it must know.
+    """
+    if not place.is_file():
+        return None
+    try:
+        table = LatencyTable.from_dict(read_json(place, PlanError))
+    except (PlanError, AttributeError, OverflowError) as error:
+        logger.warning("%s is measured anew: %s", place, error)
+        return None
+    lines = [(table.attention, units[0]), (table.ffn, units[1])]
+    lines += [
+        (line, most)
+        for line, most in ((table.last_attention, units[0]), (table.last_ffn, units[1]))
+        if line is not None
+    ]
+    pair = (table.last_attention is None) == (table.last_ffn is None)
+    times = (table.fixed_ms, table.baseline_ms)
+    sound = 0 < times[0] < times[1] < float("inf")
+    if pair and sound and all(_is_measured(line, most) for line, most in lines):
+        return table
+    logger.warning("%s is measured anew: its times or sizes can not be measured ones", place)
+    return None
+
+
+def _is_measured(line: Sequence[tuple[int, float]], most: int) -> bool:
+    """Whether ``(units, ms)`` begin at nothing and rise to ``most`` units, without NaN."""
+    if len(line) < 2 or tuple(line[0]) != (0, 0.0) or line[-1][0] != most:
+        return False
+    return all(
+        less < more and 0 <= early <= late < float("inf")
+        for (less, early), (more, late) in pairwise(line)
+    )
 
 
 def _plain_config(model: Any) -> Any:

@@ -21,7 +21,8 @@ def run(context: Context, prepared: Prepared) -> SavedModel:
             context, given, recipe.teacher.revision, key="teacher.name_or_path", trained=True
         )
     else:
-        model = prepared.load(context, recipe.model.name_or_path, recipe.model.revision)
+        start, revision = recipe.model.name_or_path, recipe.model.revision
+        model = prepared.load(context, start, revision, new_head=recipe.model.new_head)
     processor = prepared.dense.processor
     check_fits(model, prepared.data, processor, recipe.benchmark.sequence_lengths)
     if given is None:

@@ -25,7 +25,8 @@ from hfprune.core.results import (
 from hfprune.data.task_data import SPLITS, TEXT_ROW
 from hfprune.families import model_sizes
 from hfprune.measure.environment import environment
-from hfprune.models.sentences import read_layout, save_encoder
+from hfprune.models.layout import layout_or_note
+from hfprune.models.sentences import save_encoder
 from hfprune.pipeline.context import Context, brief
 from hfprune.pipeline.fingerprint import recipe_digest
 from hfprune.pipeline.members import Member, Members
@@ -164,7 +165,7 @@ def write(
     """Assemble the output folder beside its place, and move it there."""
     recipe, output = context.recipe, context.store.output
     check_agreement(context, members, exported)
-    layout = read_layout(recipe.model.name_or_path)
+    layout, _ = layout_or_note(recipe.model.name_or_path)
     replace = recipe.overwrite or recipe.resume
     with atomic_directory(output, overwrite=replace) as folder:
         for member in members.all:

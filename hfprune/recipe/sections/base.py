@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -14,7 +14,16 @@ from hfprune.recipe.problems import problems_of, with_required_sections
 from hfprune.recipe.wording import render, yaml_word
 
 Name = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
+# Beyond these a number is a slip of the keyboard: the machine would stop, or never end.
+MOST: Final = 10**9
+MOST_BATCH: Final = 2**20
+MOST_EPOCHS: Final = 100_000
+MOST_TOKENS: Final = 2**20
+MOST_THREADS: Final = 4096
+MOST_ROUNDS: Final = 10**6
+MOST_WEIGHT: Final = 10**6
+
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 Interval: TypeAlias = Literal["no", "steps", "epoch"]
 SectionT = TypeVar("SectionT", bound="Section")
 

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Name, Positive, Section, twice
+from hfprune.recipe.sections.base import MOST_TOKENS, Name, Positive, Section, twice
 from hfprune.recipe.wording import describe_value
 
 Files: TypeAlias = Name | Annotated[list[Name], Field(min_length=1)]
@@ -108,11 +108,15 @@ class DataConfig(Section):
         default=42, ge=0, lt=2**32, description="Seed of the held-out rows and of the limits below."
     )
     max_length: int = Field(
-        default=128, ge=2, description="Longest input in tokens; what is longer is cut."
+        default=128,
+        ge=2,
+        le=MOST_TOKENS,
+        description="Longest input in tokens; what is longer is cut.",
     )
     stride: int | None = Field(
         default=None,
         ge=0,
+        le=MOST_TOKENS,
         description="A longer text is not cut but becomes windows of max_length tokens, each "
         "sharing so many with the one before. Each window is trained on with the text's label; the "
         "prediction for a text is the mean of its windows' logits. null: long texts are cut.",

@@ -9,7 +9,15 @@ from pydantic import Field
 
 from hfprune.core.tasks import CLASSIFICATION_METRICS, TOKEN_METRICS
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Name, Positive, Section, twice
+from hfprune.recipe.sections.base import (
+    MOST_BATCH,
+    MOST_ROUNDS,
+    MOST_THREADS,
+    MOST_TOKENS,
+    Name,
+    Section,
+    twice,
+)
 
 
 class EvaluationConfig(Section):
@@ -35,10 +43,10 @@ class EvaluationConfig(Section):
 class BenchmarkConfig(Section):
     """How the speed of the exported models is measured."""
 
-    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = Field(
-        default=[1, 32], description="Batch sizes to time."
-    )
-    sequence_lengths: list[Positive] = Field(
+    batch_sizes: Annotated[
+        list[Annotated[int, Field(ge=1, le=MOST_BATCH)]], Field(min_length=1)
+    ] = Field(default=[1, 32], description="Batch sizes to time.")
+    sequence_lengths: list[Annotated[int, Field(ge=1, le=MOST_TOKENS)]] = Field(
         default=[32, 128],
         description="Input lengths to time, in tokens; at most data.max_length (where not given: "
         "32 and 128, as far as that allows). Images have one size and none of these.",
@@ -49,9 +57,11 @@ class BenchmarkConfig(Section):
         "(of the last of batch_sizes), or both. Validation texts of their own lengths are timed "
         "so, and a file is chosen for each use.",
     )
-    threads: int = Field(default=1, ge=1, description="CPU threads of one session.")
-    repeats: int = Field(default=30, ge=1, description="Timed runs of each case.")
-    warmup: int = Field(default=5, ge=0, description="Runs before the timed ones.")
+    threads: int = Field(
+        default=1, ge=1, le=MOST_THREADS, description="CPU threads of one session."
+    )
+    repeats: int = Field(default=30, ge=1, le=MOST_ROUNDS, description="Timed runs of each case.")
+    warmup: int = Field(default=5, ge=0, le=MOST_ROUNDS, description="Runs before the timed ones.")
     full_table: bool = Field(
         default=False,
         description="Also time lengths 16 to 256, batches of 1, 8 and 32, with one thread and "

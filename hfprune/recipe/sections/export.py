@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Name, Section, twice
+from hfprune.recipe.sections.base import MOST, MOST_WEIGHT, Name, Section, twice
 
 
 class QuantizationConfig(Section):
@@ -70,6 +70,7 @@ class QuantizationConfig(Section):
     calibration_samples: int = Field(
         default=256,
         ge=1,
+        le=MOST,
         description="Training rows of the calibration run (activations: constant, is_static).",
     )
 
@@ -110,7 +111,7 @@ class QuantizationConfig(Section):
 class ExportConfig(Section):
     """Export to ONNX."""
 
-    opset: Annotated[int, Field(ge=11)] | None = Field(
+    opset: Annotated[int, Field(ge=11, le=1000)] | None = Field(
         default=None, description="ONNX operator set; null: the exporter's choice for the model."
     )
     quantization: QuantizationConfig | Literal["auto"] | None = Field(
@@ -122,11 +123,13 @@ class ExportConfig(Section):
     quantization_seconds: float = Field(
         default=120.0,
         gt=0,
+        le=MOST,
         description="Time for the search (quantization: auto); what was not tried by then is not.",
     )
     max_quantization_drop: float = Field(
         default=0.002,
         ge=0,
+        le=MOST_WEIGHT,
         description="How much of the first metric the search may lose against float32 "
         "(quantization: auto).",
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Name, Section
+from hfprune.recipe.sections.base import MOST_EPOCHS, Name, Section
 
 
 class ModelConfig(Section):
@@ -26,6 +26,12 @@ class ModelConfig(Section):
     )
     tokenizer_revision: Name | None = Field(
         default=None, description="Branch, tag or commit of `tokenizer` on the Hub; null: main."
+    )
+    new_head: bool = Field(
+        default=False,
+        description="Exchange the model's head (its last projection) for a new, random one that "
+        "the fine-tuning fits to the data's labels: for a model that was fine-tuned for other "
+        "labels. false: a head of another size is an error.",
     )
     trust_remote_code: bool = Field(
         default=False,
@@ -54,7 +60,10 @@ class TeacherConfig(Section):
         default=None, description="Branch, tag or commit of `name_or_path` on the Hub; null: main."
     )
     num_train_epochs: float | None = Field(
-        default=None, gt=0, description="Epochs of its fine-tuning; null: as under `training`."
+        default=None,
+        gt=0,
+        le=MOST_EPOCHS,
+        description="Epochs of its fine-tuning; null: as under `training`.",
     )
     learning_rate: float | None = Field(
         default=None,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hfprune.core.scores import OWN_SCORES, SCORES, score_names
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Name, Section
+from hfprune.recipe.sections.base import MOST, MOST_EPOCHS, MOST_ROUNDS, Name, Section
 from hfprune.recipe.wording import describe_value, suggest
 
 
@@ -19,6 +19,7 @@ class VocabularyConfig(Section):
     min_count: int = Field(
         default=1,
         ge=1,
+        le=MOST,
         description="A token stays if the training rows hold it at least so often. Special tokens, "
         "single characters and bytes always stay. Above 1 the model also learns to read rare words "
         "in pieces.",
@@ -36,8 +37,8 @@ class PruningConfig(Section):
         examples=[0.8],
     )
     speedup: (
-        Annotated[float, Field(gt=1)]
-        | Annotated[list[Annotated[float, Field(gt=1)]], Field(min_length=1)]
+        Annotated[float, Field(gt=1, le=10_000)]
+        | Annotated[list[Annotated[float, Field(gt=1, le=10_000)]], Field(min_length=1)]
         | None
     ) = Field(
         default=None,
@@ -54,7 +55,9 @@ class PruningConfig(Section):
         "much below the dense model's (0.01: one point), found by stepping up the speed.",
         examples=[0.01],
     )
-    keep_layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+    keep_layers: (
+        Annotated[list[Annotated[int, Field(ge=0, le=1000)]], Field(min_length=1)] | None
+    ) = Field(
         default=None,
         description="Target: keep these layers (numbers from 0) whole and drop the others at once, "
         "the usual baseline; `recovery` trains what is left.",
@@ -80,14 +83,19 @@ class PruningConfig(Section):
     search_rounds: int = Field(
         default=60,
         ge=0,
+        le=MOST_ROUNDS,
         description="Mutations tried in the search over the sizes of blocks (reconstruction).",
     )
     scoring_samples: int = Field(
-        default=1024, ge=1, description="Training rows that pruning looks at (reconstruction)."
+        default=1024,
+        ge=1,
+        le=MOST,
+        description="Training rows that pruning looks at (reconstruction).",
     )
     trial_epochs: float | None = Field(
         default=None,
         ge=0,
+        le=MOST_EPOCHS,
         description="Epochs that each candidate (the searched sizes; fewer layers) is trained "
         "before the best goes on to recovery, which must have epochs; 0: chosen untrained; null: 1 "
         "(reconstruction).",
@@ -108,7 +116,7 @@ class PruningConfig(Section):
         "used).",
     )
     update_every_steps: int = Field(
-        default=20, ge=1, description="Choose anew what is removed every so many steps."
+        default=20, ge=1, le=MOST, description="Choose anew what is removed every so many steps."
     )
     score: Name = Field(
         default="fisher",
@@ -129,11 +137,13 @@ class PruningConfig(Section):
     min_heads: int = Field(
         default=2,
         ge=0,
+        le=MOST_ROUNDS,
         description="An attention block left with fewer heads is removed whole; 0 or 1: never.",
     )
     min_neurons: int = Field(
         default=32,
         ge=0,
+        le=MOST_ROUNDS,
         description="A feed-forward block left with fewer neurons is removed whole; 0 or 1: never.",
     )
 

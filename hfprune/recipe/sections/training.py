@@ -8,27 +8,39 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import Interval, Name, Positive, Section
+from hfprune.recipe.sections.base import (
+    MOST,
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_THREADS,
+    MOST_WEIGHT,
+    Interval,
+    Name,
+    Positive,
+    Section,
+)
 
 
 class TrainingConfig(Section):
     """Training with pruning; the keys are spelled as in transformers' `TrainingArguments`."""
 
-    num_train_epochs: float = Field(default=3.0, gt=0, description="Passes over the training rows.")
+    num_train_epochs: float = Field(
+        default=3.0, gt=0, le=MOST_EPOCHS, description="Passes over the training rows."
+    )
     max_steps: int = Field(
-        default=-1, ge=-1, description="Optimizer steps, instead of epochs; -1: by epochs."
+        default=-1, ge=-1, le=MOST, description="Optimizer steps, instead of epochs; -1: by epochs."
     )
     learning_rate: float = Field(default=5e-5, gt=0, le=1, description="Peak learning rate.")
     per_device_train_batch_size: int = Field(
-        default=32, ge=1, description="Training rows in a batch, on each device."
+        default=32, ge=1, le=MOST_BATCH, description="Training rows in a batch, on each device."
     )
     per_device_eval_batch_size: int = Field(
-        default=64, ge=1, description="Evaluation rows in a batch, on each device."
+        default=64, ge=1, le=MOST_BATCH, description="Evaluation rows in a batch, on each device."
     )
     gradient_accumulation_steps: int = Field(
-        default=1, ge=1, description="Batches summed into one optimizer step."
+        default=1, ge=1, le=MOST_BATCH, description="Batches summed into one optimizer step."
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    weight_decay: float = Field(default=0.0, ge=0, le=100, description="Weight decay of AdamW.")
     warmup_ratio: float = Field(
         default=0.0,
         ge=0,
@@ -45,7 +57,7 @@ class TrainingConfig(Section):
         "inverse_sqrt",
     ] = Field(default="linear", description="Course of the learning rate after its peak.")
     max_grad_norm: float = Field(
-        default=1.0, ge=0, description="Gradients are scaled down to this norm; 0: never."
+        default=1.0, ge=0, le=MOST, description="Gradients are scaled down to this norm; 0: never."
     )
     bf16: bool | Literal["auto"] = Field(
         default=False,
@@ -60,7 +72,7 @@ class TrainingConfig(Section):
     seed: int = Field(
         default=42, ge=0, lt=2**32, description="Seed of new weights, data order and dropout."
     )
-    logging_steps: int = Field(default=50, ge=1, description="Log every so many steps.")
+    logging_steps: int = Field(default=50, ge=1, le=MOST, description="Log every so many steps.")
     eval_strategy: Interval = Field(default="epoch", description="When to evaluate.")
     eval_steps: Positive | None = Field(
         default=None, description="Evaluate every so many steps (eval_strategy: steps)."
@@ -90,14 +102,14 @@ class TrainingConfig(Section):
         description="Stop after this many evaluations without a better one; null: never.",
     )
     dataloader_num_workers: int = Field(
-        default=0, ge=0, description="Extra processes that load data; 0: none."
+        default=0, ge=0, le=MOST_THREADS, description="Extra processes that load data; 0: none."
     )
     group_by_length: bool = Field(
         default=False, description="Batch texts of like length together: less padding."
     )
     class_weights: (
         Literal["balanced"]
-        | Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+        | Annotated[list[Annotated[float, Field(gt=0, le=MOST_WEIGHT)]], Field(min_length=1)]
         | None
     ) = Field(
         default=None,
@@ -107,7 +119,9 @@ class TrainingConfig(Section):
         "Multi-label: weight of a label where it holds, balanced is (N - n) / n. null: all alike.",
     )
     report_to: list[Name] = Field(
-        default=[], description="Trackers to log to, for example tensorboard; []: none."
+        default=[],
+        description="Trackers to log to, for example tensorboard, whose package must be installed; "
+        "[]: none.",
     )
 
     def _clashes(self) -> Iterator[Clash]:
@@ -166,18 +180,24 @@ class DistillationConfig(Section):
     """What the pruned model learns from the teacher: a weighted sum of three losses."""
 
     temperature: float = Field(
-        default=2.0, gt=0, description="Softens both predictions before they are compared."
+        default=2.0,
+        gt=0,
+        le=MOST_WEIGHT,
+        description="Softens both predictions before they are compared.",
     )
     logits_weight: float = Field(
-        default=1.0, ge=0, description="Weight of the teacher's predictions."
+        default=1.0, ge=0, le=MOST_WEIGHT, description="Weight of the teacher's predictions."
     )
     hidden_weight: float = Field(
-        default=1.0, ge=0, description="Weight of the teacher's hidden states."
+        default=1.0, ge=0, le=MOST_WEIGHT, description="Weight of the teacher's hidden states."
     )
-    label_weight: float = Field(default=0.1, ge=0, description="Weight of the true labels.")
+    label_weight: float = Field(
+        default=0.1, ge=0, le=MOST_WEIGHT, description="Weight of the true labels."
+    )
     augmentation: int = Field(
         default=0,
         ge=0,
+        le=1000,
         description="Variations of each training row that are added to an epoch, labelled by the "
         "teacher: a small model that has few rows generalizes better. Text only.",
     )
@@ -194,6 +214,7 @@ class DistillationConfig(Section):
     cache_limit_gb: float = Field(
         default=4.0,
         ge=0,
+        le=MOST_WEIGHT,
         description="The teacher's outputs on the training rows are computed once and kept in "
         "memory where they take no more than this; 0: computed anew at every step.",
     )
@@ -217,7 +238,10 @@ class RecoveryConfig(Section):
     """Training of the small model after the physical removal."""
 
     num_train_epochs: float = Field(
-        default=0.0, ge=0, description="Epochs of training after the removal; 0: none."
+        default=0.0,
+        ge=0,
+        le=MOST_EPOCHS,
+        description="Epochs of training after the removal; 0: none.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="Its peak learning rate; null: as under `training`."

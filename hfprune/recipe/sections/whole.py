@@ -104,6 +104,12 @@ class Recipe(Section):
                 "overwrite starts afresh and resume goes on: set one of them to false",
                 ("overwrite", "resume"),
             )
+        if self.model.new_head and self.teacher.name_or_path is not None:
+            yield Clash(
+                "model.new_head has no meaning with teacher.name_or_path, a model that is "
+                "fine-tuned already and keeps its head: remove one",
+                ("model.new_head", "teacher.name_or_path"),
+            )
         yield from self._output_clashes()
 
     def _task_clashes(self) -> Iterator[Clash]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hfprune.core.errors import TrainingError
-from hfprune.core.files import atomic_write_bytes
+from hfprune.core.files import keep_in_cache
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
 
 
@@ -62,7 +62,11 @@ class TeacherCache:
         place = None
         if folder is not None and ids is not None:
             place = folder / f"{_digest(teacher, ids)}.safetensors"
-        self._logits = None if place is None else _kept_logits(place, rows)
+        self._logits = (
+            None
+            if place is None
+            else _kept_logits(place, rows, int(cast(Any, teacher).config.num_labels))
+        )
         known = self._logits is not None
         todo = [row for row in range(rows) if row < hidden or not known]
         todo.sort(key=lambda row: (row >= hidden, -int(lengths[row])))
@@ -99,7 +103,7 @@ class TeacherCache:
                 progress(done, len(todo))
         fresh = not known and not self._of_tokens
         if place is not None and fresh and self._logits is not None:
-            atomic_write_bytes(place, save({"logits": self._logits}))
+            keep_in_cache(place, save({"logits": self._logits}))
 
     def _put(self, store: Tensor, chosen: list[int], values: Tensor) -> None:
         """Write the real tokens of a padded batch into a store of all tokens."""
@@ -172,13 +176,14 @@ def _digest(teacher: nn.Module, ids: Sequence[Sequence[int]]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _kept_logits(place: Path, rows: int) -> Tensor | None:
+def _kept_logits(place: Path, rows: int, labels: int) -> Tensor | None:
     """Logits of an earlier run, or ``None`` where there are none or the file is damaged."""
     try:
         found = load_file(place)["logits"].clone()
     except (OSError, KeyError, SafetensorError):
         return None
-    return found if len(found) == rows else None
+    sound = found.dtype == torch.float32 and found.shape == (rows, labels)
+    return found if sound and bool(found.isfinite().all()) else None
 
 
 def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:

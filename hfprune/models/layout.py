@@ -1,0 +1,151 @@
+"""What a folder of sentence-transformers says it is made of, in its old form and that of 5.4 on.
+
+``modules.json`` lists modules one after the other: a transformer (at the top or in a folder of its
+own), pooling, and perhaps dense layers and a normalisation. A CrossEncoder is a transformer alone,
+with a classifier's head: a classifier like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hfprune.core.errors import CheckpointError, UnsupportedModelError
+from hfprune.core.reading import read_json
+from hfprune.models.folders import inside
+
+MODULES: Final = "modules.json"
+POOLING_MODES: Final = ("cls_token", "mean_tokens", "max_tokens")
+# Names of 5.4 on -> those of the flags before it.
+_NEW_MODES: Final = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+# What may follow the pooling.
+_LATER: Final = ("Dense", "Normalize")
+# Beside the modules, and carried along as they are.
+_FILES: Final = ("config_sentence_transformers.json", "sentence_bert_config.json")
+
+
+@dataclass(frozen=True)
+class LaterModule:
+    """A module after the pooling.
+
+    Attributes:
+        kind: ``Dense`` or ``Normalize``.
+        folder: where its files lie, if it has any.
+        config: the content of its ``config.json``, empty without one.
+    """
+
+    kind: str
+    folder: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SentenceLayout:
+    """What a sentence encoder's folder says.
+
+    Attributes:
+        transformer: the folder that holds the transformer.
+        pooling: one of :data:`POOLING_MODES`.
+        pooling_config: the whole content of the pooling module's ``config.json``.
+        later: the modules after the pooling, in order.
+        files: further files to carry along, by name.
+        types: the ``type`` of every module, as ``modules.json`` spells it.
+    """
+
+    transformer: Path
+    pooling: str
+    pooling_config: Mapping[str, Any]
+    later: tuple[LaterModule, ...]
+    files: Mapping[str, Path]
+    types: tuple[str, ...]
+
+    @property
+    def normalize(self) -> bool:
+        """Whether embeddings are scaled to length 1."""
+        return any(module.kind == "Normalize" for module in self.later)
+
+
+def read_layout(folder: str | Path) -> SentenceLayout | None:
+    """The layout of a folder; ``None`` if it is no sentence encoder's.
+
+    So is a folder without ``modules.json``, and that of a CrossEncoder.
+
+    Raises:
+        CheckpointError: if ``modules.json`` or the config of a module cannot be read.
+        UnsupportedModelError: for modules other than transformer, pooling, dense layers and
+            normalisation, and for pooling other than by the first token, the mean or the largest
+            value.
+    """
+    root = Path(folder)
+    if not (root / MODULES).is_file():
+        return None
+    modules = read_json(root / MODULES)
+    try:
+        types = tuple(str(entry["type"]) for entry in modules)
+        places = [inside(root, entry["path"]) for entry in modules]
+    except (TypeError, LookupError, ValueError) as error:
+        raise CheckpointError(f"{root / MODULES} lists no modules: {error!r:.200}") from error
+    names = [kind.rpartition(".")[2] for kind in types]
+    if names == ["Transformer"]:
+        return None
+    if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= set(_LATER):
+        raise UnsupportedModelError(
+            f"{root / MODULES} lists the modules {names!r:.200}; hfprune knows sentence encoders "
+            "of Transformer, Pooling and, if need be, Dense and Normalize"
+        )
+    later = tuple(
+        LaterModule(kind, place, _config_of(place))
+        for kind, place in zip(names[2:], places[2:], strict=True)
+    )
+    pooling = read_json(places[1] / "config.json")
+    files = {}
+    for name in _FILES:
+        for place in (root / name, places[0] / name):
+            if place.is_file():
+                files[name] = place
+                break
+    mode = _pooling_mode(pooling, places[1] / "config.json")
+    return SentenceLayout(places[0], mode, pooling, later, files, types)
+
+
+def layout_or_note(folder: str | Path) -> tuple[SentenceLayout | None, str | None]:
+    """As :func:`read_layout`; for a layout that is not known, ``None`` and what to tell of it.
+
+    Its transformer can be pruned as a classifier all the same.
+
+    Raises:
+        CheckpointError: if a file of the layout cannot be read.
+    """
+    try:
+        return read_layout(folder), None
+    except UnsupportedModelError as error:
+        return None, f"no sentence encoder will be written, only the classifier: {error}"
+
+
+def _config_of(place: Path) -> Mapping[str, Any]:
+    file = place / "config.json"
+    value = read_json(file) if file.is_file() else {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, got {value!r:.80}")
+    return value
+
+
+def _pooling_mode(config: Any, file: Path) -> str:
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, got {config!r:.80}")
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        asked = list(named) if isinstance(named, list) else [named]
+        known = [_NEW_MODES[mode] for mode in asked if mode in list(_NEW_MODES)]
+        expected = f"pooling_mode {', '.join(_NEW_MODES)}"
+    else:
+        known = [name for name in POOLING_MODES if config.get(f"pooling_mode_{name}")]
+        asked = [k for k, on in config.items() if k.startswith("pooling_mode_") and on is True]
+        expected = ", ".join(f"pooling_mode_{name}" for name in POOLING_MODES)
+    if len(known) != 1 or len(asked) != 1:
+        raise UnsupportedModelError(
+            f"{file} asks for pooling by {asked!r:.200}; expected exactly one of {expected}"
+        )
+    return known[0]

@@ -1,0 +1,94 @@
+"""Saved models as they are, for those who look at a model and have no task for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModel
+
+from hfprune.core.errors import CheckpointError
+from hfprune.core.faults import is_out_of_memory
+from hfprune.core.kinds import KINDS, auto_class
+from hfprune.core.text import one_line
+from hfprune.families import adapter_for
+from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
+from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.configs import load_config, plain_outputs_
+from hfprune.models.explaining import refuse_code
+from hfprune.models.fetching import fetch
+from hfprune.models.folders import check_files, check_place
+from hfprune.models.whole import load_whole
+from hfprune.pruning.surgery import RECORD_KEY
+
+
+def load_saved(folder: str) -> Any:
+    """A saved model as it is, dense or shrunk, with the head that its config names.
+
+    For those who look at a model and have no task for it. Code that comes with it is never run.
+
+    Raises:
+        CheckpointError: for a directory (or Hub name) that holds no model that can be loaded.
+        UnsupportedModelError: for a family without an adapter file.
+    """
+    try:
+        check_place(folder)
+        if is_adapter(folder):
+            check_adapter(folder)
+            raise CheckpointError(
+                f"it holds a PEFT adapter ({ADAPTER_CONFIG}), not a whole model. A recipe merges "
+                "it; or merge it yourself and give the merged folder: peft.AutoPeftModel"
+                f".from_pretrained({folder!r}).merge_and_unload().save_pretrained('merged')"
+            )
+        check_files(folder)
+        config = load_config(folder)
+        refuse_code(folder, "the model", getattr(config, "auto_map", None))
+        fetch(folder, None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} holds no model: {error}") from error
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            refuse_code(folder, "the model", "see its config.json")
+        raise CheckpointError(f"{folder} holds no model: {one_line(str(error))}") from error
+    adapter_for(str(config.model_type))
+    if getattr(config, RECORD_KEY, None) is not None:
+        small = from_pretrained(folder)
+        plain_outputs_(small.config)
+        return small
+    name = (getattr(config, "architectures", None) or [""])[0]
+    loader: Any = AutoModel
+    for kind in KINDS:
+        if name.endswith(kind.ending):
+            loader = auto_class(kind)
+    try:
+        return load_whole(
+            lambda: loader.from_pretrained(folder, config=config, trust_remote_code=False), folder
+        ).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"the model in {folder} cannot be loaded: {one_line(str(error))}"
+        ) from error
+
+
+def load_saved_classifier(folder: str) -> Any:
+    """As :func:`load_saved`, of a folder alone, and what it gives has a classifier's head.
+
+    Raises:
+        CheckpointError: also for a model whose config names no class with such a head: one would
+            be made of random numbers.
+    """
+    if not Path(folder).is_dir():
+        raise CheckpointError(f"{folder} holds no classifier: there is no such folder")
+    try:
+        model = load_saved(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} holds no classifier: {error}") from error
+    name = type(model).__name__
+    if not name.endswith(tuple(kind.ending for kind in KINDS)):
+        raise CheckpointError(
+            f"{folder} holds no classifier but a {name}: give a folder that a run or save_model "
+            "of a classifier wrote"
+        )
+    return model
