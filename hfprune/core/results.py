@@ -146,6 +146,7 @@ class RunResults(Part):
     environment: dict[str, Any] = Field(default_factory=dict)
     pruning: Kept | None = None
     family: dict[str, Kept] | None = None
+    deployment: dict[str, dict[str, Any]] | None = None
     evaluation: Evaluation
     benchmark: Benchmark
 
@@ -180,7 +181,9 @@ class RunResults(Part):
         return self.evaluation.models[str(ref)]
 
     def served(self, label: str) -> ModelRef:
-        """The form of a model that one would deploy: int8 where there is one.
+        """The form of a model that one would deploy.
+
+        Where files were chosen, the one for the first use; else int8 where there is one.
 
         Raises:
             OutputError: no form but that of PyTorch was evaluated.
@@ -192,6 +195,12 @@ class RunResults(Part):
                 f"the results hold no model that could serve as {label!r}: of {found}, none is its "
                 "ONNX form; was metrics.json edited?"
             )
+        uses = (self.deployment or {}).get(label, {}).get("uses", {})
+        for use in uses.values():
+            wanted = (use.get("runtime"), use.get("precision"))
+            for ref in forms:
+                if (ref.runtime, ref.precision) == wanted:
+                    return ref
         return next((ref for ref in forms if ref.precision == "int8"), forms[0])
 
     def member_results(self, label: str) -> RunResults:
@@ -207,6 +216,9 @@ class RunResults(Part):
             "family": None,
             "pruning": self.family[label],
             "quantization": {PRUNED: records[label]} if label in records else None,
+            "deployment": {mine[k]: v for k, v in self.deployment.items() if k in mine}
+            if self.deployment
+            else None,
             "evaluation": self.evaluation.model_copy(
                 update={"models": _renamed_keys(self.evaluation.models, names)}
             ),

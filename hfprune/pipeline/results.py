@@ -121,14 +121,16 @@ class Exported(StageResult):
         folder: where they lie.
         model: digest of the PyTorch model that they were made of.
         quantization: record of the search for int8 settings, if there was one.
+        deployed: folder with the files of all runtimes and ``deploy.json``, if they were chosen.
     """
 
     folder: str
     model: str
     quantization: dict[str, Any] | None = None
+    deployed: str | None = None
 
     def places(self) -> Sequence[str]:
-        return (self.folder,)
+        return (self.folder if self.deployed is None else self.deployed,)
 
 
 class Validated(StageResult):
@@ -147,7 +149,7 @@ class AllExported(StageResult):
     models: dict[str, Exported]
 
     def places(self) -> Sequence[str]:
-        return [entry.folder for entry in self.models.values()]
+        return [place for entry in self.models.values() for place in entry.places()]
 
 
 class Evaluated(StageResult):

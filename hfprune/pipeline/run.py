@@ -30,6 +30,7 @@ from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed, 
 from hfprune.pipeline.stages import (
     benchmark,
     data,
+    deploy,
     evaluate,
     export,
     push,
@@ -167,6 +168,15 @@ def _results(
         {**models, **{f"validate {label}": judged for label, judged in members.made.items()}},
         by_main=True,
     )
+    settings = context.recipe.deploy
+    if settings is not None:
+        exported = context.stage(
+            "deploy",
+            AllExported,
+            partial(deploy.run, context, prepared, exported, settings),
+            {"export": exported},
+            by_main=True,
+        )
     after = {**models, "export": exported}
     evaluated = context.stage(
         "evaluate",

@@ -685,3 +685,66 @@ def test_searched_quantization_and_full_table(inputs: Path, tmp_path: Path) -> N
     assert shapes == {(b, n) for b in (1, 8, 32) for n in (16, 32, 64)}
     assert 1 in {row["threads"] for row in rows}
     assert all(row["speedup"] == 1 for row in rows if row["name"] == "dense ONNX")
+
+
+# -- deploy: files of all runtimes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cpu", ["here", "vnni"])
+def test_files_are_chosen_among_runtimes(cpu: str, inputs: Path, tmp_path: Path) -> None:
+    from hfprune.core.results import read_results
+    from hfprune.deploy.choose.record import read_deployment
+    from hfprune.deploy.runtimes.registry import runtime
+
+    deploy: dict[str, Any] = {"cpu": cpu} if cpu != "here" else {"seconds": 10.0, "keep_all": True}
+    recipe = load_recipe(
+        recipe_file(
+            tmp_path,
+            inputs,
+            teacher={"name_or_path": str(inputs / "model")},
+            pruning={"keep_layers": [0, 2]},
+            recovery={"num_train_epochs": 0},
+            export={"quantization": "auto", "max_quantization_drop": 0.5},
+            deploy=deploy,
+        )
+    )
+    results = run(recipe, Console(quiet=True))
+    assert results is not None
+    output = tmp_path / "out"
+    record = read_deployment(output)  # refuses a file that is not there
+    assert record.measured is (cpu == "here")
+    assert set(record.uses) == {"single", "batches"}
+    assert set(results["deployment"]) == {"dense", "pruned"}, "the dense one gets the same"
+    assert results["deployment"]["pruned"] == json.loads((output / "deploy.json").read_text())
+    chosen = record.uses["single"]
+    found = read_results(output)
+    ref = found.served("pruned")
+    assert (ref.runtime, ref.precision) == (chosen.runtime, chosen.precision)
+    assert str(ref) in results["evaluation"]["models"], "what is recommended is evaluated"
+    assert str(ref) in {row["name"] for row in results["benchmark"]["rows"]}
+    for use in record.uses.values():
+        session = runtime(use.runtime).open(output / use.path, 1, use.precision)
+        batch = {
+            "input_ids": np.array([[2, 5, 3]]),
+            "attention_mask": np.ones((1, 3), dtype=np.int64),
+        }
+        with torch.no_grad():
+            want = hfprune.from_pretrained(output)(
+                **{name: torch.tensor(value) for name, value in batch.items()}
+            ).logits
+        np.testing.assert_allclose(session.logits(batch), want, atol=0.1)
+    if cpu == "here":
+        timed = [f for f in record.files if f.path]
+        fastest = {use: min(f.ms for f in timed if f.use == use) for use in record.uses}
+        assert all(fastest[use] > 0 for use in record.uses)
+        assert any(c.runtime == "openvino" for c in record.candidates)
+
+
+def test_traffic_without_a_choice_of_files_is_refused(inputs: Path, tmp_path: Path) -> None:
+    from hfprune.core.errors import RecipeError
+
+    path = recipe_file(tmp_path, inputs)
+    with pytest.raises(RecipeError, match="benchmark.traffic is only used where files are chosen"):
+        load_recipe(path, ["benchmark.traffic=single"])
+    recipe = load_recipe(path, ["benchmark.traffic=single", "deploy={}"])
+    assert recipe.benchmark.uses == ("single",)

@@ -15,7 +15,7 @@ from hfprune.measure.sizes import count_macs, count_parameters, file_size
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import WEIGHTS, Prepared
 from hfprune.pipeline.results import AllExported, SavedModel, Timed
-from hfprune.pipeline.stages.evaluate import candidates
+from hfprune.pipeline.stages.evaluate import RuntimeFile, candidates
 from hfprune.pipeline.stages.latency import lengths_to_time
 
 # Shapes of benchmark.full_table, as far as the model's positions go.
@@ -29,10 +29,7 @@ def run(
     settings = context.recipe.benchmark
     found = candidates(context, prepared, models, exported)
     runners: dict[str, Any] = {
-        str(ref): onnx_runner(candidate, settings.threads)
-        if isinstance(candidate, Path)
-        else torch_runner(candidate, settings.threads)
-        for ref, candidate in found.items()
+        str(ref): _runner(candidate, settings.threads) for ref, candidate in found.items()
     }
     torch_models = {label: found[ModelRef(label, "PyTorch")] for label in models}
     configs = [model.config for model in torch_models.values()]
@@ -74,7 +71,9 @@ def run(
         if settings.full_table
         else None,
         "file_bytes": {
-            str(ref): file_size(
+            str(ref): candidate.file_bytes
+            if isinstance(candidate, RuntimeFile)
+            else file_size(
                 candidate
                 if isinstance(candidate, Path)
                 else context.path(models[ref.label].folder) / WEIGHTS
@@ -90,6 +89,14 @@ def run(
         },
     }
     return Timed(benchmark=Benchmark.model_validate(benchmark))
+
+
+def _runner(candidate: Any, threads: int) -> Any:
+    if isinstance(candidate, RuntimeFile):
+        return candidate.open(threads)
+    if isinstance(candidate, Path):
+        return onnx_runner(candidate, threads)
+    return torch_runner(candidate, threads)
 
 
 def _full_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from hfprune.core.machine import usable_cpus
 from hfprune.core.model_ref import ModelRef
 from hfprune.core.results import Evaluation
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
+from hfprune.deploy.runtimes.base import Session
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.runtimes.registry import runtime
 from hfprune.measure.comparison import changes, class_scores
 from hfprune.measure.intervals import interval, paired_interval
 from hfprune.measure.metrics import compute
@@ -24,18 +27,55 @@ from hfprune.pipeline.stages.export import reading_of
 MOST_TEXT = 1000
 
 
+@dataclass(frozen=True)
+class RuntimeFile:
+    """A deployed file of another runtime than ONNX Runtime."""
+
+    path: Path
+    runtime: str
+    precision: str
+
+    def open(self, threads: int) -> Session:
+        """The file, ready to run."""
+        return runtime(self.runtime).open(self.path, threads, self.precision)
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the file and what lies beside it under the same name (an IR has its weights there)."""
+        return sum(file.stat().st_size for file in self.path.parent.glob(f"{self.path.stem}.*"))
+
+
 def candidates(
     context: Context, prepared: Prepared, models: Mapping[str, SavedModel], exported: AllExported
 ) -> dict[ModelRef, Any]:
-    """All models that are compared: PyTorch modules, and paths of ONNX files."""
+    """All models that are compared: PyTorch modules, paths of ONNX files, other runtimes' files."""
     found: dict[ModelRef, Any] = {}
     for label, model in models.items():
         folder = context.path(exported.models[label].folder)
         found[ModelRef(label, "PyTorch")] = prepared.saved(context, model).eval()
         found[ModelRef(label, "ONNX")] = folder / MODEL_FILE
-        if context.recipe.export.quantization is not None:
+        if (folder / QUANTIZED_FILE).is_file():
             found[ModelRef(label, "int8")] = folder / QUANTIZED_FILE
+        if exported.models[label].deployed is not None:
+            found |= _of_openvino(label, folder.parent)
     return found
+
+
+def _of_openvino(label: str, folder: Path) -> dict[ModelRef, Any]:
+    found = runtime("openvino")
+    if found.missing() is not None:
+        return {}
+    return {
+        ModelRef(label, found.forms[precision]): RuntimeFile(file, "openvino", precision)
+        for precision, file in found.files(folder).items()
+    }
+
+
+def opened(candidate: Any, threads: int) -> Any:
+    """A model or an opened file, for its logits."""
+    if isinstance(candidate, Path):
+        return OnnxClassifier(candidate, threads)
+    return candidate.open(threads) if isinstance(candidate, RuntimeFile) else candidate
 
 
 def run(
@@ -51,8 +91,9 @@ def run(
     changed: dict[str, list[dict[str, Any]]] = {}
     about = (data.task, data.num_labels, data.label_names)
     first: Any = None  # the dense model in PyTorch, which all are compared with
-    for ref, candidate in candidates(context, prepared, models, exported).items():
-        model = OnnxClassifier(candidate, threads) if isinstance(candidate, Path) else candidate
+    found = candidates(context, prepared, models, exported)
+    for ref, candidate in found.items():
+        model = opened(candidate, threads)
         reading = reading_of(prepared, ref.label)
         logits = predict_logits(
             model,
@@ -69,7 +110,7 @@ def run(
             first = logits
         elif not ref.is_dense:
             entry["changes"], rows = changes(first, logits, labels, *about)
-            if ref.precision == "int8" or recipe.export.quantization is None:
+            if ref.precision == "int8" or ModelRef(ref.label, "int8") not in found:
                 changed[str(ref)] = _with_texts(prepared, rows)
         entry["interval"] = interval(primary, logits, labels, *about, level)
         entry["difference"] = paired_interval(primary, logits, first, labels, *about, level)

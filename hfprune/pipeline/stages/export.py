@@ -27,6 +27,9 @@ from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import AllExported, Exported, SavedModel, Validated
 from hfprune.pipeline.stages.latency import lengths_to_time
 
+# Where files lie that are only made to judge a model.
+VALIDATION = "validation"
+
 
 def run(
     context: Context,
@@ -54,7 +57,7 @@ def run(
 
 def validate(context: Context, prepared: Prepared, model: SavedModel, label: str) -> Validated:
     """The metric that chooses checkpoints, of the exported (and quantized) model."""
-    exported = export(context, prepared, model, f"validation/{label}", label)
+    exported = export(context, prepared, model, f"{VALIDATION}/{label}", label)
     recipe, reading = context.recipe, reading_of(prepared, label)
     data = reading.data
     metric = judged_metric(
@@ -95,6 +98,10 @@ def export(
     export_onnx(loaded, reading.processor, folder, opset=settings.opset)
     record: dict[str, Any] | None = None
     quantization = settings.quantization
+    # Where files are chosen among runtimes, int8 is one of the candidates; else it is made here.
+    judged = place.startswith(VALIDATION)
+    if context.recipe.deploy is not None and not judged:
+        quantization = None
     if quantization == "auto":
         if label == DENSE:
             quantize_onnx(folder, PLAIN)
@@ -103,13 +110,17 @@ def export(
             record = _search(context, reading, folder, label, lengths)
     elif quantization is not None:
         samples = quantization.calibration_samples
-        needed = _calibration(context, reading, samples) if quantization.needs_calibration else None
+        needed = (
+            calibration_rows(context, reading, samples) if quantization.needs_calibration else None
+        )
         quantize_onnx(folder, quantization, calibration=needed)
     digest = context.store.digest(model.folder)
     return Exported(folder=place, model=digest, quantization=record)
 
 
-def _calibration(context: Context, reading: Reading, samples: int) -> Any:
+def calibration_rows(
+    context: Context, reading: Reading, samples: int = PLAIN.calibration_samples
+) -> Any:
     """What static quantization sees: training rows, or images as the model gets them.
 
     Images are drawn with the seed of the run.
@@ -138,7 +149,7 @@ def _search(
     with context.console.progress("quantization") as progress:
         found = quantize_auto(
             folder,
-            calibration=_calibration(context, reading, PLAIN.calibration_samples),
+            calibration=calibration_rows(context, reading),
             validation=data.validation,
             collator=reading.collator,
             metric=metric,

@@ -23,6 +23,7 @@ from hfprune.core.results import (
     read_json,
 )
 from hfprune.data.task_data import SPLITS, TEXT_ROW
+from hfprune.deploy.choose.record import read_deployment
 from hfprune.families import model_sizes
 from hfprune.measure.environment import environment
 from hfprune.models.layout import layout_or_note
@@ -32,6 +33,7 @@ from hfprune.pipeline.fingerprint import recipe_digest
 from hfprune.pipeline.members import Member, Members
 from hfprune.pipeline.prepared import PLAN_FILE, Prepared
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
+from hfprune.pipeline.stages import deploy
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.search import plan_sparsity
@@ -89,10 +91,21 @@ def results(
             "seconds": context.store.seconds(),
             "environment": environment(),
             **({"pruning": kept[PRUNED]} if single else {"family": kept}),
+            "deployment": deployments(context, exported),
             "evaluation": evaluated.evaluation,
             "benchmark": timed.benchmark,
         }
     )
+
+
+def deployments(context: Context, exported: AllExported) -> dict[str, Any] | None:
+    """What was chosen to be deployed, by model; ``None`` where nothing was."""
+    found = {
+        label: read_deployment(context.path(entry.deployed)).model_dump(mode="json")
+        for label, entry in exported.models.items()
+        if entry.deployed is not None
+    }
+    return found or None
 
 
 def _kept(context: Context, prepared: Prepared, dense: Any, member: Member) -> Kept:
@@ -171,7 +184,9 @@ def write(
         for member in members.all:
             target = folder if member.label == PRUNED else folder / member.label
             shutil.copytree(context.path(member.model.folder), target, dirs_exist_ok=True)
-            shutil.copytree(context.path(exported.models[member.label].folder), target / "onnx")
+            files = exported.models[member.label]
+            shutil.copytree(context.path(files.folder), target / "onnx")
+            deploy.copy_chosen(context, files, target)
             if layout is not None:
                 model = prepared.saved(context, member.model)
                 save_encoder(model, prepared.small.processor, layout, target / SENTENCE_FOLDER)

@@ -57,9 +57,11 @@ class Recipe(Section):
         default_factory=EvaluationConfig, description="What is measured on the test rows."
     )
     export: ExportConfig = Field(default_factory=ExportConfig, description="Export to ONNX.")
-    deploy: DeployConfig = Field(
-        default_factory=DeployConfig,
-        description="Which of the files that could be written is recommended for deployment.",
+    deploy: DeployConfig | None = Field(
+        default=None,
+        description="Also choose the files to deploy among runtimes, precisions and graphs, judged "
+        "on validation rows and timed on their real lengths; deploy.json says which to take for "
+        "which use. {}: the defaults; null: an int8 file as `export.quantization` says.",
     )
     benchmark: BenchmarkConfig = Field(
         default_factory=BenchmarkConfig,
@@ -98,6 +100,12 @@ class Recipe(Section):
                 f"benchmark.sequence_lengths asks for {longest} tokens, but inputs are cut at "
                 f"data.max_length {self.data.max_length}: lower one or raise the other",
                 ("benchmark.sequence_lengths", "data.max_length"),
+            )
+        if self.deploy is None and self.benchmark.traffic != "both":
+            yield Clash(
+                "benchmark.traffic is only used where files are chosen for deployment: remove it, "
+                "or add `deploy: {}`",
+                ("benchmark.traffic", "deploy"),
             )
         if self.overwrite and self.resume:
             yield Clash(

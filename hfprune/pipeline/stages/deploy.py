@@ -1,0 +1,164 @@
+"""Which file to deploy: chosen among runtimes, precisions and graphs, for each use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfprune.core.kinds import kind_of_task
+from hfprune.core.model_ref import DENSE
+from hfprune.core.tasks import LOWER_IS_BETTER
+from hfprune.data.task_data import TEXT_ROW
+from hfprune.deploy.choose.choosing import choose_files
+from hfprune.deploy.choose.record import (
+    DEPLOY_FILE,
+    Deployment,
+    Recommended,
+    one_line,
+    write_deployment,
+)
+from hfprune.deploy.choose.targets import choice_for
+from hfprune.deploy.choose.trying import Judging
+from hfprune.deploy.files import MODEL_FILE
+from hfprune.deploy.runtimes.registry import runtime
+from hfprune.measure.scores import score
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import Prepared, Reading
+from hfprune.pipeline.results import AllExported, Exported
+from hfprune.pipeline.stages.export import calibration_rows, reading_of
+from hfprune.recipe.sections.export import DeployConfig
+
+
+def run(
+    context: Context, prepared: Prepared, exported: AllExported, settings: DeployConfig
+) -> AllExported:
+    """Choose the files of all models, the dense one's by the same means as the others'."""
+    found = {}
+    for label, entry in exported.models.items():
+        place = f"deployed/{label}"
+        shutil.rmtree(context.path(place), ignore_errors=True)
+        output = context.path(place)
+        output.mkdir(parents=True)
+        reading = reading_of(prepared, label)
+        source = context.path(entry.folder)
+        if settings.cpu == "here":
+            dense = context.path(exported.models[DENSE].folder) / MODEL_FILE
+            record = _measured(context, reading, source, output, dense, settings, label)
+        else:
+            record = _by_rule(context, reading, source, output, settings)
+        context.console.note(f"{label}, to deploy: {one_line(record)}")
+        for note in record.notes:
+            context.console.note(f"{label}: {note}")
+        found[label] = Exported(
+            folder=f"{place}/onnx",
+            model=entry.model,
+            quantization=entry.quantization,
+            deployed=place,
+        )
+    return AllExported(models=found)
+
+
+def _measured(
+    context: Context,
+    reading: Reading,
+    source: Path,
+    output: Path,
+    dense: Path,
+    settings: DeployConfig,
+    label: str,
+) -> Deployment:
+    recipe = context.recipe
+    with context.console.progress(f"files of {label}") as progress:
+        return choose_files(
+            source,
+            output,
+            judging_of(context, reading),
+            calibration=calibration_rows(context, reading),
+            task=kind_of_task(recipe.task).export_task,
+            uses=recipe.benchmark.uses,
+            batch_size=recipe.benchmark.batch_sizes[-1],
+            threads=recipe.benchmark.threads,
+            seconds=settings.seconds,
+            quantization=recipe.export.quantization,
+            runtimes=settings.runtimes,
+            baseline=dense,
+            keep_all=settings.keep_all,
+            progress=lambda done, what: progress(round(1000 * done), 1000),
+        )
+
+
+def judging_of(context: Context, reading: Reading) -> Judging:
+    """The validation rows, and what files may lose on them."""
+    recipe, data = context.recipe, reading.data
+    name = recipe.evaluation.metrics[0]
+    rows = data.validation
+    windows = TEXT_ROW in rows.column_names  # each is judged with its text's label
+    labels = np.asarray(rows["labels"]) if windows else data.label_array("validation")
+
+    def metric(logits: Any, truth: Any) -> float:
+        return score(name, logits, truth, data.task, data.num_labels, data.label_names)
+
+    return Judging(
+        rows,
+        labels,
+        metric,
+        reading.collator,
+        greater_is_better=name not in LOWER_IS_BETTER,
+        several=data.task == "multi_label_classification",
+        max_drop=recipe.export.max_quantization_drop,
+    )
+
+
+def _by_rule(
+    context: Context, reading: Reading, source: Path, output: Path, settings: DeployConfig
+) -> Deployment:
+    """For another machine: what is safe and usually fast there, unmeasured."""
+    recipe = context.recipe
+    able = "openvino" in settings.runtimes and runtime("openvino").missing() is None
+    choice = choice_for(settings.cpu, openvino=able)
+    task = kind_of_task(recipe.task).export_task
+    shutil.copytree(source, output / "onnx", dirs_exist_ok=True)
+    uses: dict[str, Recommended] = {}
+    for use in recipe.benchmark.uses:
+        name, offer = choice.by_use[use]
+        each = runtime(name)
+        path = each.place(offer)
+        each.write(
+            source,
+            output / Path(path).parent,
+            offer,
+            calibration=calibration_rows(context, reading),
+        )
+        uses[use] = Recommended(
+            path=path,
+            candidate=f"{name} {offer.precision}",
+            runtime=name,
+            precision=offer.precision,
+            graph=offer.graph,
+            why=choice.note,
+            load=each.how_to_load(path, task),
+        )
+    record = Deployment(
+        cpu=settings.cpu,
+        measured=False,
+        threads=recipe.benchmark.threads,
+        batch_size=recipe.benchmark.batch_sizes[-1],
+        uses=uses,
+        notes=(choice.note,),
+    )
+    write_deployment(record, output)
+    return record
+
+
+def copy_chosen(context: Context, exported: Exported, target: Path) -> None:
+    """What the choice wrote beside ``onnx/``, into a model's part of the output."""
+    if exported.deployed is None:
+        return
+    place = context.path(exported.deployed)
+    shutil.copy2(place / DEPLOY_FILE, target / DEPLOY_FILE)
+    for folder in sorted(place.iterdir()):
+        if folder.is_dir() and folder.name != "onnx":
+            shutil.copytree(folder, target / folder.name)
