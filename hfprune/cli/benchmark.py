@@ -41,10 +41,16 @@ def benchmark(
     baseline: Annotated[
         Path | None, typer.Option(help="An ONNX file to compare with; without: onnx/model.onnx.")
     ] = None,
+    choose: Annotated[
+        bool, typer.Option(help="Record in deploy.json which file is the fastest here.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Time the ONNX models of a directory on this machine, interleaved."""
+    if choose:
+        _choose(folder, (batch_size or [32])[-1], threads, quiet, as_json)
+        return
     with explained("nothing was changed"):
         from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files
         from hfprune.measure.latency import measure_latency, ratios
@@ -104,3 +110,25 @@ def benchmark(
                 f"{entry.model:>9} {shape:>7} {entry.ms:9.2f} ms  {entry.speedup:5.1f}x  "
                 f"{entry.bytes / 1e6:6.1f} MB"
             )
+
+
+def _choose(folder: Path, batch_size: int, threads: int, quiet: bool, as_json: bool) -> None:
+    with explained("nothing was changed"):
+        from hfprune.deploy.choose.present import choose_among
+        from hfprune.deploy.choose.record import one_line
+        from hfprune.report.console import Console
+
+        if not folder.is_dir():
+            raise HFPruneError(f"there is no folder {folder}")
+        with Console(quiet=quiet or as_json).progress("choosing") as progress:
+            found = choose_among(
+                folder,
+                batch_size=batch_size,
+                threads=threads,
+                progress=lambda done, what: progress(round(100 * done), 100),
+            )
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    for line in (*found.notes, one_line(found)):
+        say(line)

@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from hfprune.core.errors import ExportError, OutputError, RecipeError
+from hfprune.cli import app
+from hfprune.core.errors import ExportError, HFPruneError, OutputError, RecipeError
 from hfprune.deploy.choose.choosing import choose_files
+from hfprune.deploy.choose.present import choose_among
 from hfprune.deploy.choose.record import (
     Deployment,
     Recommended,
@@ -243,6 +246,34 @@ def test_candidates_in_order_and_as_the_recipe_wants_them() -> None:
     given = QuantizationConfig(per_channel=True, graph="lean")
     some = list_candidates([OnnxRuntime()], given)
     assert [c.offer.settings for c in some if c.offer.settings] == [given]
+
+
+def test_on_another_machine_what_lies_there_is_chosen_among(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(HFPruneError, match="holds no file to choose among"):
+        choose_among(tmp_path)
+    made_up("fast")
+    before = choose(made, out, runtimes=("onnxruntime", "made"), quantization=None)
+    registry.RUNTIMES._values.pop("made")
+    (out / "made" / "model.onnx").unlink()
+    with pytest.raises(OutputError, match="choose again"):
+        read_deployment(out)
+    assert choose_among(out, batch_size=4, seconds=1).uses["single"].path == "onnx/model.onnx"
+    write_deployment(before.model_copy(update={"uses": {}}), out)
+    (out / "onnx" / "model_optimized.onnx").write_bytes((made / "model.onnx").read_bytes())
+    found = choose_among(out, batch_size=4, seconds=1)
+    assert read_deployment(out) == found
+    assert {f.path for f in found.files} == {"onnx/model.onnx", "onnx/model_optimized.onnx"}
+    assert found.candidates == before.candidates
+    assert any("no rows were given" in note for note in found.notes)
+    for use, chosen in found.uses.items():
+        times = {f.path: f.process_ms for f in found.files if f.use == use}
+        assert times[chosen.path] == min(times.values())
+    done = CliRunner().invoke(app, ["benchmark", str(out), "--choose", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["uses"] == read_deployment(out).model_dump(mode="json")["uses"]
 
 
 # --- deploy.json ----------------------------------------------------------------------------------

@@ -18,23 +18,19 @@ import numpy as np
 
 from hfprune.core.errors import ExportError
 from hfprune.deploy.choose.halving import Race, race
-from hfprune.deploy.choose.recommend import Written, recommend, stray
-from hfprune.deploy.choose.record import Deployment, Recommended, Timed, Tried, write_deployment
+from hfprune.deploy.choose.record import Deployment, Tried, write_deployment
+from hfprune.deploy.choose.settling import FLOAT_FILE, Settled, busy_note
 from hfprune.deploy.choose.targets import cpu_here
 from hfprune.deploy.choose.trying import Candidate, Judging, Trials, list_candidates
-from hfprune.deploy.files import MODEL_FILE
-from hfprune.deploy.runtimes.base import Runtime
 from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import padding
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.deploy.staging import copy_of_export
-from hfprune.measure.latency import paired_ratio
 from hfprune.measure.runners import Batch
 from hfprune.measure.traffic import (
     USES,
     TrafficTimer,
     Use,
-    busy_share,
     traffic_batches,
 )
 
@@ -46,13 +42,8 @@ TRYING_SHARE = 0.6
 # Texts of the traffic that is timed, by use.
 MOST_TEXTS: Mapping[Use, int] = {"single": 128, "batches": 256}
 
-# Of the last timing, which has the dense model in it: fewer rounds where its time is over.
-LEAST_ROUNDS, LAST_ROUNDS = 9, 24
+# Of the time for all, what timing the winners of one use once more may take.
 LAST_SHARE = 0.15
-
-# The part of the time in which the processor was with others; from here on it is told.
-BUSY = 0.15
-FLOAT_FILE = f"onnx/{MODEL_FILE}"
 
 
 def choose_files(
@@ -142,17 +133,13 @@ def choose_files(
     float_name = next((c.name for c in written.values() if _is_float(c)), FLOAT_FILE)
     runners.setdefault(FLOAT_FILE, OnnxClassifier(output / FLOAT_FILE, threads))
     tell(min(1.0, over()), "the winners once more")
-    found = _Settled(output, task, written, {**baselines, **runners}, float_name, threads)
+    found = Settled(output, task, written, {**baselines, **runners}, float_name, threads)
     for use in uses:
         found.time(use, traffic[use], seconds * LAST_SHARE)
     chosen = {use: found.recommended(use) for use in uses}
     if not keep_all:
         found.remove_stray(chosen)
-    if found.busy > BUSY:
-        notes.append(
-            f"the machine was busy: the processor was elsewhere {found.busy:.0%} of the time; "
-            "times are of the processor, where one thread is used"
-        )
+    notes += busy_note(found.busy)
     record = Deployment(
         cpu=cpu_here(),
         measured=True,
@@ -247,97 +234,6 @@ def _open(candidate: Candidate, file: Path, threads: int) -> Any:
 
 def _is_float(candidate: Candidate) -> bool:
     return candidate.runtime.place(candidate.offer) == FLOAT_FILE
-
-
-class _Settled:
-    """The files in the output: timed beside each other, recommended, removed."""
-
-    def __init__(
-        self,
-        output: Path,
-        task: str,
-        written: Mapping[str, Candidate],
-        runners: Mapping[str, Any],
-        float_name: str,
-        threads: int,
-    ) -> None:
-        self.output, self.task, self.written = output, task, written
-        self.runners, self.float_name, self.threads = runners, float_name, threads
-        self.timed: list[Timed] = []
-        self.busy = 0.0
-        self.ms: dict[str, dict[str, float]] = {name: {} for name in runners}
-        self.ratio: dict[str, dict[str, tuple[float, float, float]]] = {n: {} for n in runners}
-
-    def time(self, use: Use, batches: Sequence[Batch], seconds: float) -> None:
-        timer = TrafficTimer(self.runners, batches, use, seed=1)
-        names = list(self.runners)
-        timer.warm_up(names)
-        start = time.monotonic()
-        for done in range(LAST_ROUNDS):
-            if done >= LEAST_ROUNDS and time.monotonic() - start > seconds:
-                break
-            timer.round(names)
-        rows = [timer.row(name) for name in names]
-        series = timer.process if self.threads == 1 else timer.times
-        base = series["baseline" if "baseline" in names else FLOAT_FILE]
-        for row in rows:
-            self.ms[row.name][use] = row.process_ms if self.threads == 1 else row.ms
-            found = paired_ratio(base, series[row.name])
-            self.ratio[row.name][use] = (found.value, found.low, found.high)
-            self.timed.append(
-                Timed(
-                    name=row.name,
-                    use=use,
-                    ms=row.ms,
-                    cold_ms=row.cold_ms,
-                    process_ms=row.process_ms,
-                    path=None if row.name == "baseline" else row.name,
-                )
-            )
-        if self.threads == 1:
-            shares = [busy_share(row.ms, row.process_ms) for row in rows]
-            self.busy = max(self.busy, float(np.median(shares)))
-
-    def recommended(self, use: Use) -> Recommended:
-        files = [
-            Written(self._name(path), path, ms)
-            for path, ms in self.ms.items()
-            if path != "baseline"
-        ]
-        best = recommend(files, use)
-        others = [f"{f.path} {f.ms[use] / best.ms[use]:.2f}x" for f in files if f is not best]
-        candidate = self.written.get(best.path)
-        each: Runtime = runtime("onnxruntime") if candidate is None else candidate.runtime
-        why = "the fastest of what may be deployed"
-        if others:
-            why += f"; times of the others over its own: {', '.join(others)}"
-        if candidate is not None and candidate.verdict is not None:
-            why += f"; {candidate.verdict.why}"
-        return Recommended(
-            path=best.path,
-            candidate=best.name,
-            runtime=each.name,
-            precision="float32" if candidate is None else candidate.offer.precision,
-            graph="exported" if candidate is None else candidate.offer.graph,
-            ms=best.ms[use],
-            speedup=self.ratio[best.path][use],
-            why=why,
-            load=each.how_to_load(best.path, self.task),
-        )
-
-    def remove_stray(self, chosen: Mapping[Use, Recommended]) -> None:
-        files = [Written(self._name(path), path, self.ms[path]) for path in self.written]
-        kept = {str(use): Written(c.candidate, c.path, {}) for use, c in chosen.items()}
-        own = [path for path, c in self.written.items() if c.runtime.keeps]
-        for file in stray(files, kept, keep=[FLOAT_FILE, *own]):
-            place = self.output / file.path
-            beside = (place.with_suffix(".bin"), Path(f"{place}_data"), Path(f"{place}.data"))
-            for part in (place, *beside):
-                part.unlink(missing_ok=True)
-            self.timed = [row for row in self.timed if row.path != file.path]
-
-    def _name(self, path: str) -> str:
-        return self.written[path].name if path in self.written else self.float_name
 
 
 def _why(candidate: Candidate) -> str:

@@ -196,11 +196,18 @@ def reader_class(task: str) -> str:
     return "AutoImageProcessor" if task.startswith("image") else "AutoTokenizer"
 
 
-def reading(task: str, tensors: str = "np") -> str:
-    """An expression that reads an example with ``reader``, for :meth:`Runtime.how_to_load`."""
+def reading(task: str, tensors: str = "np", *, types: bool = False) -> str:
+    """An expression that reads an example with ``reader``, for :meth:`Runtime.how_to_load`.
+
+    Args:
+        task: of a pipeline.
+        tensors: what it gives, as transformers calls it.
+        types: with ``token_type_ids``, which a file may need and not every tokenizer gives unasked.
+    """
     if task.startswith("image"):
         return f'reader(image, return_tensors="{tensors}")'
-    return f'reader(["a text"], padding=True, return_tensors="{tensors}")'
+    more = ", return_token_type_ids=True" if types else ""
+    return f'reader(["a text"], padding=True{more}, return_tensors="{tensors}")'
 
 
 def refused(title: str, file: Path, batch: Batch, error: Exception) -> ExportError:

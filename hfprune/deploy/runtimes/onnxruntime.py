@@ -99,5 +99,7 @@ class OnnxRuntime(Runtime):
         return (
             f"import onnxruntime; from transformers import {kind}",
             f'model, reader = onnxruntime.InferenceSession("{path}"), {kind}.from_pretrained(".")',
-            f'logits = model.run(["logits"], dict({reading(task)}))[0]',
+            f"batch = {reading(task, types=True)}; "
+            "feed = {i.name: batch[i.name] for i in model.get_inputs()}; "
+            'logits = model.run(["logits"], feed)[0]',
         )

@@ -180,7 +180,8 @@ class OpenVino(Runtime):
         return (
             f"import openvino; from transformers import {kind}",
             f'model, reader = openvino.compile_model("{path}", "CPU"), {kind}.from_pretrained(".")',
-            f'logits = model(dict({reading(task)}))["logits"]',
+            f"batch = {reading(task, types=True)}; "
+            'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
         )
 
 
