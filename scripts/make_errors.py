@@ -99,15 +99,10 @@ def parts(message: str) -> tuple[str, str]:
 
 
 def cell(text: str) -> str:
-    text = " ".join(text.replace(GAP, "…").split())
+    """Text for a cell of Markdown, cut at a word; commands in it stand in plain quotes."""
+    text = " ".join(text.replace(GAP, "…").replace("`", "'").split())
     text = text if len(text) <= MOST else text[:MOST].rpartition(" ")[0] + " …"
-    pieces = text.split("`")
-    if len(pieces) % 2 == 0:  # cut within code
-        return re.sub(r"([\\`*\[\]<>|_])", r"\\\1", text)
-    for place, piece in enumerate(pieces):
-        marks = r"([|])" if place % 2 else r"([\\*\[\]<>|_])"
-        pieces[place] = re.sub(marks, r"\\\1", piece)
-    return "`".join(pieces)
+    return re.sub(r"([\\*\[\]<>|_])", r"\\\1", text)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,10 @@ class Compressed:
         from transformers import AutoImageProcessor, AutoTokenizer
 
         if self.results.task == "image_classification":
-            return AutoImageProcessor.from_pretrained(self._single.folder, use_fast=False)
-        return AutoTokenizer.from_pretrained(self._single.folder)
+            return AutoImageProcessor.from_pretrained(
+                self._single.folder, use_fast=False, trust_remote_code=False
+            )
+        return AutoTokenizer.from_pretrained(self._single.folder, trust_remote_code=False)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -42,7 +42,7 @@ def read_json(
             raise error(f"{place} cannot be read: {pointer}")
         return json.loads(place.read_text(encoding="utf-8"))
     except json.JSONDecodeError as problem:
-        raise error(f"{place} cannot be read: {place.name} is no JSON: {problem}") from problem
+        raise error(f"{place} cannot be read: {problem}; {place.name} is no JSON") from problem
     except RecursionError:
         raise error(f"{place} cannot be read: its values are nested too deeply") from None
     except (OSError, ValueError) as problem:

@@ -46,6 +46,13 @@ def cell(text: object, style: str = "") -> Text:
     return Text(visible(str(text)), style=style)
 
 
+def markup(text: object) -> str:
+    """As :func:`cell`, as the text that rich makes it of: for titles and the heads of columns."""
+    from rich.markup import escape
+
+    return escape(visible(str(text)))
+
+
 def _escape(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

@@ -20,7 +20,7 @@ from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task
-from hfprune.core.text import cell
+from hfprune.core.text import cell, markup
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_rows, load_task_data
 from hfprune.data.task_data import TaskData
@@ -208,15 +208,14 @@ def table(report: EvaluationReport) -> Table:
     """A row a model: each metric with its interval, and how often it agrees with PyTorch."""
     cut = report.truncated
     shown = Table(
-        caption=cell(
+        caption=markup(
             f"{report.samples} rows of {', '.join(report.rows)}, {report.confidence:.0%} intervals"
-            + (f"; {cut} rows cut at {report.max_length} tokens" if cut else ""),
-            "table.caption",
+            + (f"; {cut} rows cut at {report.max_length} tokens" if cut else "")
         )
     )
     shown.add_column("model")
     for name in (*next(iter(report.models.values())).metrics, "as PyTorch"):
-        shown.add_column(cell(name), justify="right")
+        shown.add_column(markup(name), justify="right")
     for name, entry in report.models.items():
         shown.add_row(
             cell(name),

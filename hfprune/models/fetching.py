@@ -83,7 +83,6 @@ def fetch(
                     revision=revision,
                     token=token,
                     cache_dir=cache_dir,
-                    endpoint=constants.ENDPOINT,
                 )
 
             within(limit, download, tell=tell)

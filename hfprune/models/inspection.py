@@ -17,7 +17,7 @@ from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.kinds import image_tokens, kind_of_model, takes_images
-from hfprune.core.text import cell
+from hfprune.core.text import cell, markup
 from hfprune.families import BlockView, adapter_of, layer_views, model_sizes
 from hfprune.measure.sizes import count_macs, count_parameters
 from hfprune.models.folders import model_folder
@@ -154,7 +154,7 @@ def tables(found: Inspection) -> list[Table]:
     """What was found, for a terminal: the layers, and below them the whole and the files."""
     of = f" of {found.model_type}, {found.task}"
     title = f"{found.architecture}{'' if not found.pruned else ', pruned'}{of}"
-    layers = Table(title=cell(title, "table.title"))
+    layers = Table(title=markup(title))
     for name in ("layer", "heads", "neurons", "parameters", "can be pruned", "MACs"):
         layers.add_column(name, justify="right")
     for entry in found.layers:

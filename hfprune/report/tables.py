@@ -6,24 +6,23 @@ from rich.table import Table
 
 from hfprune.core.records import QuantizationCandidate, QuantizationRecord
 from hfprune.core.results import RunResults
-from hfprune.core.text import cell
+from hfprune.core.text import cell, markup
 
 
 def quantization_table(label: str, record: QuantizationRecord) -> Table:
     """A row a candidate: settings, times, speed-up over plain int8, metric, size, verdict."""
     table = Table(
-        title=cell(f"int8 of the {label} model", "table.title"),
-        caption=cell(
+        title=markup(f"int8 of the {label} model"),
+        caption=markup(
             f"{record.metric} on validation rows, float32 {record.float_metric:.4f}; speed-up over "
             f"plain dynamic int8, geometric mean of the shapes; {record.seconds:.0f} s, "
-            f"{record.not_tried} candidates not tried for want of time",
-            "table.caption",
+            f"{record.not_tried} candidates not tried for want of time"
         ),
     )
     shapes = record.shapes()
     table.add_column("settings")
     for name in (*shapes, "speed-up", record.metric, "agree", "MB"):
-        table.add_column(cell(name), justify="right")
+        table.add_column(markup(name), justify="right")
     table.add_column("verdict")
 
     def shown(value: float | None, form: str) -> str:
@@ -59,17 +58,16 @@ def summary_table(results: RunResults) -> Table:
         for label, kept in results.members.items()
     )
     table = Table(
-        title=cell(f"encoder weights removed: {removed}", "table.title"),
-        caption=cell(
+        title=markup(f"encoder weights removed: {removed}"),
+        caption=markup(
             f"{primary} on {evaluation.samples} test samples, {evaluation.confidence:.0%} "
             f"interval; speed-up over {benchmark.baseline}, {benchmark.threads} thread(s), "
             f"batch x length, median of {benchmark.repeats} interleaved rounds; one seed "
-            f"({results.seed})",
-            "table.caption",
+            f"({results.seed})"
         ),
     )
     table.add_column("model")
-    table.add_column(cell(primary), justify="right")
+    table.add_column(markup(primary), justify="right")
     table.add_column("interval", justify="right")
     table.add_column("MB", justify="right")
     for batch, length in shapes:

@@ -104,6 +104,9 @@ def test_what_a_model_needs_is_fetched_once(
     with LoopbackHub(TOKEN) as hub:
         hub.add("user/model").commit("main", names)
         go_online(monkeypatch, hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
         for _ in range(2):
             fetch("user/model", None, cache_dir=tmp_path)
         assert hub.count("GET .*resolve.*/model.safetensors") == 1

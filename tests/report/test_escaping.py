@@ -14,7 +14,8 @@ from tiny import save_tiny_classifier
 from typer.testing import CliRunner
 
 from hfprune.cli import app
-from hfprune.deploy.evaluation import table
+from hfprune.core.results import RunResults
+from hfprune.deploy.evaluation import EvaluationReport, FormQuality, table
 from hfprune.publish.card import model_card
 from hfprune.report.console import Console
 from hfprune.report.html import write_report
@@ -68,21 +69,18 @@ def test_errors_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 
 
 def test_the_consoles_tables_take_names_as_they_are() -> None:
-    results = report_results()
-    results["evaluation"]["primary"] = "accuracy"
-    entry = results["evaluation"]["models"].pop("pruned int8")
-    results["evaluation"]["models"]["[/red]\x1b[2J int8"] = entry
-    for row in results["benchmark"]["rows"]:
-        row["name"] = row["name"].replace("pruned int8", "[/red]\x1b[2J int8")
-    sizes = results["benchmark"]["file_bytes"]
-    sizes["[/red]\x1b[2J int8"] = sizes.pop("pruned int8")
+    label = "[/red]\x1b[2J"
+    written = json.dumps(f"{label} int8")[1:-1]
+    text = json.dumps(report_results()).replace("pruned int8", written)
+    results = RunResults.model_validate(json.loads(text))
     console = RichConsole(record=True, width=200)
     console.print(summary_table(results))
-    evaluated = {
-        "samples": 1, "rows": ["[/x]\x07.csv"], "confidence": 0.95, "truncated": 0, "max_length": 1,
-        "models": {"[/red]": {"metrics": {"[/m]": 1.0}, "intervals": {"[/m]": [0.0, 1.0]},
-                              "agreement": 1.0}},
-    }  # fmt: skip
+    quality = FormQuality(metrics={"[/m]": 1.0}, intervals={"[/m]": (0.0, 1.0)}, agreement=1.0)
+    evaluated = EvaluationReport(
+        format_version=1, task="single_label_classification", labels=LABELS, primary="[/m]",
+        samples=1, rows=["[/x]\x07.csv"], confidence=0.95, truncated=0, max_length=1,
+        models={"[/red]": quality},
+    )  # fmt: skip
     console.print(table(evaluated))
     said = console.export_text()
     for shown in (r"[/red]\x1b[2J", "[/m]", r"[/x]\x07.csv"):

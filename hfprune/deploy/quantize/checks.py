@@ -122,7 +122,7 @@ def probe_rows(onnx_dir: str | Path, count: int = 16) -> Any:
     from datasets import Dataset
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(onnx_dir)
+    config = AutoConfig.from_pretrained(onnx_dir, trust_remote_code=False)
     rng = np.random.default_rng(0)
     if getattr(config, "vocab_size", None) is None:
         shape = (count, *image_shape(config))
