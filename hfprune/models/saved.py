@@ -9,13 +9,13 @@ from transformers import AutoModel
 
 from hfprune.core.errors import CheckpointError
 from hfprune.core.faults import is_out_of_memory
-from hfprune.core.kinds import KINDS, auto_class
+from hfprune.core.kinds import KINDS, auto_class, kind_of_model
 from hfprune.core.text import one_line
 from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
 from hfprune.models.checkpoint import from_pretrained
 from hfprune.models.configs import load_config, plain_outputs_
-from hfprune.models.explaining import refuse_code
+from hfprune.models.explaining import find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
 from hfprune.models.whole import load_whole
@@ -92,3 +92,21 @@ def load_saved_classifier(folder: str) -> Any:
             "of a classifier wrote"
         )
     return model
+
+
+def load_alike(name: str, model: Any, key: str) -> Any:
+    """A model for the same kind of task as one that is there, such as its teacher.
+
+    Args:
+        name: a folder or a name on the Hub.
+        model: a classifier.
+        key: what names it, for errors.
+
+    Raises:
+        CheckpointError: a path that is not there, or files that are not what they seem.
+        OSError, ValueError: what transformers raises where it cannot find or read it.
+    """
+    find(name, key, lambda: check_place(name))
+    find(name, key, lambda: check_files(name))
+    kind = auto_class(kind_of_model(model))
+    return load_whole(lambda: kind.from_pretrained(name, trust_remote_code=False), name)

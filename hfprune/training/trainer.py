@@ -37,7 +37,6 @@ from hfprune.core.files import atomic_write_json, cache_folder
 from hfprune.core.kinds import (
     TEXT_INPUTS,
     TOKENS,
-    auto_class,
     image_tokens,
     kind_of_model,
     takes_images,
@@ -50,9 +49,7 @@ from hfprune.data.words import IGNORED
 from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.models.configs import plain_outputs_
-from hfprune.models.explaining import find
-from hfprune.models.folders import check_place
-from hfprune.models.whole import load_whole
+from hfprune.models.saved import load_alike
 from hfprune.pruning.cost import LatencyTable, parameter_costs
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.importance import GradientScores, Scores, is_gradient_score, weight_scores
@@ -258,20 +255,10 @@ class HFPruneTrainer(Trainer):
     def _load_teacher(self, teacher: nn.Module | str | Path | None) -> nn.Module | None:
         if teacher is None:
             return None
-        if not isinstance(teacher, nn.Module):
-            find(str(teacher), "teacher", lambda: check_place(str(teacher)))
-        loaded: Any = (
-            teacher
-            if isinstance(teacher, nn.Module)
-            else load_whole(
-                lambda: auto_class(kind_of_model(self._bare_model())).from_pretrained(
-                    str(teacher), trust_remote_code=False
-                ),
-                str(teacher),
-            )
-        )
-        plain_outputs_(loaded.config)
         student: Any = self._bare_model()
+        given = isinstance(teacher, nn.Module)
+        loaded: Any = teacher if given else load_alike(str(teacher), student, "teacher")
+        plain_outputs_(loaded.config)
         if loaded is student:
             raise TrainingError(
                 "the teacher is the very model that is trained; pass a copy of it, or its path"

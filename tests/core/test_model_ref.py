@@ -56,8 +56,8 @@ def test_what_is_no_name(name: str) -> None:
     with pytest.raises(OutputError) as caught:
         ModelRef.parse(name)
     assert str(caught.value) == (
-        f"{name!r} is no name of a model: expected a label and one of PyTorch, ONNX, int8, "
-        "OpenVINO, OpenVINO-bf16, for example 'dense ONNX'"
+        f"{name!r} is no name of a model: expected a label and one of PyTorch, PyTorch-bf16, "
+        "ONNX, int8, OpenVINO, OpenVINO-bf16, for example 'dense ONNX'"
     )
 
 
