@@ -12,10 +12,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hfprune.pruning.importance import is_gradient_score
+from hfprune.pruning.state import SCORES_NAME, STATE_NAME
 from hfprune.recipe.sections.pruning import PruningConfig
-
-STATE_NAME = "hfprune_state.json"
-SCORES_NAME = "hfprune_scores.safetensors"
 
 
 def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
