@@ -43,6 +43,14 @@ class TrainingError(HFPruneError):
     """Training cannot start, or had to stop."""
 
 
+class TrainingMemoryError(TrainingError, RuntimeError):
+    """Memory ran out while training.
+
+    Also a ``RuntimeError``, so that accelerate's ``find_executable_batch_size`` tries a smaller
+    batch.
+    """
+
+
 class OutputError(HFPruneError):
     """A file or folder cannot be written, replaced or read back."""
 

@@ -34,9 +34,8 @@ from hfprune.data.processors import load_processor as read_processor
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.families import adapter_for, adapter_of, position_limit
 from hfprune.models.adapters import base_of_adapter, check_adapter, is_adapter, load_merged
-from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.folders import model_folder
-from hfprune.pruning.surgery import RECORD_KEY
 
 if TYPE_CHECKING:
     from hfprune.data.task_data import TaskData
@@ -119,7 +118,7 @@ def load_classifier(
         adapter_for(str(config.model_type))
         if trained:
             _check_task(config, data, name, key)
-        if getattr(config, RECORD_KEY, None) is not None:
+        if was_pruned(config, source):
             small = from_pretrained(source, revision=revision)
             if small.config.num_labels != data.num_labels:
                 raise CheckpointError(
@@ -196,7 +195,7 @@ def load_saved(folder: str) -> Any:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no model: {error}") from error
     adapter_for(str(config.model_type))
-    if getattr(config, RECORD_KEY, None) is not None:
+    if was_pruned(config, folder):
         return from_pretrained(folder)
     name = (getattr(config, "architectures", None) or [""])[0]
     loader: Any = AutoModel

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.core.files import atomic_directory, atomic_write_json
-from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.pruning.surgery import RECORD_KEY
 
 MODULES: Final = "modules.json"
@@ -200,7 +200,7 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
         )
     place = layout.transformer
     config = AutoConfig.from_pretrained(place)
-    shrunk = getattr(config, RECORD_KEY, None) is not None
+    shrunk = was_pruned(config, place)
     model = from_pretrained(place) if shrunk else AutoModel.from_pretrained(place).eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
     longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))

@@ -5,6 +5,7 @@ How is the business of :mod:`hfprune.pruning`; here is decided when to score, pl
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hfprune.core.errors import PlanError, TrainingError
-from hfprune.families import model_sizes
+from hfprune.families import adapter_of, model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.cost import LatencyTable, parameter_costs
 from hfprune.pruning.gates import Gates
@@ -25,6 +26,7 @@ from hfprune.pruning.search import budget_plan, global_plan, plan_sparsity, unif
 from hfprune.pruning.state import PruningState
 from hfprune.pruning.surgery import shrink_
 from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.training.checkpoints import checkpoint_files
 
 
 class Pruner:
@@ -59,13 +61,23 @@ class Pruner:
 
     def prunes(self, model: nn.Module) -> bool:
         """Whether there is something to reach: not where this pruner has shrunk the model."""
-        return self.config is not None and (self._small is None or self._small() is not model)
+        return self.config is not None and not self.shrunk(model)
 
-    def forget(self, model: nn.Module) -> None:
-        """Leave behind what earlier trainings did; a model that was shrunk keeps its plan."""
+    def shrunk(self, model: nn.Module) -> bool:
+        """Whether this pruner has shrunk this very model."""
+        return self._small is not None and self._small() is model
+
+    def forget(self, model: nn.Module, *, anew: bool = False) -> None:
+        """Leave behind what earlier trainings did; a model that was shrunk keeps its plan.
+
+        Args:
+            anew: whether another model will be made for the training that begins.
+        """
         self.release()
         self.gates = None
         self._resumed = None
+        if anew:
+            self._small = None
         self.complete = not self.prunes(model)
         if not self.complete:
             self.plan = PruningPlan.dense(model_sizes(model))
@@ -112,6 +124,19 @@ class Pruner:
         shrink_(model, self.plan)
         self._small = weakref.ref(model)
         return True
+
+    def small_copy(self, model: nn.Module) -> nn.Module:
+        """A copy of the model without what the plan does not keep; the model stays as it is."""
+        if self.gates is None or self.plan is None:
+            raise PlanError("nothing is being pruned, so the model is as small as it will be")
+        attached = self.gates.attached
+        self.release()  # hooks would be copied with the model
+        try:
+            copied = copy.deepcopy(model)
+        finally:
+            if attached:
+                self.gates.attach()
+        return shrink_(copied, self.plan)
 
     def state(self) -> PruningState | None:
         """For a checkpoint; ``None`` where nothing is being pruned."""
@@ -221,10 +246,14 @@ class Pruner:
         }
 
     def sizes(self, model: nn.Module) -> tuple[tuple[int, int], ...]:
-        """``(heads, neurons)`` of each layer that take part now."""
-        if self.gates is None or self.plan is None:
-            return model_sizes(model)
-        return self.plan.sizes()
+        """``(heads, neurons)`` that take part now of each layer, in the order in which they run."""
+        plan = None if self.gates is None else self.plan
+        sizes = model_sizes(model) if plan is None else plan.sizes()
+        return tuple(sizes[layer] for layer in adapter_of(model).order(model))
+
+    def needed_files(self, model: nn.Module) -> tuple[str, ...]:
+        """What a checkpoint must hold besides the Trainer's own files to be resumed from."""
+        return checkpoint_files(self.config) if self.config and self.prunes(model) else ()
 
     @contextmanager
     def gated(self) -> Iterator[None]:

@@ -9,22 +9,18 @@ mixed precision, evaluation, early stopping, best-model loading and resuming sta
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from hfprune.core.errors import TrainingError
+from hfprune.core.errors import TrainingError, TrainingMemoryError
 from hfprune.core.faults import is_out_of_memory
 from hfprune.core.kinds import takes_images
 from hfprune.data.images import IMAGE_COLUMN
@@ -35,111 +31,153 @@ from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.state import read_state, write_state
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig
-from hfprune.training import faults
-from hfprune.training.checkpoints import checkpoint_files, last_checkpoint
-from hfprune.training.checks import check_environment, check_target
+from hfprune.training import checks, faults
+from hfprune.training.best import wins_a_tie
+from hfprune.training.callbacks import PruningCallback
+from hfprune.training.checkpoints import checkpoint_to_resume, require_resumable
 from hfprune.training.distillation.cache import TeacherCache
-from hfprune.training.distillation.rows import ROW_COLUMN, ROW_NUMBERS, TaughtRows, special_ids
-from hfprune.training.distillation.teaching import Teaching, load_teacher, stop_dropout_
+from hfprune.training.distillation.rows import TaughtRows
+from hfprune.training.distillation.teaching import (
+    ROW_NUMBERS,
+    Teaching,
+    load_teacher,
+    stop_dropout_,
+    without_rows,
+)
 from hfprune.training.pruner import Pruner
-from hfprune.training.samplers import GroupedByLength
-
-
-class _PruningCallback(TrainerCallback):
-    """Carries the Trainer's events to the pruner."""
-
-    def __init__(self, trainer: HFPruneTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._trainer.pruner.begin(self._trainer._bare_model(), state.max_steps)
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._trainer._before_optimizer()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._trainer._after_step()
+from hfprune.training.samplers import in_fixed_order
 
 
 class HFPruneTrainer(Trainer):
     """Prunes heads, neurons and whole blocks during fine-tuning, then removes them.
 
     Use it as ``Trainer``; the further arguments are keywords. While training, what is pruned is
-    gated (multiplied by zero); when ``train()`` returns, ``self.model`` is physically smaller and
-    ``save_model``, ``evaluate`` and ``predict`` work on that.
+    gated (multiplied by zero); when ``train()`` returns, ``self.model`` is physically smaller.
+    ``evaluate``, ``predict`` and ``save_model`` (in a callback, or after an interruption) always
+    mean the model as it is pruned so far; ``checkpoint-N`` holds what it takes to resume, and
+    ``hfprune.from_pretrained(checkpoint-N)`` the model as it was then.
 
-    The best model, early stopping and ``load_best_model_at_end`` only look at evaluations made
-    after the target has been reached: an earlier one would win by being less pruned.
+    Without ``pruning``, ``teacher`` and ``careful`` it is the Trainer. What differs otherwise:
 
-    Sparsity and counts are logged as ``pruning/sparsity``, ``pruning/heads``, ``pruning/neurons``
-    and ``pruning/blocks``. The trackers of ``report_to`` show them as ``train/pruning/...``, for
-    the Trainer puts ``train/`` before all that is no evaluation.
+    * The best model, early stopping and ``load_best_model_at_end`` only look at evaluations made
+      after the target has been reached: an earlier one would win by being less pruned.
+    * Weights in half precision are trained, and saved, as float32.
+    * ``compute_loss`` is averaged over the accumulated batches, never over their items.
+    * ``careful``: a loss or gradient that is not finite stops the training (whatever
+      ``logging_nan_inf_filter`` says), and of checkpoints with the same metric the one with the
+      least loss is the best, not the first.
+
+    Each ``train()`` begins from the configuration. Only a model that this trainer has shrunk is not
+    pruned again: a second ``train()`` fine-tunes it (with ``model_init``, there is a new one).
+
+    A subclass may override what it may of the Trainer. Its ``compute_loss`` is the task's loss;
+    what the teacher adds is added to it, weighed as in ``distillation``, unless it calls ours,
+    which does so. With a ``data_collator`` that may do more than pad, the teacher reads each batch
+    anew. Where ``logging_strategy`` allows it, ``pruning/sparsity``, ``pruning/heads``,
+    ``pruning/neurons`` and ``pruning/blocks`` are logged; trackers of ``report_to`` put ``train/``
+    before them.
 
     Args:
-        *args, **kwargs: as :class:`transformers.Trainer`.
-        pruning: what to reach and how; ``None`` trains without pruning (distillation still works).
-        distillation: weights of the losses against the teacher; needs ``teacher``.
+        model to preprocess_logits_for_metrics: as of :class:`transformers.Trainer`.
+        pruning: what to reach and how (also as a dict of its keys, or the path of a recipe, of
+            which the section ``pruning`` is taken); ``None`` trains without pruning.
+        distillation: weights of the losses against the teacher (or a dict); needs ``teacher``.
         latency: measured times of blocks, needed for ``pruning.speedup``.
         teacher: the dense fine-tuned model (a module, or a path / Hub name); without
-            ``distillation`` its default is used.
+            ``distillation`` its default is used. A module is moved to the device, as the model is,
+            and else left as it is.
         unlabeled_dataset: more rows of token ids that are distilled on, with the teacher's decision
             as their label; the columns of the model's inputs are enough. Needs ``teacher``.
         teacher_cache: what an earlier trainer of the same teacher, rows and distillation left as
             its ``teacher_cache``; the outputs in it are not computed again.
+        careful: see above; ``None``: where something is pruned.
+        **trainer_arguments: what else the Trainer of the transformers installed takes.
 
     Raises:
         TrainingError: for settings that cannot work (DeepSpeed, FSDP, DataParallel, a teacher that
             does not match), before anything is trained.
+        RecipeError: for keys and values of ``pruning`` and ``distillation``.
         UnsupportedModelError: if the model's family has no adapter.
     """
 
     def __init__(
         self,
-        *args: Any,
-        pruning: PruningConfig | None = None,
-        distillation: DistillationConfig | None = None,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None = None,
+        *,
+        pruning: PruningConfig | Mapping[str, Any] | str | PathLike[str] | None = None,
+        distillation: DistillationConfig | Mapping[str, Any] | None = None,
         teacher: nn.Module | str | Path | None = None,
         latency: LatencyTable | None = None,
         unlabeled_dataset: Dataset | None = None,
         teacher_cache: TeacherCache | None = None,
-        **kwargs: Any,
+        careful: bool | None = None,
+        **trainer_arguments: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        if pruning is not None:
-            check_target(pruning, latency)
-        for given, name in (
-            (unlabeled_dataset, "unlabeled_dataset needs a teacher that labels it"),
-            (distillation, "distillation needs a teacher"),
-        ):
-            if given is not None and teacher is None:
-                raise TrainingError(
-                    f"{name}: pass teacher=<the dense fine-tuned model or its path>, or leave "
-                    f"{name.partition(' ')[0]} out"
-                )
-        # The loss of each micro-batch is its own mean, so the Trainer must divide by the number of
-        # accumulated batches; encoders' heads average over samples, not over tokens.
-        self.model_accepts_loss_kwargs = False
-        check_environment(self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled)
+        self.pruning = checks.read_pruning(pruning)
+        self.distillation = checks.read_distillation(distillation)
+        if self.pruning is not None:
+            checks.check_target(self.pruning, latency)
+        checks.check_teacher(teacher, self.distillation, unlabeled_dataset)
+        self.careful = self.pruning is not None if careful is None else careful
+        self._differs = self.pruning is not None or teacher is not None or self.careful
+        if processing_class is not None:  # transformers 4 refuses it beside an old name of it
+            trainer_arguments["processing_class"] = processing_class
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **trainer_arguments,
+        )
+        checks.check_environment(
+            self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled
+        )
+        if self._differs:
+            # The loss of each micro-batch is its own mean, so the Trainer must divide by the number
+            # of accumulated batches; encoders' heads average over samples, not over tokens.
+            self.model_accepts_loss_kwargs = False
+            checks.train_in_float32_(self.bare_model())
+        self._own_optimizer = any(part is not None for part in optimizers)
         self._batch = ""
-        self.pruning = pruning
-        self.pruner = Pruner(pruning, latency, self.args.seed)
-        self.pruner.forget(self._bare_model())
+        self._as_it_is = False  # whether files are for resuming
+        self.pruner = Pruner(self.pruning, latency, self.args.seed)
+        self.pruner.forget(self.bare_model())
         self.teacher_cache = teacher_cache
         self.teaching: Teaching | None = None
         self._rows = TaughtRows(unlabeled_dataset, teacher_cache)
         if teacher is not None:
+            self.distillation = self.distillation or DistillationConfig()
+            student = self.bare_model()
             self.teaching = Teaching(
-                load_teacher(teacher, self._bare_model(), self.args.device),
-                distillation or DistillationConfig(),
-                self._bare_model(),
+                load_teacher(teacher, student, self.args.device),
+                self.distillation,
+                student,
+                lambda: self.pruner.sizes(self.bare_model()),
             )
-        self.add_callback(_PruningCallback(self))
+            if type(self).compute_loss is not HFPruneTrainer.compute_loss:
+                own = self.compute_loss
+                vars(self)["compute_loss"] = self.teaching.completing(own, self.bare_model)
+        self.add_callback(PruningCallback(self))
 
     @property
     def plan(self) -> PruningPlan | None:
@@ -147,13 +185,23 @@ class HFPruneTrainer(Trainer):
         return self.pruner.plan
 
     @property
+    def _complete(self) -> bool:
+        return self.pruner.complete
+
+    @property
     def teacher(self) -> Any:
         """The teacher's module, if there is one."""
         return None if self.teaching is None else self.teaching.teacher
 
-    def _bare_model(self) -> nn.Module:
+    def bare_model(self) -> nn.Module:
+        """``self.model`` without what accelerate wraps it in."""
         model: nn.Module = self.accelerator.unwrap_model(self.model)
         return model
+
+    def last_good(self) -> str:
+        """Which checkpoint training can go on from, in words."""
+        needed = self.pruner.needed_files(self.bare_model())
+        return faults.last_good(str(self.args.output_dir), needed)
 
     # -- what happens when ----------------------------------------------------------------------
 
@@ -163,112 +211,80 @@ class HFPruneTrainer(Trainer):
         ``resume_from_checkpoint=True`` means the newest checkpoint that is whole.
 
         Raises:
-            TrainingError: the loss or the gradients are not finite, memory ran out, or training
-                ended before the target was reached; names the step and the last whole checkpoint.
+            TrainingError: the loss or the gradients are not finite, memory ran out (then it is a
+                ``RuntimeError`` too), or training ended before the target was reached; names the
+                step and the last whole checkpoint.
+            CheckpointError: for a checkpoint that this training cannot go on from.
             OutputError: a checkpoint could not be written.
         """
+        gone = self._own_optimizer and self.optimizer is None
+        if gone and self.pruner.shrunk(self.bare_model()):
+            raise TrainingError(checks.OPTIMIZER_GONE)
         try:
-            self.pruner.forget(self._bare_model())
+            self.pruner.forget(self.bare_model(), anew=self.model_init is not None)
             self._prepare_rows()
             if resume_from_checkpoint is True:
-                found = last_checkpoint(str(self.args.output_dir), self._needed_files())
+                needed = self.pruner.needed_files(self.bare_model())
+                found = checkpoint_to_resume(str(self.args.output_dir), needed)
                 resume_from_checkpoint = True if found is None else str(found)
             result = super().train(resume_from_checkpoint, *args, **kwargs)
         except Exception as error:
             if isinstance(error, TrainingError) or not is_out_of_memory(error):
                 raise
-            text = faults.out_of_memory(
-                error, self.args, self.state.global_step + 1, self._batch, self._last_good()
-            )
-            raise TrainingError(text) from error
+            step = self.state.global_step + 1
+            raise TrainingMemoryError(
+                faults.out_of_memory(error, self.args, step, self._batch, self.last_good())
+            ) from error
         finally:
             self.pruner.release()
-        if not self.pruner.complete:
+        if not self._complete:
             raise TrainingError(
                 "training ended before pruning reached its target (a callback stopped it, or it "
                 "had no steps); train longer or let pruning end earlier (pruning.end)"
             )
-        self.shrink()
+        if self.pruner.gates is not None:
+            checks.warn_of_no_best(self.args, self.state)
+            self.shrink()
         return result
 
-    def shrink(self) -> nn.Module:
-        """Remove from ``self.model`` what the plan does not keep; returns the model.
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As ``Trainer.call_model_init``; the model in float32."""
+        model = super().call_model_init(trial)
+        return checks.train_in_float32_(model) if self._differs else model
 
-        Called by :meth:`train`. Afterwards the trainer no longer prunes: a further ``train()``
-        fine-tunes the small model with a new optimizer.
-        """
-        model = self._bare_model()
+    def shrink(self) -> nn.Module:
+        """Remove from ``self.model`` what the plan does not keep; returns it. :meth:`train` does."""
+        model = self.bare_model()
         if self.pruner.shrink(model):
             self.model = self.model_wrapped = model
             self.optimizer = self.lr_scheduler = None
         return model
 
-    def _prepare_rows(self) -> None:
-        if self.teaching is None:
-            return
-        self.teaching.cache = None
-        lessons = self._rows.prepare(
-            self.train_dataset,
-            self.teaching,
-            self._bare_model(),
-            self.data_collator,
-            epochs=self.args.num_train_epochs,
-            batch_size=self.args.per_device_eval_batch_size,
-            seed=self.args.seed,
-            special_ids=lambda: special_ids(
-                self.processing_class or getattr(self.data_collator, "tokenizer", None)
-            ),
-            precision=self.compute_loss_context_manager,
-        )
-        self.train_dataset = lessons.dataset
-        if lessons.cache is not None:
-            self.teacher_cache = lessons.cache
-        if lessons.looked_up:
-            self.teaching.cache = lessons.cache
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """As ``Trainer.training_step``; stops at a loss that is not finite."""
         self._batch = faults.describe_batch(inputs)
-        loss: torch.Tensor = super().training_step(model, inputs, *args)
-        if not bool(torch.isfinite(loss).all()):
+        lessons = 0 if self.teaching is None else self.teaching.lessons
+        loss: torch.Tensor = super().training_step(
+            model, inputs, num_items_in_batch=num_items_in_batch
+        )
+        if self.teaching is not None and self.teaching.lessons == lessons:
             raise TrainingError(
-                faults.loss_not_finite(
-                    float(loss), self.state.global_step + 1, self._batch, self._last_good()
-                )
+                "the loss was computed without the teacher: compute_loss was replaced after the "
+                "trainer was made; override it in a subclass instead, or leave the teacher out"
+            )
+        if self.careful and not bool(torch.isfinite(loss).all()):
+            step = self.state.global_step + 1
+            raise TrainingError(
+                faults.loss_not_finite(float(loss), step, self._batch, self.last_good())
             )
         return loss
 
-    def _before_optimizer(self) -> None:
-        """Stop before a gradient that is not finite is spread over all weights; score."""
-        # float16: the scaler skips such steps and tries a smaller scale
-        scaler = getattr(self.accelerator, "scaler", None)
-        finite = scaler is not None or faults.finite_gradients(self._bare_model())
-        if finite:
-            scale = float(scaler.get_scale()) if scaler is not None else 1.0
-            finite = self.pruner.collect(scale, self.args.world_size) or scaler is not None
-        if not finite:
-            raise TrainingError(
-                faults.gradients_not_finite(self.state.global_step + 1, self._last_good())
-            )
-
-    def _after_step(self) -> None:
-        step, steps = self.state.global_step, self.state.max_steps
-        if self.pruner.step(self._bare_model(), step, steps, self.args.world_size):
-            # Logging counts as the step's log: without this, its loss would go unlogged.
-            due = self.control.should_log
-            self.log(self.pruning_metrics())
-            self.control.should_log = due
-
-    def pruning_metrics(self) -> dict[str, float]:
-        """Where pruning stands, as logged: sparsity in [0, 1] of encoder weights, and counts."""
-        return self.pruner.metrics()
-
-    def _needed_files(self) -> tuple[str, ...]:
-        prunes = self.pruner.prunes(self._bare_model())
-        return checkpoint_files(self.pruning) if self.pruning is not None and prunes else ()
-
-    def _last_good(self) -> str:
-        return faults.last_good(str(self.args.output_dir), self._needed_files())
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.evaluation_loop``, of the model as it is pruned so far."""
+        with self.pruner.gated():
+            return super().evaluation_loop(*args, **kwargs)
 
     # -- losses and rows ------------------------------------------------------------------------
 
@@ -281,8 +297,7 @@ class HFPruneTrainer(Trainer):
     ) -> Any:
         """The task's loss; while training with a teacher, plus the distillation losses."""
         teaching = self.teaching
-        rows = inputs.get(ROW_COLUMN)
-        inputs = {name: value for name, value in inputs.items() if name not in ROW_NUMBERS}
+        inputs, rows = without_rows(inputs)
         if teaching is None or not model.training:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -291,11 +306,11 @@ class HFPruneTrainer(Trainer):
             stop_dropout_(model)
         label, outputs = super().compute_loss(
             model,
-            {**inputs, "output_hidden_states": teaching.wants_hidden},
+            {**inputs, **teaching.asks},
             return_outputs=True,
             num_items_in_batch=num_items_in_batch,
         )
-        extra = teaching.loss(outputs, inputs, rows, self.pruner.sizes(self._bare_model()))
+        extra = teaching.loss(outputs, inputs, rows)
         if self.compute_loss_func is not None and num_items_in_batch is not None:
             # A user's loss function divides by the whole batch itself, and the Trainer then no
             # longer divides by the number of accumulated batches.
@@ -303,50 +318,54 @@ class HFPruneTrainer(Trainer):
         loss = teaching.settings.label_weight * label + extra
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_rows(self) -> None:
+        """Compute the teacher's outputs on the training rows, where that pays."""
+        if self.teaching is None:
+            return
+        lessons = self._rows.prepare(self, self.teaching, self.bare_model())
+        self.train_dataset = lessons.dataset
+        self.teaching.cache = lessons.cache if lessons.looked_up else None
+        self.teacher_cache = lessons.cache or self.teacher_cache
+
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
-        if isinstance(sampler, LengthGroupedSampler):
-            seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-            # Groups of what all processes take in one step: the order is that of a single process
-            # with as many times the batch.
-            sampler.batch_size *= self.args.world_size
-            return GroupedByLength(sampler, seed)
-        return sampler
+        return in_fixed_order(sampler, self.args) if self._differs else sampler
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = cast(list[str], self._signature_columns)
-        kept = (*ROW_NUMBERS, IMAGE_COLUMN) if takes_images(self._bare_model()) else ROW_NUMBERS
+        kept = (*ROW_NUMBERS, IMAGE_COLUMN) if takes_images(self.bare_model()) else ROW_NUMBERS
         columns += [name for name in kept if name not in columns]
 
-    # -- best model, checkpoints ----------------------------------------------------------------
+    # -- best model, files ----------------------------------------------------------------------
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        if not self.pruner.complete:
+        state = self.state
+        best, step = state.best_metric, state.best_global_step
+        # Also before the target: it refuses a metric that is not there.
+        better = bool(super()._determine_best_metric(metrics, trial))
+        if not self._complete:
+            state.best_metric, state.best_global_step = best, step
             return False
-        if super()._determine_best_metric(metrics, trial):
-            return True
-        if not self._wins_a_tie(metrics):
+        if better or not self.careful:
+            return better
+        name = str(self.args.metric_for_best_model)
+        if not wins_a_tie(metrics, name, best, step, state.log_history):
             return False
-        self.state.best_global_step = self.state.global_step
+        state.best_global_step = state.global_step
         return True
 
-    def _wins_a_tie(self, metrics: dict[str, float]) -> bool:
-        """Whether the metric is as good as the best so far, and the loss better.
-
-        On a few hundred rows an accuracy takes few values, so ties are common, and the first of
-        them, which the Trainer would keep, is the one that was trained least.
-        """
-        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
-        best = self.state.best_metric
-        if best is None or "eval_loss" not in metrics or metrics.get(name) != best:
-            return False
-        losses = [
-            entry["eval_loss"]
-            for entry in self.state.log_history
-            if entry.get("step") == self.state.best_global_step and "eval_loss" in entry
-        ]
-        return bool(losses) and metrics["eval_loss"] < losses[-1]
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer.save_model``; while something is gated, the model without it."""
+        if self._as_it_is or self.pruner.gates is None or not self.args.should_save:
+            super().save_model(output_dir, _internal_call)
+            return
+        whole, self._as_it_is = self.model, True
+        try:
+            self.model = self.pruner.small_copy(self.bare_model())
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self.model, self._as_it_is = whole, False
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
@@ -355,18 +374,34 @@ class HFPruneTrainer(Trainer):
             if self.args.should_save:  # half a checkpoint only takes space
                 shutil.rmtree(folder, ignore_errors=True)
 
-        with faults.explained_writing(folder, remove, self._last_good):
+        with faults.explained_writing(folder, remove, self.last_good):
             state = self.pruner.state()
             # First ours: the Trainer writes trainer_state.json last, so what has it is whole.
             if state is not None and self.args.should_save:
                 write_state(folder, state)
-            super()._save_checkpoint(model, trial)
+            self._as_it_is = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._as_it_is = False
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """What is pushed while training is the model as it is pruned so far."""
+        whole = self.args.hub_strategy in ("checkpoint", "all_checkpoints")
+        if self.pruner.gates is None or whole:
+            super()._push_from_checkpoint(checkpoint_folder)
+            return
+        with tempfile.TemporaryDirectory() as folder:  # it is copied from there, then uploaded
+            cast(Any, self.pruner.small_copy(self.bare_model())).save_pretrained(folder)
+            super()._push_from_checkpoint(folder)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        bare = self._bare_model()
-        if self.pruning is not None and self.pruner.prunes(bare):
-            folder, scores = Path(resume_from_checkpoint), is_gradient_score(self.pruning.score)
+        bare, folder = self.bare_model(), Path(resume_from_checkpoint)
+        prunes = self.pruner.prunes(bare)
+        require_resumable(folder, prunes, shrunk=self.pruning is not None)
+        if self.pruning is not None and prunes:
+            scores = is_gradient_score(self.pruning.score)
             self.pruner.resume(read_state(folder, model_sizes(bare), scores=scores))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -81,7 +81,9 @@ def test_several_processes_asked_for_and_one_started() -> None:
 def test_accelerate_sets_what_this_is_told_by(count: str, lost: bool, tmp_path: Path) -> None:
     """Also holds of the release of accelerate at hand."""
     script = tmp_path / "script.py"
-    script.write_text("from hfprune.core.processes import lost_processes; print('lost', lost_processes())")
+    script.write_text(
+        "from hfprune.core.processes import lost_processes; print('lost', lost_processes())"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count,
          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)],

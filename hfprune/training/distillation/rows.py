@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    default_data_collator,
+)
 
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import cache_folder
 from hfprune.core.kinds import TEXT_INPUTS, TOKENS, image_tokens, kind_of_model
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
-from hfprune.data.task_data import TEXT_ROW
-from hfprune.training.distillation.cache import TeacherCache
+from hfprune.training.distillation.cache import TeacherCache, depends_on_padding
 from hfprune.training.distillation.losses import MULTI_LABEL, SINGLE_LABEL
-from hfprune.training.distillation.teaching import Teaching, asked, problem_type
+from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked, problem_type
 from hfprune.training.distillation.variations import with_variations
-
-# Column that the Trainer adds to the training rows, to look the teacher's outputs up.
-ROW_COLUMN = "teacher_row"
-
-# Columns that say which row it is, and are no input of a model.
-ROW_NUMBERS = (ROW_COLUMN, TEXT_ROW)
 
 
 @dataclass(frozen=True)
@@ -54,34 +52,19 @@ class TaughtRows:
         self._rows: Dataset | None = None
         self._made: Any = None
 
-    def prepare(
-        self,
-        dataset: Any,
-        teaching: Teaching,
-        student: Any,
-        collate: Callable[[list[Any]], Any],
-        *,
-        epochs: float,
-        batch_size: int,
-        seed: int,
-        special_ids: Callable[[], list[int]],
-        precision: Callable[[], Any],
-    ) -> Lessons:
+    def prepare(self, trainer: Trainer, teaching: Teaching, student: Any) -> Lessons:
         """Compute the teacher's outputs once, where that pays and fits; add variations of rows.
 
         Args:
-            dataset: the training rows.
+            trainer: whose rows, collator, arguments and precision count.
             student: the model that learns.
-            collate: rows to a batch.
-            epochs: that will be trained.
-            batch_size: rows a forward pass of the teacher.
-            seed: of variations.
-            special_ids: tells the tokens that are never varied.
-            precision: the context of forward passes in training.
 
         Raises:
             TrainingError: for rows that cannot be added to.
         """
+        dataset: Any = trainer.train_dataset
+        collate, args = trainer.data_collator, trainer.args
+        precision: Any = trainer.compute_loss_context_manager
         settings, teacher = teaching.settings, teaching.teacher
         columns = dataset.column_names if isinstance(dataset, Dataset) else []
         of_texts = "input_ids" in columns
@@ -98,7 +81,7 @@ class TaughtRows:
         labelled, copies = len(self._rows), settings.augmentation
         rows = dataset = _with_unlabeled(self._rows, self._unlabeled)
         if copies:
-            dataset = with_variations(rows, special_ids(), copies, seed)
+            dataset = with_variations(rows, _special_ids(trainer), copies, args.seed)
         more = len(dataset) > labelled
         hidden = len(rows) if teaching.wants_hidden else 0
         tokens = 0
@@ -107,21 +90,27 @@ class TaughtRows:
         elif hidden:
             tokens = len(rows) * image_tokens(teacher.config)
         size = TeacherCache.size(teacher, tokens)
-        pays = epochs >= 2 and settings.cache_limit_gb > 0
+        pays = _epochs(args, len(dataset)) >= 2 and settings.cache_limit_gb > 0
         fits = size <= settings.cache_limit_gb * 1e9
         if not more and not (pays and fits):
             return self._lessons(dataset)
+        inputs = trainer._remove_unused_columns(dataset, "training")
+        if of_texts:
+            with asked(teacher), precision():
+                fits = fits and _only_pads(collate)
+                fits = fits and not depends_on_padding(teacher, inputs, collate)
+            if not more and not fits:
+                return self._lessons(dataset)
         hidden = hidden if fits else 0
         cache = self._given_cache
         if cache is None:
-            inputs = [c for c in (*TEXT_INPUTS, IMAGE_COLUMN) if c in columns]
             with asked(teacher), precision():
                 cache = TeacherCache(
                     teacher,
-                    dataset.select_columns(inputs),
+                    inputs,
                     collate,
                     hidden=hidden,
-                    batch_size=batch_size,
+                    batch_size=args.per_device_eval_batch_size,
                     folder=cache_folder("teacher") if more else None,
                 )
         cache.require(len(dataset), hidden)
@@ -139,12 +128,28 @@ class TaughtRows:
         return Lessons(dataset, cache, looked_up)
 
 
-def special_ids(tokenizer: Any) -> list[int]:
-    """The special tokens of a tokenizer.
+def _only_pads(collate: Any) -> bool:
+    """Whether a collator of texts does nothing but pad, each row the same in every epoch.
 
-    Raises:
-        TrainingError: if it is none.
+    A class of the user's may draw at random or read the batch around a row: with it the teacher
+    sees what the student sees, batch by batch.
     """
+    return collate is default_data_collator or type(collate) in (
+        DataCollatorWithPadding,
+        DataCollatorForTokenClassification,
+    )
+
+
+def _epochs(args: Any, rows: int) -> float:
+    """How often so many rows are gone through, by the arguments of a training."""
+    if args.max_steps <= 0:
+        return float(args.num_train_epochs)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return float(args.max_steps * batch / max(rows, 1))
+
+
+def _special_ids(trainer: Trainer) -> list[int]:
+    tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     found = getattr(tokenizer, "all_special_ids", None)
     if found is None:
         raise TrainingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from hfprune.core.kinds import (
     image_tokens,
     kind_of_model,
 )
+from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.words import IGNORED
 from hfprune.recipe.sections.training import DistillationConfig
 from hfprune.training.distillation.cache import TeacherCache
@@ -31,6 +33,18 @@ from hfprune.training.distillation.losses import (
     hidden_loss,
     logits_loss,
 )
+
+# Column that is added to the training rows, to look the teacher's outputs up.
+ROW_COLUMN = "teacher_row"
+
+# Columns that say which row it is, and are no input of a model.
+ROW_NUMBERS = (ROW_COLUMN, TEXT_ROW)
+
+
+def without_rows(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+    """A batch without the numbers of its rows, and those numbers, if they are known."""
+    kept = {name: value for name, value in inputs.items() if name not in ROW_NUMBERS}
+    return kept, inputs.get(ROW_COLUMN)
 
 
 def load_teacher(teacher: nn.Module | str | Path, student: Any, device: Any) -> Any:
@@ -106,30 +120,111 @@ class Teaching:
     Attributes:
         cache: where the teacher's outputs on the training rows are looked up; ``None``: they are
             computed at every step.
+        lessons: how often the losses were computed.
 
     Args:
         teacher: as of :func:`load_teacher`.
         settings: weights of the losses.
         student: the model that learns; its config says what is predicted.
+        sizes: tells ``(heads, neurons)`` that the student has now of each layer, in the order in
+            which they run.
     """
 
-    def __init__(self, teacher: Any, settings: DistillationConfig, student: Any) -> None:
+    def __init__(
+        self,
+        teacher: Any,
+        settings: DistillationConfig,
+        student: Any,
+        sizes: Callable[[], Sequence[tuple[int, int]]],
+    ) -> None:
         self.teacher = teacher
         self.settings = settings
         self.cache: TeacherCache | None = None
         self._problem = problem_type(student.config)
+        self._sizes = sizes
+        self._watched: Tensor | None = None  # rows of the batch that another loss computes
+        self.lessons = 0
         self._accepted = _accepted(teacher)
+        for model, name in ((student, "model that is trained"), (teacher, "teacher")):
+            if self.wants_hidden and not _takes(model, "output_hidden_states"):
+                raise TrainingError(
+                    f"the forward method of the {name} ({type(model).__name__}) takes no "
+                    "output_hidden_states, so its hidden states cannot be compared: accept it and "
+                    "return them, or set distillation.hidden_weight to 0"
+                )
 
     @property
     def wants_hidden(self) -> bool:
         return self.settings.hidden_weight > 0
+
+    @property
+    def asks(self) -> dict[str, bool]:
+        """What both models are asked for besides their logits."""
+        return {"output_hidden_states": True} if self.wants_hidden else {}
+
+    def completing(
+        self, own: Callable[..., Any], student: Callable[[], nn.Module]
+    ) -> Callable[..., Any]:
+        """A subclass's ``compute_loss``, with what the teacher adds where it does not call ours.
+
+        Args:
+            own: the subclass's, bound.
+            student: gives the model that learns, unwrapped.
+        """
+
+        @functools.wraps(own)
+        def compute_loss(
+            model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> Any:
+            inputs, rows = without_rows(inputs)
+            if not model.training:
+                return own(model, inputs, *args, **kwargs)
+            if not self.settings.dropout:
+                stop_dropout_(model)
+            lessons = self.lessons
+            with self._watching(student(), rows) as seen:
+                found = own(model, dict(inputs), *args, **kwargs)
+            if self.lessons > lessons:
+                return found
+            if not seen:
+                raise TrainingError(
+                    f"{own.__qualname__} does not call the model, so there is nothing to compare "
+                    "with the teacher: leave the teacher out"
+                )
+            whole = found if isinstance(found, tuple) else (found,)
+            loss = self.settings.label_weight * whole[0] + self.loss(seen[0], inputs, rows)
+            return (loss, *whole[1:]) if isinstance(found, tuple) else loss
+
+        return compute_loss
+
+    @contextmanager
+    def _watching(self, model: nn.Module, rows: Tensor | None) -> Iterator[list[Any]]:
+        """The outputs of each call of the model within, with what is compared of them.
+
+        For a loss that calls the model itself; one that calls the Trainer's is taught there.
+        """
+        seen: list[Any] = []
+
+        def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            return args, {**self.asks, **kwargs}
+
+        handles = [
+            model.register_forward_pre_hook(ask, with_kwargs=True),
+            model.register_forward_hook(lambda module, args, output: seen.append(output)),
+        ]
+        self._watched = rows
+        try:
+            yield seen
+        finally:
+            self._watched = None
+            for handle in handles:
+                handle.remove()
 
     def loss(
         self,
         outputs: Any,
         inputs: Mapping[str, Any],
         rows: Tensor | None,
-        sizes: Sequence[tuple[int, int]],
     ) -> Tensor:
         """What the teacher adds to the task's loss. A scalar.
 
@@ -137,23 +232,24 @@ class Teaching:
             outputs: the student's, with ``hidden_states`` where they are compared.
             inputs: that they follow from, labels included.
             rows: int64 ``(batch,)``, which training rows they are, if that is known.
-            sizes: ``(heads, neurons)`` that each layer of the student has now.
         """
         settings = self.settings
-        logits, hidden, mask = self._taught(inputs, rows)
+        self.lessons += 1
+        guess = _output(outputs, "logits", "leave the teacher out")
+        logits, hidden, mask = self._taught(inputs, self._watched if rows is None else rows)
         labels = inputs.get("labels")
         # Of tokens those count that carry a label: what the teacher says of others was not taught.
         counted = inputs.get("attention_mask") if labels is None else labels != IGNORED
         extra = settings.logits_weight * logits_loss(
-            outputs.logits,
+            guess,
             logits,
             settings.temperature,
             self._problem,
-            None if outputs.logits.dim() < 3 or counted is None else counted.bool(),
+            None if guess.dim() < 3 or counted is None else counted.bool(),
         )
         if self.wants_hidden:
-            mine = outputs.hidden_states[1:]
-            layers = compared_layers(sizes)
+            mine = _output(outputs, "hidden_states", "set distillation.hidden_weight to 0")[1:]
+            layers = compared_layers(_by_state(self._sizes(), len(mine)))
             if len(hidden) == len(mine) and layers:
                 hidden = [hidden[layer] for layer in layers]
                 mine = [mine[layer] for layer in layers]
@@ -180,8 +276,32 @@ class Teaching:
             return self.cache.logits(rows, length).to(device), hidden, mask
         given = {name: value for name, value in inputs.items() if self._accepted(name)}
         with asked(self.teacher):
-            target = self.teacher(**given, output_hidden_states=self.wants_hidden)
+            target = self.teacher(**given, **self.asks)
         return target.logits, (target.hidden_states or ())[1:], mask
+
+
+def _output(outputs: Any, name: str, instead: str) -> Any:
+    """One of a model's outputs, which may be a class of the user's own."""
+    found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    if found is None:
+        raise TrainingError(
+            f"the model that is trained returns no {name}, which the teacher's are compared with "
+            f"(it returned a {type(outputs).__name__}): return a ModelOutput with {name}, or "
+            f"{instead}"
+        )
+    return found
+
+
+def _by_state(sizes: Sequence[tuple[int, int]], states: int) -> list[tuple[int, int]]:
+    """Sizes of layers, in order, put together where a hidden state is that of several of them."""
+    together = max(len(sizes) // states, 1) if states else 1
+    parts = [sizes[at : at + together] for at in range(0, len(sizes), together)]
+    return [(sum(h for h, _ in part), sum(n for _, n in part)) for part in parts]
+
+
+def _takes(model: Any, name: str) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _accepted(model: Any) -> Callable[[str], bool]:
