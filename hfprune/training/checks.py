@@ -132,6 +132,11 @@ OPTIMIZER_GONE = (
     "trainer.create_optimizer() for that of the arguments"
 )
 
+NOT_TAUGHT = (
+    "the loss was computed without the teacher: compute_loss was replaced after the trainer was "
+    "made; override it in a subclass instead, or leave the teacher out"
+)
+
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,14 @@ def out_of_memory(error: Exception, args: Any, step: int, batch: str, good: str)
 
 
 @contextmanager
-def explained_writing(folder: Path, remove: Any, good: Any) -> Iterator[None]:
+def explained_writing(folder: Path, writes: bool, good: Callable[[], str]) -> Iterator[None]:
     """A checkpoint that cannot be written as an error that says what is safe.
 
     Args:
         folder: the checkpoint's.
-        remove: called without arguments to take away what was written of it.
-        good: called without arguments afterwards, says where training can go on.
+        writes: whether this process writes it; half a checkpoint, which only takes space, is then
+            removed.
+        good: says afterwards where training can go on.
 
     Raises:
         OutputError: for a full disk, and for files that cannot be written.
@@ -93,7 +95,8 @@ def explained_writing(folder: Path, remove: Any, good: Any) -> Iterator[None]:
         full = is_disk_full(error)
         if not full and not isinstance(error, OSError | OutputError | SafetensorError):
             raise
-        remove()
+        if writes:
+            shutil.rmtree(folder, ignore_errors=True)
         why = "the disk is full; free some space" if full else brief(error, 300)
         raise OutputError(
             f"cannot write the checkpoint {folder}: {why}; {good()}, and nothing earlier was "

@@ -9,6 +9,7 @@ import copy
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -71,15 +72,16 @@ class Pruner:
         """Leave behind what earlier trainings did; a model that was shrunk keeps its plan.
 
         Args:
-            anew: whether another model will be made for the training that begins.
+            anew: whether another model will be made for the training that begins, so that this
+                one does not count.
         """
         self.release()
         self.gates = None
         self._resumed = None
         if anew:
-            self._small = None
+            self._small = self.plan = None
         self.complete = not self.prunes(model)
-        if not self.complete:
+        if not self.complete and not anew:
             self.plan = PruningPlan.dense(model_sizes(model))
 
     def resume(self, state: PruningState) -> None:
@@ -125,7 +127,7 @@ class Pruner:
         self._small = weakref.ref(model)
         return True
 
-    def small_copy(self, model: nn.Module) -> nn.Module:
+    def small_copy(self, model: nn.Module) -> Any:
         """A copy of the model without what the plan does not keep; the model stays as it is."""
         if self.gates is None or self.plan is None:
             raise PlanError("nothing is being pruned, so the model is as small as it will be")

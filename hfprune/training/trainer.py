@@ -8,7 +8,6 @@ mixed precision, evaluation, early stopping, best-model loading and resuming sta
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -193,10 +192,9 @@ class HFPruneTrainer(Trainer):
         """The teacher's module, if there is one."""
         return None if self.teaching is None else self.teaching.teacher
 
-    def bare_model(self) -> nn.Module:
-        """``self.model`` without what accelerate wraps it in."""
-        model: nn.Module = self.accelerator.unwrap_model(self.model)
-        return model
+    def bare_model(self) -> Any:
+        """``self.model`` without what accelerate wraps it in; a search has none between trials."""
+        return None if self.model is None else self.accelerator.unwrap_model(self.model)
 
     def last_good(self) -> str:
         """Which checkpoint training can go on from, in words."""
@@ -253,12 +251,16 @@ class HFPruneTrainer(Trainer):
         return checks.train_in_float32_(model) if self._differs else model
 
     def shrink(self) -> nn.Module:
-        """Remove from ``self.model`` what the plan does not keep; returns it. :meth:`train` does."""
-        model = self.bare_model()
+        """Remove from ``self.model`` what the plan does not keep, as :meth:`train` does."""
+        model: nn.Module = self.bare_model()
         if self.pruner.shrink(model):
             self.model = self.model_wrapped = model
             self.optimizer = self.lr_scheduler = None
         return model
+
+    def pruning_metrics(self) -> dict[str, float]:
+        """Where pruning stands, as logged: sparsity in [0, 1] of encoder weights, and counts."""
+        return self.pruner.metrics()
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -266,14 +268,9 @@ class HFPruneTrainer(Trainer):
         """As ``Trainer.training_step``; stops at a loss that is not finite."""
         self._batch = faults.describe_batch(inputs)
         lessons = 0 if self.teaching is None else self.teaching.lessons
-        loss: torch.Tensor = super().training_step(
-            model, inputs, num_items_in_batch=num_items_in_batch
-        )
+        loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.teaching is not None and self.teaching.lessons == lessons:
-            raise TrainingError(
-                "the loss was computed without the teacher: compute_loss was replaced after the "
-                "trainer was made; override it in a subclass instead, or leave the teacher out"
-            )
+            raise TrainingError(checks.NOT_TAUGHT)
         if self.careful and not bool(torch.isfinite(loss).all()):
             step = self.state.global_step + 1
             raise TrainingError(
@@ -322,7 +319,7 @@ class HFPruneTrainer(Trainer):
         """Compute the teacher's outputs on the training rows, where that pays."""
         if self.teaching is None:
             return
-        lessons = self._rows.prepare(self, self.teaching, self.bare_model())
+        lessons = self._rows.prepare(self, self.teaching)
         self.train_dataset = lessons.dataset
         self.teaching.cache = lessons.cache if lessons.looked_up else None
         self.teacher_cache = lessons.cache or self.teacher_cache
@@ -369,12 +366,7 @@ class HFPruneTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-
-        def remove() -> None:
-            if self.args.should_save:  # half a checkpoint only takes space
-                shutil.rmtree(folder, ignore_errors=True)
-
-        with faults.explained_writing(folder, remove, self.last_good):
+        with faults.explained_writing(folder, self.args.should_save, self.last_good):
             state = self.pruner.state()
             # First ours: the Trainer writes trainer_state.json last, so what has it is whole.
             if state is not None and self.args.should_save:
@@ -392,7 +384,7 @@ class HFPruneTrainer(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
             return
         with tempfile.TemporaryDirectory() as folder:  # it is copied from there, then uploaded
-            cast(Any, self.pruner.small_copy(self.bare_model())).save_pretrained(folder)
+            self.pruner.small_copy(self.bare_model()).save_pretrained(folder)
             super()._push_from_checkpoint(folder)
 
     def _load_from_checkpoint(

@@ -196,18 +196,18 @@ def _pads_left(
 def depends_on_padding(
     teacher: Any, dataset: Any, collate: Callable[[list[Any]], Any], limit: float = 0.01
 ) -> bool:
-    """Whether a row's outputs change with the padding before it, tried on the shortest row.
+    """Whether a row's outputs change with its padding, tried on the shortest row.
 
     Models that count positions from the first token of a batch, padding or not (GPT-2, BERT), are
-    such, if the tokenizer pads on the left; then only outputs on the very batch that the student
-    reads can be compared with its own.
+    such, if the tokenizer pads on the left; and those whose config names another padding token.
+    Then only outputs on the very batch that the student reads can be compared with its own.
 
     Args:
         limit: of the difference of logits, as a share of the largest.
     """
     lengths = [len(row) for row in dataset["input_ids"]]
     rows = [lengths.index(min(lengths)), lengths.index(max(lengths))]
-    if min(lengths) == max(lengths) or not pads_left(collate, dataset):
+    if min(lengths) == max(lengths):
         return False
     device = next(teacher.parameters()).device
     alone, beside = (
@@ -215,7 +215,8 @@ def depends_on_padding(
         for chosen in (rows[:1], rows)
     )
     if alone.dim() == 3:  # of tokens
-        beside = beside[:, beside.shape[1] - alone.shape[1] :]
+        left, count = pads_left(collate, dataset), alone.shape[1]
+        beside = beside[:, beside.shape[1] - count :] if left else beside[:, :count]
     return float((alone - beside).abs().max()) > limit * float(alone.abs().max())
 
 

@@ -16,12 +16,12 @@ from transformers import (
 
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import cache_folder
-from hfprune.core.kinds import TEXT_INPUTS, TOKENS, image_tokens, kind_of_model
+from hfprune.core.kinds import TEXT_INPUTS, TOKENS, image_tokens
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.training.distillation.cache import TeacherCache, depends_on_padding
 from hfprune.training.distillation.losses import MULTI_LABEL, SINGLE_LABEL
-from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked, problem_type
+from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked
 from hfprune.training.distillation.variations import with_variations
 
 
@@ -52,12 +52,12 @@ class TaughtRows:
         self._rows: Dataset | None = None
         self._made: Any = None
 
-    def prepare(self, trainer: Trainer, teaching: Teaching, student: Any) -> Lessons:
+    def prepare(self, trainer: Trainer, teaching: Teaching) -> Lessons:
         """Compute the teacher's outputs once, where that pays and fits; add variations of rows.
 
         Args:
             trainer: whose rows, collator, arguments and precision count.
-            student: the model that learns.
+            teaching: with the teacher.
 
         Raises:
             TrainingError: for rows that cannot be added to.
@@ -71,9 +71,9 @@ class TaughtRows:
         # Another collator may change images at random, so that no two epochs are alike.
         of_images = IMAGE_COLUMN in columns and isinstance(collate, ImageCollator)
         if settings.augmentation:
-            _check_augmentable(student, of_texts, "distillation.augmentation varies")
+            _check_augmentable(teaching, of_texts, "distillation.augmentation varies")
         if self._unlabeled is not None:
-            _check_augmentable(student, of_texts, "unlabeled_dataset adds to")
+            _check_augmentable(teaching, of_texts, "unlabeled_dataset adds to")
         if not isinstance(dataset, Dataset) or not (of_texts or of_images):
             return Lessons(dataset)
         if self._rows is None or dataset is not self._made:
@@ -115,7 +115,7 @@ class TaughtRows:
                 )
         cache.require(len(dataset), hidden)
         if more:
-            dataset = _with_teacher_labels(dataset, labelled, cache, student.config)
+            dataset = _with_teacher_labels(dataset, labelled, cache, teaching.problem)
         looked_up = fits and settings.cache_limit_gb > 0
         if looked_up:
             dataset = dataset.add_column(ROW_COLUMN, list(range(len(dataset))))
@@ -159,13 +159,13 @@ def _special_ids(trainer: Trainer) -> list[int]:
     return list(found)
 
 
-def _check_augmentable(student: Any, of_texts: bool, what: str) -> None:
+def _check_augmentable(teaching: Teaching, of_texts: bool, what: str) -> None:
     if not of_texts:
         raise TrainingError(
             f"{what} rows of token ids (a datasets.Dataset with input_ids), and the training "
             "data are others; leave it out"
         )
-    if kind_of_model(student) is TOKENS:
+    if teaching.kind is TOKENS:
         raise TrainingError(
             f"{what} rows whose label the teacher decides, and a token classifier has a label "
             "for each token; leave it out"
@@ -191,7 +191,9 @@ def _with_unlabeled(rows: Dataset, extra: Dataset | None) -> Dataset:
     return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
 
 
-def _with_teacher_labels(dataset: Dataset, start: int, cache: TeacherCache, config: Any) -> Dataset:
+def _with_teacher_labels(
+    dataset: Dataset, start: int, cache: TeacherCache, problem: str
+) -> Dataset:
     """The rows with the teacher's decisions as labels from row ``start`` on."""
     name = next((n for n in ("labels", "label") if n in dataset.column_names), None)
     if name is None:
@@ -201,7 +203,6 @@ def _with_teacher_labels(dataset: Dataset, start: int, cache: TeacherCache, conf
             f"{', '.join(dataset.column_names)}"
         )
     logits = cache.logits(torch.arange(start, len(dataset)))
-    problem = problem_type(config)
     if problem == SINGLE_LABEL:
         decided = logits.argmax(-1)
     elif problem == MULTI_LABEL:

@@ -120,6 +120,7 @@ class Teaching:
     Attributes:
         cache: where the teacher's outputs on the training rows are looked up; ``None``: they are
             computed at every step.
+        problem, kind: what the student predicts, and of what.
         lessons: how often the losses were computed.
 
     Args:
@@ -140,7 +141,8 @@ class Teaching:
         self.teacher = teacher
         self.settings = settings
         self.cache: TeacherCache | None = None
-        self._problem = problem_type(student.config)
+        self.problem = problem_type(student.config)
+        self.kind = kind_of_model(student)
         self._sizes = sizes
         self._watched: Tensor | None = None  # rows of the batch that another loss computes
         self.lessons = 0
@@ -244,7 +246,7 @@ class Teaching:
             guess,
             logits,
             settings.temperature,
-            self._problem,
+            self.problem,
             None if guess.dim() < 3 or counted is None else counted.bool(),
         )
         if self.wants_hidden:
