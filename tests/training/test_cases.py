@@ -26,6 +26,8 @@ from hfprune import DistillationConfig, HFPruneTrainer, PruningConfig
 from hfprune.core.errors import CheckpointError, RecipeError, TrainingError, TrainingMemoryError
 from hfprune.families import model_sizes
 from hfprune.models.loading import load_saved
+from hfprune.recipe.sections.training import TrainingConfig
+from hfprune.training.arguments import stage_settings, training_arguments
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import hidden_loss
 
@@ -781,3 +783,14 @@ def test_half_precision_is_trained_as_float32(by_init: bool, tmp_path: Path) -> 
     assert again.classifier.weight.dtype == torch.float32
     plain = make(tmp_path, model=half(), pruning=None)
     assert plain.model.dtype == torch.bfloat16, "without any of ours, as Trainer does"
+
+
+def test_epochs_of_a_stage_are_not_overruled_by_steps(tmp_path: Path) -> None:
+    section = TrainingConfig(max_steps=7, num_train_epochs=2, bf16=False)
+    own = stage_settings(section, num_train_epochs=3.0, learning_rate=None)
+    assert (own.num_train_epochs, own.max_steps) == (3.0, -1)
+    assert own.learning_rate == section.learning_rate
+    args = training_arguments(own, tmp_path)
+    trainer = HFPruneTrainer(bert(), args, train_dataset=rows(), eval_dataset=rows(8))
+    assert trainer.args.max_steps == -1
+    assert stage_settings(section, bf16=True).max_steps == 7
