@@ -295,7 +295,7 @@ class HFPruneTrainer(Trainer):
         """The task's loss; while training with a teacher, plus the distillation losses."""
         teaching = self.teaching
         inputs, rows = without_rows(inputs)
-        if teaching is None or not model.training:
+        if teaching is None or not teaching.learns(model):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )

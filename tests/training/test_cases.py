@@ -323,10 +323,13 @@ def test_a_loss_of_ones_own_with_a_teacher(epochs: int, tmp_path: Path) -> None:
     make(tmp_path, Weighted, teacher=bert(3), settings=settings).train()
 
 
-def test_the_teacher_counts_with_a_loss_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [True, False])
+def test_the_teacher_counts_with_a_loss_of_ones_own(dropout: bool, tmp_path: Path) -> None:
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model, teacher = bert(**quiet), bert(3)
-    weights = DistillationConfig(logits_weight=0.5, hidden_weight=2.0, label_weight=0.25)
+    weights = DistillationConfig(
+        logits_weight=0.5, hidden_weight=2.0, label_weight=0.25, dropout=dropout
+    )
     taught = {"teacher": teacher, "distillation": weights, "pruning": None}
     batch = {key: torch.tensor(value) for key, value in rows(8).to_dict().items()}
     batch["teacher_row"] = torch.arange(8)
@@ -337,7 +340,8 @@ def test_the_teacher_counts_with_a_loss_of_ones_own(tmp_path: Path) -> None:
         model(batch["input_ids"]).logits, batch["labels"], weight=torch.tensor([1.0, 2.0])
     )
     torch.testing.assert_close(found, plain + 0.25 * (own - label))
-    called = make(tmp_path, Calling, model=model, **taught).compute_loss(model, dict(batch))
+    calling = make(tmp_path, Calling, model=model, **taught)
+    called = calling.compute_loss(model.train(), dict(batch))
     torch.testing.assert_close(called, plain + 1.0)
     model.eval()
     judged = make(tmp_path, Weighted, model=model, **taught).compute_loss(model, dict(batch))

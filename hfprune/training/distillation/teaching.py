@@ -144,6 +144,7 @@ class Teaching:
         self.problem = problem_type(student.config)
         self.kind = kind_of_model(student)
         self._sizes = sizes
+        self._watches = False
         self._watched: Tensor | None = None  # rows of the batch that another loss computes
         self.lessons = 0
         self._accepted = _accepted(teacher)
@@ -164,6 +165,10 @@ class Teaching:
         """What both models are asked for besides their logits."""
         return {"output_hidden_states": True} if self.wants_hidden else {}
 
+    def learns(self, model: nn.Module) -> bool:
+        """Whether a loss of the model now is one to learn from; else it is being evaluated."""
+        return model.training or self._watches
+
     def completing(
         self, own: Callable[..., Any], student: Callable[[], nn.Module]
     ) -> Callable[..., Any]:
@@ -179,7 +184,7 @@ class Teaching:
             model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
         ) -> Any:
             inputs, rows = without_rows(inputs)
-            if not model.training:
+            if not self.learns(model):
                 return own(model, inputs, *args, **kwargs)
             if not self.settings.dropout:
                 stop_dropout_(model)
@@ -214,11 +219,11 @@ class Teaching:
             model.register_forward_pre_hook(ask, with_kwargs=True),
             model.register_forward_hook(lambda module, args, output: seen.append(output)),
         ]
-        self._watched = rows
+        self._watches, self._watched = True, rows
         try:
             yield seen
         finally:
-            self._watched = None
+            self._watches, self._watched = False, None
             for handle in handles:
                 handle.remove()
 
