@@ -23,6 +23,7 @@ import optimum.onnxruntime  # noqa: F401
 import transformers
 
 import hfprune.deploy.quantize.search
+import hfprune.pruning.state
 import hfprune.training.trainer
 from hfprune.deploy.speed.landing import Landing
 from hfprune.pipeline.stages import (
@@ -40,6 +41,7 @@ from hfprune.pipeline.stages import (
 from hfprune.pipeline.store import StageStore
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.importance import GradientScores
+from hfprune.training.pruner import Pruner
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prune.py"
 ATTEMPTS = 60
@@ -62,9 +64,9 @@ GATES = (  # in the order in which a run comes to them
     Point(transformers.PreTrainedModel, "save_pretrained", "after", 2),  # not yet in its place
     Point(teacher, "keep", "after", 1),  # the teacher is there, but not yet recorded
     Point(GradientScores, "update", "before", 3),
-    Point(TRAINER, "_next_plan", "after", 2),  # at a step of the schedule
-    Point(hfprune.training.trainer, "save_file", "half", 1),  # the scores, within a checkpoint
-    Point(TRAINER, "_write_checkpoint", "after", 1),
+    Point(Pruner, "_next_plan", "after", 2),  # at a step of the schedule
+    Point(hfprune.pruning.state, "save_file", "half", 1),  # the scores, within a checkpoint
+    Point(TRAINER, "_save_checkpoint", "after", 1),
     Point(TRAINER, "shrink", "before", 1),
     Point(prune, "keep", "before", 1),
     Point(transformers.Trainer, "training_step", "after", 3),  # of the recovery

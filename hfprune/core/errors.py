@@ -73,6 +73,14 @@ class TrainingError(HFPruneError):
     way_out = "Change what the message names; `resume=true` goes on from the last checkpoint."
 
 
+class TrainingMemoryError(TrainingError, RuntimeError):
+    """Memory ran out while training.
+
+    Also a ``RuntimeError``, so that accelerate's ``find_executable_batch_size`` tries a smaller
+    batch.
+    """
+
+
 class OutputError(HFPruneError):
     """A file or folder cannot be written, replaced or read back."""
 

@@ -44,6 +44,16 @@ class AlbertAdapter(PostNormAdapter):
             layer for group in base.encoder.albert_layer_groups for layer in group.albert_layers
         ]
 
+    def order(self, model: nn.Module) -> Sequence[int]:
+        config: Any = model.config
+        inner = int(config.inner_group_num)
+        return [
+            group * inner + layer
+            for group in range(config.num_hidden_groups)
+            for _ in range(config.num_hidden_layers // config.num_hidden_groups)
+            for layer in range(inner)
+        ]
+
     def uses(self, layer: Any) -> int:
         return int(layer.config.num_hidden_layers // layer.config.num_hidden_groups)
 

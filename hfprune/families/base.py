@@ -217,6 +217,10 @@ class Adapter(ABC):
     def check(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to refuse
         """Raise :class:`UnsupportedModelError` for a variant that cannot be pruned."""
 
+    def order(self, model: nn.Module) -> Sequence[int]:
+        """Indices of the layers in the order in which one forward pass runs them."""
+        return range(len(self.layers(model)))
+
     def tensor_name(self, model: nn.Module, saved: str) -> str:
         """What a model calls a tensor that files call ``saved``: files of all versions agree."""
         return saved

@@ -2,7 +2,8 @@
 
 Any way of saving works (``model.save_pretrained``, ``Trainer.save_model``), since the sizes ride in
 the config. Loading builds the stock class, gives each layer its size, then reads every tensor
-strictly: nothing missing, nothing extra, nothing of another shape.
+strictly: nothing missing, nothing extra, nothing of another shape. A checkpoint of a training that
+prunes holds the dense weights and the plan so far, which is carried out when it is loaded.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from transformers import PreTrainedModel
 from hfprune.core.errors import CheckpointError, PlanError, UnsupportedModelError
 from hfprune.core.reading import pointer_problem, read_json
 from hfprune.core.text import one_line
-from hfprune.families import adapter_of
+from hfprune.families import adapter_of, model_sizes
 from hfprune.models.configs import check_raw, read_raw
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_place
 from hfprune.models.whole import load_whole, put_
-from hfprune.pruning.surgery import RECORD_KEY, read_record, resize_
+from hfprune.pruning.state import STATE_NAME, read_state
+from hfprune.pruning.surgery import RECORD_KEY, read_record, resize_, shrink_
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -42,18 +44,20 @@ def from_pretrained(
 ) -> Any:
     """Load a model that hfprune shrank, exactly as it was saved (bit-equal logits).
 
+    Of a checkpoint that `HFPruneTrainer` wrote while it pruned, the model as it was pruned then.
+
     Args:
-        name_or_path: a directory made by ``save_pretrained``, or a Hub repository.
+        name_or_path: a directory made by ``save_pretrained``, a checkpoint, or a Hub repository.
         revision, token, cache_dir, local_files_only: as in transformers.
 
     Returns:
         The stock ``transformers`` model, in eval mode, on the CPU, in the saved dtype.
 
     Raises:
-        CheckpointError: if there is no such directory or repository, it holds no record of kept
-            sizes, or any tensor is missing, extra, damaged, of another shape, or of whole numbers
-            where floats belong. Also if another thread, loading with transformers, kept all
-            parameters empty: none is ever given away like that.
+        CheckpointError: if there is no such directory or repository, it holds neither a record of
+            kept sizes nor the plan of a training, or any tensor is missing, extra, damaged, of
+            another shape, or of whole numbers where floats belong. Also if another thread, loading
+            with transformers, kept all parameters empty: none is ever given away like that.
     """
     folder = _locate(name_or_path, revision, token, cache_dir, local_files_only)
     return load_whole(lambda: _load(folder), str(folder)).eval()
@@ -62,14 +66,15 @@ def from_pretrained(
 def _load(folder: Path) -> Any:
     config = _read_config(folder)
     sizes = read_record(config, str(folder / "config.json"))
-    if sizes is None:
+    if sizes is None and not was_pruned(config, folder):
         raise CheckpointError(
             f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so hfprune did not shrink "
             "this model; load it with transformers"
         )
     model = _build(_model_class(config, folder), config, folder)
     try:
-        resize_(model, sizes)
+        if sizes is not None:
+            resize_(model, sizes)
     except PlanError as error:
         raise CheckpointError(
             f"{folder / 'config.json'}: the {RECORD_KEY!r} record does not fit the model: {error}"
@@ -79,7 +84,20 @@ def _load(folder: Path) -> Any:
         adapter_of(model).check(model)  # some families keep indices among their weights
     except UnsupportedModelError as error:
         raise CheckpointError(f"the tensors in {folder} are damaged: {error}") from error
+    if (folder / STATE_NAME).is_file():
+        shrink_(model, read_state(folder, model_sizes(model)).plan)
     return model
+
+
+def was_pruned(config: Any, folder: str | Path) -> bool:
+    """Whether :func:`from_pretrained` loads it and transformers would not, or loads it as dense.
+
+    Args:
+        config: of the model.
+        folder: that it lies in; a name on the Hub will do where the config says all.
+    """
+    recorded = getattr(config, RECORD_KEY, None) is not None
+    return recorded or (Path(folder) / STATE_NAME).is_file()
 
 
 def _build(model_class: Any, config: Any, folder: Path) -> Any:
@@ -180,7 +198,7 @@ def _locate(
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
-                allow_patterns=["config.json", "*.safetensors", INDEX_NAME],
+                allow_patterns=["config.json", "*.safetensors", INDEX_NAME, STATE_NAME],
             )
         )
     except Exception as error:
@@ -226,7 +244,10 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if not files[0].is_file():
         index = folder / INDEX_NAME
         if not index.is_file():
-            raise CheckpointError(f"{folder} holds neither {WEIGHTS_NAME} nor {INDEX_NAME}")
+            raise CheckpointError(
+                f"{folder} holds neither {WEIGHTS_NAME} nor {INDEX_NAME}: save the model with "
+                "safetensors (safe_serialization=True, of a Trainer save_safetensors=True)"
+            )
         files = _sharded_files(index)
     tensors: dict[str, Tensor] = {}
     for file in files:

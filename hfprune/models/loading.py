@@ -38,14 +38,13 @@ from hfprune.models.adapters import (
     labels_of_adapter,
     load_merged,
 )
-from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
 from hfprune.models.explaining import explained, find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
 from hfprune.models.heads import new_head_
 from hfprune.models.whole import load_whole
-from hfprune.pruning.surgery import RECORD_KEY
 
 if TYPE_CHECKING:
     from hfprune.data.task_data import TaskData
@@ -232,7 +231,7 @@ def _load_dense_or_shrunk(
 ) -> tuple[Any, tuple[str, ...]]:
     """The model with the data's labels, and which of its weights are random."""
     labels = _labels_of(data)
-    if getattr(config, RECORD_KEY, None) is not None:
+    if was_pruned(config, source.base):
         small = from_pretrained(source.base, revision=source.revision)
         plain_outputs_(small.config)
         if new_head:

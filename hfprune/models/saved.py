@@ -13,13 +13,12 @@ from hfprune.core.kinds import KINDS, auto_class, kind_of_model
 from hfprune.core.text import one_line
 from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
-from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config, plain_outputs_
 from hfprune.models.explaining import find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
 from hfprune.models.whole import load_whole
-from hfprune.pruning.surgery import RECORD_KEY
 
 
 def load_saved(folder: str) -> Any:
@@ -51,7 +50,7 @@ def load_saved(folder: str) -> Any:
             refuse_code(folder, "the model", "see its config.json")
         raise CheckpointError(f"{folder} holds no model: {one_line(str(error))}") from error
     adapter_for(str(config.model_type))
-    if getattr(config, RECORD_KEY, None) is not None:
+    if was_pruned(config, folder):
         small = from_pretrained(folder)
         plain_outputs_(small.config)
         return small

@@ -27,7 +27,7 @@ from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.core.files import atomic_directory, atomic_write_json
 from hfprune.core.reading import read_json
 from hfprune.families import position_limit
-from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config, plain_outputs_
 from hfprune.models.explaining import explained, refuse_code
 from hfprune.models.folders import check_files
@@ -222,7 +222,7 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
     with explained(str(folder), None, "the sentence encoder", False):
         config = load_config(place)
         refuse_code(place, "the model", getattr(config, "auto_map", None))
-        shrunk = getattr(config, RECORD_KEY, None) is not None
+        shrunk = was_pruned(config, place)
         model = (
             from_pretrained(place)
             if shrunk

@@ -13,7 +13,7 @@ from hfprune.measure.metrics import make_compute_metrics
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.store import CHECKPOINTS
-from hfprune.training.arguments import training_arguments
+from hfprune.training.arguments import stage_settings, training_arguments
 from hfprune.training.trainer import HFPruneTrainer
 
 
@@ -28,7 +28,7 @@ def make_trainer(
 ) -> HFPruneTrainer:
     """A trainer with the recipe's ``training`` settings but for ``changes``."""
     recipe, data = context.recipe, reading.data
-    settings = recipe.training.model_copy(update={"bf16": prepared.bf16, **(changes or {})})
+    settings = stage_settings(recipe.training, **{"bf16": prepared.bf16, **(changes or {})})
     patience = settings.early_stopping_patience
     callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience else []
     best = settings.metric_for_best_model
@@ -49,6 +49,7 @@ def make_trainer(
             recipe.evaluation.metrics, data.task, data.num_labels, data.label_names
         ),
         callbacks=[*callbacks, context.console.training(shown)],
+        careful=True,
         **pruning,
     )
     # It writes to stdout, where results go.

@@ -81,6 +81,11 @@ class Gates:
 
     # -- hooks ----------------------------------------------------------------------------------
 
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are on."""
+        return bool(self._handles)
+
     def attach(self) -> Gates:
         """Put the hooks on.
 

@@ -13,6 +13,21 @@ from hfprune.core.machine import bfloat16_pays
 from hfprune.recipe.sections.training import TrainingConfig
 
 
+def stage_settings(config: TrainingConfig, **changes: Any) -> TrainingConfig:
+    """A recipe's ``training`` section for one of its trainings.
+
+    ``max_steps`` counts where the section itself says how long: epochs that are given for this
+    training (of the teacher, a trial, the recovery) are not overruled by it.
+
+    Args:
+        changes: keys of the section and their values here; ``None`` is as in the section.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if "num_train_epochs" in changes:
+        changes.setdefault("max_steps", -1)
+    return config.model_copy(update=changes)
+
+
 def training_arguments(
     config: TrainingConfig, output_dir: str | Path, **more: Any
 ) -> TrainingArguments:

@@ -11,11 +11,21 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from hfprune.core.errors import CheckpointError
 from hfprune.pruning.importance import is_gradient_score
+from hfprune.pruning.state import SCORES_NAME, STATE_NAME
 from hfprune.recipe.sections.pruning import PruningConfig
 
-STATE_NAME = "hfprune_state.json"
-SCORES_NAME = "hfprune_scores.safetensors"
+# Weights as the Trainer writes them: whole or in shards, as safetensors or as torch.save does
+# (save_safetensors=False), or those of adapters alone (one in the folder, several below it).
+WEIGHTS = (
+    "model*.safetensors",
+    "pytorch_model*.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "*/adapter_model.safetensors",
+    "*/adapter_model.bin",
+)
 
 
 def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
@@ -47,14 +57,60 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | No
     return None
 
 
+def checkpoint_to_resume(folder: str | Path, needed: Sequence[str] = ()) -> Path | None:
+    """As :func:`last_checkpoint`; ``None`` only where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: if there are checkpoints, and none is whole.
+    """
+    found = last_checkpoint(folder, needed)
+    if found is None and any(Path(folder).glob("checkpoint-*")):
+        raise CheckpointError(
+            f"none of the checkpoints in {folder} is whole, for the reasons given in the warnings: "
+            "begin anew without resume_from_checkpoint, or name a checkpoint of another folder"
+        )
+    return found
+
+
+def require_resumable(folder: Path, prunes: bool, shrunk: bool) -> None:
+    """Refuse to go on from a checkpoint of a training that prunes where nothing is pruned.
+
+    Its weights are those of the dense model, of which only the plan beside them says what counts.
+
+    Args:
+        folder: the checkpoint's.
+        prunes: whether the training that begins prunes.
+        shrunk: whether the model that is trained has been shrunk by this trainer.
+
+    Raises:
+        CheckpointError: saying what to do instead.
+    """
+    if prunes or not (folder / STATE_NAME).is_file():
+        return
+    if shrunk:
+        raise CheckpointError(
+            f"{folder} is of the dense model while it was pruned, and this trainer's model has "
+            "been shrunk since: call train() without resume_from_checkpoint to train the small "
+            "model further, or make a new HFPruneTrainer of the dense model to go on from there"
+        )
+    raise CheckpointError(
+        f"{folder} is of a training that pruned, and this trainer has no pruning: pass the same "
+        "pruning to go on from there, or start from the model that "
+        f"hfprune.from_pretrained({str(folder)!r}) gives"
+    )
+
+
 def _damage(folder: Path, needed: Sequence[str]) -> str | None:
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        weights = sorted(folder.glob("model*.safetensors"))
-        for file in [*weights, *(folder / n for n in needed if n.endswith(".safetensors"))]:
+        weights = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
+        tensors = [file for file in weights if file.suffix == ".safetensors"]
+        for file in [*tensors, *(folder / n for n in needed if n.endswith(".safetensors"))]:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
         missing = [name for name in needed if not (folder / name).is_file()]
+        pickled = [file for file in weights if file.suffix == ".bin"]
+        missing += [f"the end of {file.name}" for file in pickled if not zipfile.is_zipfile(file)]
         # The Trainer takes what is there of these, and starts the rest anew without a word. None
         # at all is what save_only_model leaves.
         states = {"optimizer.pt": False, "scheduler.pt": False, "rng_state*.pth": False}

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+def in_fixed_order(sampler: Any, args: Any) -> Any:
+    """A Trainer's sampler; where it groups rows by length, in an order that can be resumed.
+
+    Args:
+        args: the ``TrainingArguments``.
+    """
+    if not isinstance(sampler, LengthGroupedSampler):
+        return sampler
+    # Groups of what all processes take in one step: the order is that of a single process with as
+    # many times the batch.
+    sampler.batch_size *= args.world_size
+    return GroupedByLength(sampler, args.seed if args.data_seed is None else args.data_seed)
 
 
 class GroupedByLength(Sampler[int]):

@@ -182,7 +182,7 @@ def test_cached_teacher_teaches_images_the_same(data: TaskData, tmp_path: Path) 
             distillation=DistillationConfig(cache_limit_gb=limit),
         )
         trainer.train()
-        assert (trainer._cache is not None) == (limit > 0)
+        assert (trainer.teaching.cache is not None) == (limit > 0)
         found[limit] = trainer.model.state_dict()
     for name, value in found[0.0].items():
         torch.testing.assert_close(found[4.0][name], value, atol=2e-5, rtol=1e-3)
@@ -199,8 +199,8 @@ def test_images_changed_at_random_are_not_cached(data: TaskData, tmp_path: Path)
         data_collator=lambda rows: collate(rows),
         teacher=tiny_model("vit", labels=2, seed=3),
     )
-    trainer._fill_cache()
-    assert trainer._cache is None
+    trainer._prepare_rows()
+    assert trainer.teaching.cache is None
 
 
 # -- end to end --------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def test_cached_teacher_teaches_tokens_the_same(tmp_path: Path) -> None:
             distillation=DistillationConfig(cache_limit_gb=limit),
         )
         trainer.train()
-        assert (trainer._cache is not None) == (limit > 0)
+        assert (trainer.teaching.cache is not None) == (limit > 0)
         found[limit] = trainer.model.state_dict()
     for name, value in found[0.0].items():
         torch.testing.assert_close(found[4.0][name], value, atol=2e-5, rtol=1e-3)

@@ -44,10 +44,8 @@ LONGEST_FILE = 400
 MOST_METHODS = 25
 # What is longer still, with its size. A number here may only fall, and goes once it is no more
 # than the limit.
-LONG_FILES = {
-    "hfprune.training.trainer": 798,
-}
-LARGE_CLASSES = {"hfprune.training.trainer.HFPruneTrainer": 34}
+LONG_FILES = {}
+LARGE_CLASSES: dict[str, int] = {}
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:

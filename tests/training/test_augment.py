@@ -262,7 +262,8 @@ def test_outputs_of_an_earlier_trainer_are_not_computed_again(
     first = make(tmp_path, rows, augmentation=1)
     first.train()
     monkeypatch.setattr(
-        "hfprune.trainer.TeacherCache.__init__", lambda *args, **kwargs: pytest.fail("again")
+        "hfprune.training.distillation.rows.TeacherCache.__init__",
+        lambda *args, **kwargs: pytest.fail("again"),
     )
     second = make(tmp_path, rows, augmentation=1, cache=first.teacher_cache)
     second.train()

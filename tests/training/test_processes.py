@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from tiny import random_plan
+from tiny import random_plan, tiny_model
 
 from hfprune import HFPruneTrainer, PruningConfig
 from hfprune.core.errors import TrainingError
 from hfprune.core.processes import leave_processes, lost_processes
+from hfprune.training.checks import check_environment
+from hfprune.training.pruner import require_same_plan
 from tests.training.test_trainer import make
 
 ROOT = Path(__file__).parents[2]
@@ -42,30 +44,25 @@ def test_sharded_parameters_are_refused_before_training(
         make(tmp_path, cls=Sharded, pruning=pruning)
 
 
-def test_several_gpus_in_one_process_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make(tmp_path, pruning=PruningConfig(sparsity=0.5))
-    trainer.args = SimpleNamespace(n_gpu=2)
+def test_several_gpus_in_one_process_are_refused() -> None:
     with pytest.raises(TrainingError, match="DataParallel over 2 GPUs is not supported; start"):
-        trainer._check_environment()
+        check_environment(SimpleNamespace(n_gpu=2), deepspeed=False, fsdp=False)
 
 
-def test_different_plans_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make(tmp_path, pruning=PruningConfig(sparsity=0.5))
-    trainer.args = SimpleNamespace(world_size=2)
-    plan = random_plan(trainer.model)
-    others = {"same": plan, "other": random_plan(trainer.model, seed=1)}
+def test_different_plans_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("bert")
+    plan = random_plan(model)
+    others = {"same": plan, "other": random_plan(model, seed=1)}
 
     def gather(into: list[Any], mine: str) -> None:
         into[:] = [mine, others[which].digest()]
 
     monkeypatch.setattr(dist, "all_gather_object", gather)
     which = "same"
-    trainer._require_same_plan(plan)
+    require_same_plan(plan, 2, 0)
     which = "other"
     with pytest.raises(TrainingError, match="processes decided on different plans at step 0"):
-        trainer._require_same_plan(plan)
+        require_same_plan(plan, 2, 0)
 
 
 def test_several_processes_asked_for_and_one_started() -> None:
@@ -84,7 +81,9 @@ def test_several_processes_asked_for_and_one_started() -> None:
 def test_accelerate_sets_what_this_is_told_by(count: str, lost: bool, tmp_path: Path) -> None:
     """Also holds of the release of accelerate at hand."""
     script = tmp_path / "script.py"
-    script.write_text("from hfprune.report import lost_processes; print('lost', lost_processes())")
+    script.write_text(
+        "from hfprune.core.processes import lost_processes; print('lost', lost_processes())"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count,
          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)],

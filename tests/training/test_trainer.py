@@ -489,7 +489,7 @@ def test_cached_teacher_teaches_the_same(hidden_weight: float, tmp_path: Path) -
             distillation=DistillationConfig(hidden_weight=hidden_weight, cache_limit_gb=limit),
         )
         trainer.train()
-        assert (trainer._cache is not None) == (limit > 0)
+        assert (trainer.teaching.cache is not None) == (limit > 0)
         results[limit] = trainer.model.state_dict()
         trainer.evaluate(dataset)
     for name, value in results[0.0].items():

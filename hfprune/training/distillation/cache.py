@@ -29,7 +29,7 @@ class TeacherCache:
     Args:
         teacher: in eval mode.
         dataset: rows with ``input_ids``, or images.
-        collate: rows to a padded batch.
+        collate: rows to a batch, padded on either side.
         hidden: of how many rows, from the first, to keep hidden states too (of all layers but the
             embeddings); rows after them have logits only.
         batch_size: rows a forward pass.
@@ -70,6 +70,7 @@ class TeacherCache:
         known = self._logits is not None
         todo = [row for row in range(rows) if row < hidden or not known]
         todo.sort(key=lambda row: (row >= hidden, -int(lengths[row])))
+        self._left = _pads_left(collate, dataset, ids)
         device = next(teacher.parameters()).device
         done = 0
         while done < len(todo):
@@ -114,14 +115,18 @@ class TeacherCache:
                     f"the teacher gives {values.shape[1]} hidden states where its config says "
                     f"{end - begin}; set distillation.cache_limit_gb to 0"
                 )
-            store[begin:end] = values[place, : end - begin]
+            store[begin:end] = values[place, self._place(end - begin, values.shape[1])]
+
+    def _place(self, count: int, length: int) -> slice:
+        """Where in a padded row of some length so many real tokens are."""
+        return slice(length - count, length) if self._left else slice(count)
 
     def _padded(self, store: Tensor, rows: Tensor, length: int) -> Tensor:
         padded = store.new_zeros(len(rows), length, *store.shape[1:])
         for place, row in enumerate(rows.tolist()):
             begin, end = int(self._starts[row]), int(self._starts[row + 1])
             if end <= len(store):
-                padded[place, : end - begin] = store[begin:end]
+                padded[place, self._place(end - begin, length)] = store[begin:end]
         return padded
 
     @staticmethod
@@ -161,6 +166,62 @@ class TeacherCache:
         if self._hidden is None:
             raise TrainingError("the teacher's hidden states were not kept")
         return self._padded(self._hidden, rows, length).unbind(2)
+
+
+def pads_left(collate: Callable[[list[Any]], Any], dataset: Any) -> bool:
+    """Whether a collator pads rows of ``input_ids`` on the left, tried on two of them.
+
+    Raises:
+        TrainingError: if it changes the tokens of a row.
+    """
+    ids = [list(row) for row in dataset["input_ids"]]
+    return _pads_left(collate, dataset, ids)
+
+
+def _pads_left(
+    collate: Callable[[list[Any]], Any], dataset: Any, ids: Sequence[Sequence[int]] | None
+) -> bool:
+    if not ids:
+        return False
+    lengths = [len(row) for row in ids]
+    rows = [lengths.index(min(lengths)), lengths.index(max(lengths))]
+    short = list(ids[rows[0]])
+    padded = collate([dataset[row] for row in rows])["input_ids"][0].tolist()
+    if padded[: len(short)] == short:
+        return False
+    if padded[len(padded) - len(short) :] == short:
+        return True
+    raise TrainingError(
+        "the data collator changes the token ids of rows, so that the teacher's outputs on them "
+        "cannot be computed once: set distillation.cache_limit_gb to 0"
+    )
+
+
+def depends_on_padding(
+    teacher: Any, dataset: Any, collate: Callable[[list[Any]], Any], limit: float = 0.01
+) -> bool:
+    """Whether a row's outputs change with its padding, tried on the shortest row.
+
+    Models that count positions from the first token of a batch, padding or not (GPT-2, BERT), are
+    such, if the tokenizer pads on the left; and those whose config names another padding token.
+    Then only outputs on the very batch that the student reads can be compared with its own.
+
+    Args:
+        limit: of the difference of logits, as a share of the largest.
+    """
+    lengths = [len(row) for row in dataset["input_ids"]]
+    rows = [lengths.index(min(lengths)), lengths.index(max(lengths))]
+    if min(lengths) == max(lengths):
+        return False
+    device = next(teacher.parameters()).device
+    alone, beside = (
+        teacher(**_inputs(collate([dataset[row] for row in chosen]), device)).logits[:1].float()
+        for chosen in (rows[:1], rows)
+    )
+    if alone.dim() == 3:  # of tokens
+        left, count = pads_left(collate, dataset), alone.shape[1]
+        beside = beside[:, beside.shape[1] - count :] if left else beside[:, :count]
+    return float((alone - beside).abs().max()) > limit * float(alone.abs().max())
 
 
 def _digest(teacher: nn.Module, ids: Sequence[Sequence[int]]) -> str:
