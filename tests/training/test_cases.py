@@ -25,7 +25,7 @@ import hfprune
 from hfprune import DistillationConfig, HFPruneTrainer, PruningConfig
 from hfprune.core.errors import CheckpointError, RecipeError, TrainingError, TrainingMemoryError
 from hfprune.families import model_sizes
-from hfprune.models.loading import load_saved
+from hfprune.models.saved import load_saved
 from hfprune.recipe.sections.training import TrainingConfig
 from hfprune.training.arguments import stage_settings, training_arguments
 from hfprune.training.distillation.cache import TeacherCache
