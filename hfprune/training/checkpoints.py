@@ -60,10 +60,12 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | No
 def checkpoint_to_resume(folder: str | Path, needed: Sequence[str] = ()) -> Path | None:
     """As :func:`last_checkpoint`; ``None`` only where there is no checkpoint at all.
 
+    One that lacks only what is ``needed`` comes back where there is no better: reading it says why.
+
     Raises:
         CheckpointError: if there are checkpoints, and none is whole.
     """
-    found = last_checkpoint(folder, needed)
+    found = last_checkpoint(folder, needed) or last_checkpoint(folder)
     if found is None and any(Path(folder).glob("checkpoint-*")):
         raise CheckpointError(
             f"none of the checkpoints in {folder} is whole, for the reasons given in the warnings: "

@@ -68,7 +68,7 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
 def make(folder: Path, *, model: Any = None, cls: Any = HFPruneTrainer, **changes: Any) -> Any:
     extra = {
         name: changes.pop(name)
-        for name in ("pruning", "distillation", "teacher", "callbacks", "eval_dataset")
+        for name in ("pruning", "distillation", "teacher", "callbacks", "eval_dataset", "careful")
         if name in changes
     }
     return cls(
@@ -270,6 +270,7 @@ def test_of_equal_checkpoints_the_one_with_the_least_loss(
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
+        careful=True,
     )
     trainer.train()
     assert trainer.state.best_global_step == best
@@ -547,3 +548,28 @@ def test_trackers_get_the_pruning_metrics_under_one_prefix(
     shown = {event.step: event.value for event in read.Scalars("train/pruning/sparsity")}
     assert shown == pytest.approx(logged)
     assert shown[max(shown)] >= 0.5
+
+
+def test_ties_are_trainers_where_nothing_is_pruned(tmp_path: Path) -> None:
+    class Rigged(HFPruneTrainer):
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "eval_loss" in logs:
+                logs["eval_accuracy"], logs["eval_loss"] = 0.9, 1 / self.state.global_step
+            super().log(logs, *args, **kwargs)
+
+    for changes, best in (({"careful": True}, 8), ({}, 4)):
+        trainer = make(
+            tmp_path / str(best),
+            cls=Rigged,
+            max_steps=8,
+            eval_dataset=Toy(16),
+            eval_strategy="steps",
+            eval_steps=4,
+            save_strategy="steps",
+            save_steps=4,
+            load_best_model_at_end=True,
+            metric_for_best_model="accuracy",
+            **changes,
+        )
+        trainer.train()
+        assert trainer.state.best_global_step == best
