@@ -30,6 +30,8 @@ from hfprune.pruning.plan import PruningPlan
 from hfprune.report.console import Console
 
 ROOT = Path(__file__).parents[2]
+# Weights of uninterrupted runs, by what they follow from: most cases want the same.
+FRESH: dict[tuple[tuple[bytes, ...], str], bytes] = {}
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +94,16 @@ class World:
 
     def fresh(self) -> bytes:
         """The weights of an uninterrupted run of the recipe as it is now, elsewhere."""
-        before = self.said
-        self.run(f"output_dir={self.folder / 'fresh'}")
-        self.said = before
-        return (self.folder / "fresh" / "model.safetensors").read_bytes()
+        files = sorted((self.folder / "in").rglob("*"))
+        content = tuple(file.read_bytes() for file in files if file.is_file())
+        settings = json.dumps(self.values["training"])
+        if (content, settings) not in FRESH:
+            before = self.said
+            self.run(f"output_dir={self.folder / 'fresh'}")
+            self.said = before
+            weights = (self.folder / "fresh" / "model.safetensors").read_bytes()
+            FRESH[content, settings] = weights
+        return FRESH[content, settings]
 
 
 @pytest.fixture
