@@ -80,6 +80,9 @@ class TrainingMemoryError(TrainingError, RuntimeError):
     batch.
     """
 
+    cause = "Memory ran out in training, of whichever device."
+    way_out = "Lower the batch size and raise the accumulation by the same factor; then resume."
+
 
 class OutputError(HFPruneError):
     """A file or folder cannot be written, replaced or read back."""
