@@ -234,6 +234,8 @@ class RunResults(Part):
         }
         single = self.model_copy(update=changes)
         single.model_fields_set.discard("family")
+        if self.deployment is None:
+            single.model_fields_set.discard("deployment")
         return single
 
     def _renamed(self, label: str) -> dict[str, str]:

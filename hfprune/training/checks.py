@@ -69,7 +69,7 @@ def check_teacher(teacher: Any, distillation: Any, unlabeled: Any) -> None:
         if given is not None and teacher is None:
             raise TrainingError(
                 f"{name}: pass teacher=<the dense fine-tuned model or its path>, or leave "
-                f"{name.partition(' ')[0]} out"
+                f"{name.split()[0]} out"
             )
 
 
