@@ -326,7 +326,7 @@ class HFPruneTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
-        return in_fixed_order(sampler, self.args) if self._differs else sampler
+        return in_fixed_order(sampler, self.args)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
