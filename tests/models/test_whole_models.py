@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny import random_plan, save_tiny_classifier, tiny_batch, tiny_model
 from torch import nn
@@ -37,10 +38,19 @@ def saved(tmp_path: Path) -> tuple[Path, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def modules_as_they_were() -> Iterator[None]:
-    """Where two threads of transformers cross, it leaves all modules of the process changed."""
+    """Where two threads of transformers cross, it leaves all modules of the process changed.
+
+    So are torch's functions that fill new weights: they would do nothing in tests after these.
+    """
     before = nn.Module.register_parameter
+    places = (nn.init, transformers.modeling_utils)
+    kept = [(place, name, value) for place in places for name, value in vars(place).items()]
+    dtype = torch.get_default_dtype()
     yield
     nn.Module.register_parameter = before  # type: ignore[method-assign]
+    for place, name, value in kept:
+        setattr(place, name, value)
+    torch.set_default_dtype(dtype)
 
 
 def logits(model: Any) -> torch.Tensor:
