@@ -25,6 +25,24 @@ MOST_NAME: Final = 255
 # What is put before and after the name of an output folder while it is written.
 ROOM: Final = len("..lock.") + 20
 
+# Files that tokenizers and image processors of transformers save.
+TOKENIZER_FILES: Final = frozenset(
+    {
+        "added_tokens.json",
+        "bpe.codes",
+        "merges.txt",
+        "preprocessor_config.json",
+        "sentencepiece.bpe.model",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
+
 # What a finished run, and the commands that add to one, may have written, by path.
 OURS: Final = (
     MARKER,
@@ -47,19 +65,8 @@ OURS: Final = (
     "onnx/*",
     "openvino/*",
     "sentence-encoder/*",
-    "added_tokens.json",
-    "bpe.codes",
+    *sorted(TOKENIZER_FILES),
     "chat_template.jinja",
-    "merges.txt",
-    "preprocessor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
 )
 
 

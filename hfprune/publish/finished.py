@@ -72,23 +72,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-TOKENIZER_FILES = frozenset(
-    {
-        "added_tokens.json",
-        "bpe.codes",
-        "merges.txt",
-        "preprocessor_config.json",
-        "sentencepiece.bpe.model",
-        "special_tokens_map.json",
-        "spiece.model",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-        "vocab.txt",
-    }
-)
-
 # Of html_report's figures those that the card shows, by path; and what they show.
 FIGURES: Final = {
     "figures/accuracy_latency.png": "The first metric against the time of a batch, all models",

@@ -21,6 +21,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from hfprune.core.errors import HubError
+from hfprune.core.ownership import TOKENIZER_FILES
 from hfprune.core.waiting import SECONDS_TO_ANSWER, ResultT, seconds_for, within
 from hfprune.publish.card import build_card
 from hfprune.publish.failures import MOST_SECONDS_TO_WAIT, Failure, diagnose, redact
@@ -28,7 +29,6 @@ from hfprune.publish.finished import (
     CARD_NAME,
     FIGURES,
     RESULT_FILES,
-    TOKENIZER_FILES,
     Finished,
     read,
 )
