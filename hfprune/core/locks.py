@@ -29,6 +29,8 @@ SUFFIX: Final = ".lock"
 # The owner touches its lock this often; one that was not touched for so long is dead, in seconds.
 BEAT: Final = 30.0
 DEAD: Final = 300.0
+# Looks, a tenth of a second apart, at a lock whose owner has not written its name yet.
+MOST_UNNAMED: Final = 20
 
 
 class Owner(NamedTuple):
@@ -72,6 +74,7 @@ class FolderLock:
         self.target = target
         self.path = target.with_name(f".{target.name}{SUFFIX}")
         self._descriptor: int | None = None
+        self._unnamed = 0
         self._ended = threading.Event()
 
     def __enter__(self) -> FolderLock:
@@ -99,7 +102,13 @@ class FolderLock:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _hold(descriptor):
-                raise self._busy(_read(descriptor))
+                owner = _read(descriptor)
+                if owner is None and self._unnamed < MOST_UNNAMED:
+                    self._unnamed += 1  # its owner has only just taken it
+                    time.sleep(0.1)
+                    os.close(descriptor)
+                    return
+                raise self._busy(owner)
             if not self._is_in_place(descriptor):
                 os.close(descriptor)  # its owner has just left and deleted it
                 return

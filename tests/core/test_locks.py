@@ -127,3 +127,20 @@ def test_without_locks_of_the_system_the_content_tells(
         process.wait(10)
     with FolderLock(tmp_path / "out"):
         pass
+
+
+def test_an_owner_that_has_not_written_its_name_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    file = tmp_path / ".out.lock"
+    names: list[Owner | None] = [None, None, Owner(7, "here", 0.0)]
+    monkeypatch.setattr(locks, "_read", lambda descriptor: names.pop(0) if names else None)
+    with file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="is being written by process 7 on here"):
+            FolderLock(tmp_path / "out").__enter__()
+        monkeypatch.setattr(locks, "MOST_UNNAMED", 1)
+        with pytest.raises(OutputError, match="is being written by another run"):
+            FolderLock(tmp_path / "out").__enter__()
