@@ -56,7 +56,8 @@ class HFPruneTrainer(Trainer):
     mean the model as it is pruned so far; ``checkpoint-N`` holds what it takes to resume, and
     ``hfprune.from_pretrained(checkpoint-N)`` the model as it was then.
 
-    Without ``pruning``, ``teacher`` and ``careful`` it is the Trainer. What differs otherwise:
+    Without ``pruning``, ``teacher`` and ``careful`` it is the Trainer, but for the order of rows
+    that are grouped by length. What differs otherwise:
 
     * The best model, early stopping and ``load_best_model_at_end`` only look at evaluations made
       after the target has been reached: an earlier one would win by being less pruned.

@@ -348,7 +348,12 @@ def same(left: Any, right: Any) -> bool:
     return torch.equal(left, right) if isinstance(left, torch.Tensor) else bool(left == right)
 
 
-@pytest.mark.parametrize("of", PROMISES, ids=lambda function: function.__name__)
+# The order of rows grouped by length follows from seed and epoch alone, so that it can be resumed
+# within an epoch: see test_resumed_within_an_epoch_of_rows_grouped_by_length.
+SAME = [of for of in PROMISES if of is not rows_grouped_by_length]
+
+
+@pytest.mark.parametrize("of", SAME, ids=lambda function: function.__name__)
 def test_without_a_target_the_numbers_are_those_of_trainer(of: Promise, tmp_path: Path) -> None:
     theirs = of(tmp_path / "theirs", Trainer, {})
     ours = of(tmp_path / "ours", HFPruneTrainer, {})
