@@ -84,17 +84,13 @@ class Context:
         with self.console.stage(name), self.explained(f"stage {name!r}"):
             if self.is_main or not by_main:
                 result = do()
-        self.state_after(by_main)
+        if not by_main:
+            self.state.wait_for_everyone()  # the main process has written what all will read
         if self.is_main and result is not None:
             with self.explained(f"stage {name!r}"):
                 self.store.put(name, result, inputs, time.monotonic() - start)
         told = None if result is None else result.model_dump(mode="json", exclude_unset=True)
         return kind.model_validate(from_main(told)) if by_main or result is None else result
-
-    def state_after(self, by_main: bool) -> None:
-        """After a stage of all processes: the main one has written what all will read."""
-        if not by_main:
-            self.state.wait_for_everyone()
 
     def _taken(
         self, name: str, kind: type[ResultT], after: Mapping[str, StageResult]

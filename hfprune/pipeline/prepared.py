@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -105,6 +107,11 @@ class Prepared:
         """A model that a stage of this run left, dense or shrunk."""
         folder = model if isinstance(model, str) else model.folder
         return self.load(context, str(context.path(folder)), None, key="a model of this run")
+
+
+def plan_in(folder: Path) -> PruningPlan:
+    """The plan, from the dense model, of a model that :func:`keep` saved with one."""
+    return PruningPlan.from_dict(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
 
 
 def keep(

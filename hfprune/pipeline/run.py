@@ -102,7 +102,7 @@ def _finished(context: Context, found: RunResults) -> RunResults:
     context.store.remove_leftovers()
     context.console.note(f"{context.store.output}: finished before, nothing to resume")
     context.console.summary(found)
-    push.run(context, write.labels_of(found))
+    push.run(context, found.members)
     return found
 
 

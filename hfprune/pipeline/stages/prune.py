@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from hfprune.core.errors import PlanError
 from hfprune.families import model_sizes
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.prepared import PLAN_FILE, Prepared, keep
+from hfprune.pipeline.prepared import PLAN_FILE, Prepared, keep, plan_in
 from hfprune.pipeline.results import SavedModel
 from hfprune.pipeline.training import checkpoint_of, distilled_from, make_trainer, train
 from hfprune.pruning.cost import LatencyTable
@@ -57,10 +56,8 @@ def run(
 
 def after(context: Context, current: SavedModel, plan: PruningPlan) -> PruningPlan:
     """A plan made from the model in ``current``, as one from the dense model."""
-    earlier = context.path(current.folder) / PLAN_FILE
-    if not earlier.is_file():
-        return plan
-    return PruningPlan.from_dict(json.loads(earlier.read_text(encoding="utf-8"))).then(plan)
+    folder = context.path(current.folder)
+    return plan_in(folder).then(plan) if (folder / PLAN_FILE).is_file() else plan
 
 
 def layers_plan(sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> PruningPlan:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.prepared import PLAN_FILE, Prepared, keep
+from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.results import SavedModel
 from hfprune.pipeline.training import checkpoint_of, recovery_trainer, train
-from hfprune.pruning.plan import PruningPlan
 
 
 def run(
@@ -25,7 +22,6 @@ def run(
         num_train_epochs=context.recipe.recovery.num_train_epochs,
     )
     train(prepared, trainer, checkpoint_of(context, stage))
-    file = context.path(pruned) / PLAN_FILE
-    plan = PruningPlan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    plan = plan_in(context.path(pruned))
     history, processor = trainer.state.log_history, prepared.small.processor
     return keep(context, trainer.model, f"{label}-recovered", processor, plan, history)

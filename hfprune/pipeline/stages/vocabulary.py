@@ -6,15 +6,12 @@ itself, with its own tokenizer, is what results are compared to.
 
 from __future__ import annotations
 
-import json
-
 from hfprune.data.loading import retokenize
 from hfprune.models.loading import load_processor
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.prepared import PLAN_FILE, Prepared, keep
+from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.results import SavedModel, Tokens
 from hfprune.pipeline.stages.data import reading_by
-from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.vocabulary.compare import compare_tokens
 from hfprune.pruning.vocabulary.reduce import reduce_vocabulary_
 
@@ -45,8 +42,7 @@ def read_as(context: Context, prepared: Prepared, start: SavedModel) -> None:
 
 def compare(context: Context, prepared: Prepared, start: SavedModel) -> Tokens:
     """What the reduced vocabulary does to the validation texts, which it was not made from."""
-    file = context.path(start.folder) / PLAN_FILE
-    plan = PruningPlan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    plan = plan_in(context.path(start.folder))
     found = compare_tokens(
         prepared.dense.processor,
         prepared.small.processor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from hfprune.models.sentences import save_encoder
 from hfprune.pipeline.context import Context, brief
 from hfprune.pipeline.fingerprint import recipe_digest
 from hfprune.pipeline.members import Member, Members
-from hfprune.pipeline.prepared import PLAN_FILE, Prepared
+from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
 from hfprune.pipeline.stages import deploy
 from hfprune.pruning.cost import parameter_costs
@@ -154,7 +154,7 @@ def check_agreement(context: Context, members: Members, exported: AllExported) -
     """
     for member in members.all:
         folder = context.path(member.model.folder)
-        plan = PruningPlan.from_dict(read_json(folder / PLAN_FILE))
+        plan = plan_in(folder)
         record = read_json(folder / "config.json").get(RECORD_KEY, {})
         sizes = list(zip(record.get("heads", []), record.get("neurons", []), strict=False))
         if sizes and tuple(sizes) != plan.sizes():
@@ -246,8 +246,3 @@ def finished_before(context: Context) -> RunResults | None:
     if not isinstance(found, dict) or found.get("recipe_sha256") != recipe_digest(context.recipe):
         return None
     return parse_results(found, store.output / METRICS_FILE)
-
-
-def labels_of(found: RunResults) -> Iterable[str]:
-    """The pruned models of finished results."""
-    return list(found.members)
