@@ -3,6 +3,7 @@
 #
 #   make PYTHON=/path/to/python   another interpreter for .venv (3.11 or later)
 #   make test PYTEST_ARGS="-x"    more arguments for pytest
+#   make test PYTEST_WORKERS=0    in one process, as a debugger needs it; else one a core, at most 4
 #   make demo RECIPE=my.yaml      another recipe
 
 SHELL := /bin/bash
@@ -12,6 +13,7 @@ SHELL := /bin/bash
 
 PYTHON ?=
 PYTEST_ARGS ?=
+PYTEST_WORKERS ?= auto
 RECIPE ?= recipes/demo-minilm-movie-reviews.yaml
 
 VENV := .venv
@@ -19,6 +21,8 @@ VENV5 := .venv-v5
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FETCHED := demo-assets/.fetched
+# Tests of a file stay in one process, with what they share.
+PYTEST := -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help
@@ -38,15 +42,15 @@ demo: $(INSTALLED) $(FETCHED) ## Prune, export and measure a small model on movi
 
 .PHONY: test
 test: lint $(FETCHED) ## Check style, types and schema, then run the fast tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: lint $(FETCHED) ## As test, with the slow tests, and the GPU tests where there is a GPU
-	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "" $(PYTEST_ARGS)
 
 .PHONY: test-v5
 test-v5: $(INSTALLED) $(VENV5)/.installed $(FETCHED) ## Run the fast tests on transformers 5, in .venv-v5, and compare the stacks
-	HFPRUNE_OTHER_PYTHON=$(BIN)/python $(VENV5)/bin/python -m pytest $(PYTEST_ARGS)
+	HFPRUNE_OTHER_PYTHON=$(BIN)/python $(VENV5)/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types and the recipe schema

@@ -29,6 +29,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; threads beside them would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each would point a library somewhere else than the folder above, or at the user's account.
 for _name in (
     "HF_HUB_CACHE",

@@ -552,6 +552,7 @@ def test_what_is_wrong_is_said_and_nothing_is_lost(case: Case, world: World) -> 
 # -- in the middle of work -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_again_and_again(world: World) -> None:
     """Each time the error says what is safe; resumed, the run ends as if nothing had happened."""
     import transformers
@@ -723,6 +724,7 @@ def test_other_errors_are_not_taken_for_these() -> None:
 # -- odd, and right --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_odd_inputs_that_work(world: World, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     """Empty and enormous texts, fewer rows than a batch, one token beyond all length.
 

@@ -562,6 +562,7 @@ def test_a_family_from_one_run(
         assert best["predicted"] == family[label]["predicted_speedup"]
 
 
+@pytest.mark.slow
 def test_frozen_embeddings_stay_the_teachers(inputs: Path, tmp_path: Path) -> None:
     for freeze in (True, False):
         recipe = load_recipe(
@@ -594,7 +595,7 @@ def test_one_speed_with_gates(
     assert results["pruning"]["predicted_speedup"] >= 4 - 1e-9
 
 
-@pytest.mark.parametrize("limit", [0.3, 0.9])
+@pytest.mark.parametrize("limit", [0.3, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_the_fastest_within_a_drop(
     limit: float, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -644,6 +645,7 @@ def test_no_speed_within_the_drop_is_an_error(
 # -- quantization: auto, and the table of shapes ----------------------------------------------
 
 
+@pytest.mark.slow
 def test_searched_quantization_and_full_table(inputs: Path, tmp_path: Path) -> None:
     recipe = load_recipe(
         recipe_file(

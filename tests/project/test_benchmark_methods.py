@@ -23,6 +23,7 @@ def load_script() -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_short_mode_writes_a_table_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
