@@ -107,9 +107,9 @@ def _encode_batch(
     pairs: Sequence[str] | None,
     max_length: int,
 ) -> tuple[dict[str, list[Any]], int]:
-    def encode(places: Sequence[int], **options: Any) -> dict[str, list[Any]]:
+    def encode(places: Sequence[int], **options: Any) -> Any:
         second = None if pairs is None else [pairs[place] for place in places]
-        encoding = tokenizer(
+        return tokenizer(
             [texts[place] for place in places],
             second,
             padding=False,
@@ -117,12 +117,22 @@ def _encode_batch(
             verbose=False,
             **options,
         )
+
+    def columns_of(encoding: Any) -> dict[str, list[Any]]:
         return {name: encoding[name] for name in TEXT_INPUTS if name in encoding}
 
-    columns = encode(range(len(texts)), truncation=False)
+    every = range(len(texts))
+    if tokenizer.is_fast:  # keeps what it cut off: one pass says what was cut
+        encoding = encode(every, truncation=True, max_length=max_length)
+        cut = sum(
+            len(row) == max_length and bool(row.overflowing) for row in encoding.encodings or ()
+        )
+        return columns_of(encoding), cut
+    columns = columns_of(encode(every, truncation=False))
     long = [place for place, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]
     if long:
-        for name, values in encode(long, truncation=True, max_length=max_length).items():
+        again = encode(long, truncation=True, max_length=max_length)
+        for name, values in columns_of(again).items():
             for place, value in zip(long, values, strict=True):
                 columns[name][place] = value
     return columns, len(long)

@@ -20,6 +20,7 @@ from hfprune.measure.entities import score_counts
 from hfprune.measure.scores import (
     Array,
     check_labels,
+    flags,
     predict,
     quietly,
     scorer_of,
@@ -62,14 +63,12 @@ def counted(
     if task == "token_classification":
         counts = token_counts(name, logits, labels, label_names)
         return _one_by_one(lambda rows: score_counts(name, counts[rows]))
+    if task == "multi_label_classification" and name not in ADDED_METRICS:
+        return _of_flags(name, *flags(logits, labels, num_labels))
     predictions = predict(logits, task, num_labels)
     if name in ADDED_METRICS:  # of which no more is known than that it takes rows
         scorer, references = scorer_of(name), check_labels(predictions, labels)
         return _one_by_one(lambda rows: quietly(scorer, predictions[rows], references[rows]))
-    if task == "multi_label_classification":
-        # Flags are an eighth of what numbers take: one of the two at a time.
-        predictions = predictions.astype(bool)
-        return _of_flags(name, predictions, check_labels(predictions, labels).astype(bool))
     truth = check_labels(predictions, labels)
     if task == "regression":
         return _of_numbers(name, predictions, truth)
@@ -180,7 +179,7 @@ def _of_flags(name: str, said: npt.NDArray[np.bool_], there: npt.NDArray[np.bool
         return lambda resamples: whole[resamples].mean(axis=1)
     if name == "mcc":  # all decisions, row by class, as one binary problem
         both, some, true = (
-            flags.sum(axis=1, dtype=np.float64) for flags in (said & there, said, there)
+            some_flags.sum(axis=1, dtype=np.float64) for some_flags in (said & there, said, there)
         )
         return _one_by_one(
             lambda rows: _binary_mcc(

@@ -43,6 +43,26 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
         DataError: The shape is another one, or the task unknown.
         TrainingError: The logits hold NaN.
     """
+    logits = _checked(logits, task, num_labels)
+    if task == "multi_label_classification":
+        # sigmoid(x) > 0.5 exactly where x > 0.
+        return (logits > 0).astype(np.int64)
+    if task == "regression":
+        return logits[:, 0].astype(np.float64)
+    return np.asarray(logits.argmax(axis=-1))
+
+
+def flags(logits: Array, labels: Array, num_labels: int) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Multi-label predictions and truth as bool ``(rows, num_labels)``, an eighth of numbers.
+
+    Raises:
+        DataError, TrainingError: As :func:`predict`, or labels of another shape.
+    """
+    predictions = _checked(logits, "multi_label_classification", num_labels) > 0
+    return predictions, _same_rows(predictions, labels) >= 1
+
+
+def _checked(logits: Array, task: Task, num_labels: int) -> Array:
     logits = np.asarray(logits)
     check_task(task)
     if task == "regression" and logits.ndim == 1:
@@ -62,12 +82,7 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
             f"the model gives NaN for {broken} of {len(logits)} rows: its training has diverged; "
             "try a lower learning rate, or bf16 in place of fp16"
         )
-    if task not in ("multi_label_classification", "regression"):
-        return np.asarray(logits.argmax(axis=-1))
-    if task == "multi_label_classification":
-        # sigmoid(x) > 0.5 exactly where x > 0.
-        return (logits > 0).astype(np.int64)
-    return logits[:, 0].astype(np.float64)
+    return logits
 
 
 def is_correct(logits: Array, labels: Array, task: Task, num_labels: int) -> npt.NDArray[np.bool_]:
@@ -78,10 +93,11 @@ def is_correct(logits: Array, labels: Array, task: Task, num_labels: int) -> npt
     """
     if task in ("regression", "token_classification"):
         raise DataError(f"no row of a {task} is right or wrong: use a classification task")
+    if task == "multi_label_classification":
+        said, truth = flags(logits, labels, num_labels)
+        return np.asarray((said == truth).all(axis=1))
     predictions = predict(logits, task, num_labels)
-    right = predictions == check_labels(predictions, labels)
-    whole: npt.NDArray[np.bool_] = right if right.ndim == 1 else right.all(axis=1)
-    return whole
+    return np.asarray(predictions == check_labels(predictions, labels))
 
 
 def check_task(task: str) -> None:
@@ -90,6 +106,12 @@ def check_task(task: str) -> None:
 
 
 def check_labels(predictions: Array, labels: Array) -> Array:
+    labels = _same_rows(predictions, labels)
+    # Trainer hands multi-label flags back as floats.
+    return labels if predictions.dtype.kind == "f" else labels.astype(np.int64)
+
+
+def _same_rows(predictions: Array, labels: Array) -> Array:
     labels = np.asarray(labels)
     if predictions.ndim == 1 and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -100,8 +122,7 @@ def check_labels(predictions: Array, labels: Array) -> Array:
         )
     if len(labels) == 0:
         raise DataError("there are no rows to measure")
-    # Trainer hands multi-label flags back as floats.
-    return labels if predictions.dtype.kind == "f" else labels.astype(np.int64)
+    return labels
 
 
 def _accuracy(predictions: Array, labels: Array) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfprune.core.errors import DataError
 from hfprune.data.collate import data_collator
+from hfprune.data.encode import tokenize
 from hfprune.data.loading import load_task_data
 from hfprune.data.splits import _draw
 from hfprune.data.task_data import TaskData
@@ -224,6 +226,27 @@ def test_more_rows_than_one_tokenizer_batch(tmp_path: Path, tokenizer: Any) -> N
         min(number % 20 + 2, 16) for number in range(2100)
     ]
     assert data.truncated["train"] == sum(number % 20 + 2 > 16 for number in range(2100))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_cut_rows_are_those_that_are_longer_when_nothing_is_cut(side: str, fast: bool) -> None:
+    tokenizer = make_tokenizer(truncation_side=side)
+    if not fast:  # the road of tokenizers in Python, which do not keep what they cut off
+        tokenizer.__class__ = type("Slow", (type(tokenizer),), {"is_fast": False})
+    draw = random.Random(0)
+    texts, pairs = (
+        [" ".join(draw.choices(["good", "bad"], k=draw.randint(0, 12))) for _ in range(80)]
+        for _ in range(2)
+    )
+    for limit in (4, 8, 13):
+        for second in (None, pairs):
+            found, cut = tokenize(texts, second, [0] * 80, tokenizer, limit, SINGLE)
+            whole = tokenizer(texts, second, truncation=False)["input_ids"]
+            assert cut == sum(len(ids) > limit for ids in whole)
+            expected = tokenizer(texts, second, truncation=True, max_length=limit)
+            assert found["input_ids"][:] == expected["input_ids"]
+            assert found["attention_mask"][:] == expected["attention_mask"]
 
 
 # --- labels ---------------------------------------------------------------------------------

