@@ -142,9 +142,12 @@ class Context:
             )
         if is_out_of_memory(error):
             training = self.recipe.training
+            pruning = self.recipe.pruning
+            memory = f", pruning.memory_gb ({pruning.memory_gb:g})"
             return TrainingError(
                 f"{doing}: out of memory ({brief(error)}); lower "
-                f"training.per_device_eval_batch_size ({training.per_device_eval_batch_size}) "
+                f"training.per_device_eval_batch_size ({training.per_device_eval_batch_size})"
+                f"{memory if pruning.method == 'reconstruction' else ''} "
                 f"or benchmark.batch_sizes ({self.recipe.benchmark.batch_sizes}); {go_on}"
             )
         if isinstance(error, OSError) and error.filename is not None:

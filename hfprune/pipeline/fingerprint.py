@@ -43,7 +43,13 @@ def recipe_digest(recipe: Recipe) -> str:
             "gradient_checkpointing": False,
         }
     )
-    update = {"resume": False, "overwrite": False, "hub": HubConfig(), "training": same}
+    update = {
+        "resume": False,
+        "overwrite": False,
+        "hub": HubConfig(),
+        "training": same,
+        "pruning": recipe.pruning.model_copy(update={"memory_gb": 1.0}),
+    }
     return hashlib.sha256(dump_recipe(recipe.model_copy(update=update)).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hfprune.core.kinds import TEXT_INPUTS
+from hfprune.core.kinds import TEXT_INPUTS, image_tokens
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.speed.landing import Landing, land
@@ -22,6 +22,7 @@ from hfprune.pipeline.stages.latency import probe_settings, single_speed
 from hfprune.pipeline.stages.prune import after, sizes_text
 from hfprune.pruning.cost import LatencyTable, parameter_costs
 from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.reconstruction.memory import bytes_a_token, cut
 from hfprune.pruning.reconstruction.reconstruct import Reconstruction
 from hfprune.recipe.sections.pruning import PruningConfig
 
@@ -40,14 +41,16 @@ def run(
     dense = prepared.saved(context, teacher)
     model = dense if current == teacher else prepared.saved(context, current)
     rounds, seed = target.search_rounds, context.recipe.training.seed
-    batches = scoring_batches(context, prepared, target.scoring_samples)
+    batches = scoring_batches(context, prepared, target, model)
     sizes = model_sizes(model)
     with context.console.progress("reconstruction") as progress:
 
         def tell(step: str, done: int, total: int) -> None:
             progress(done, total)
 
-        found = Reconstruction(model, dense, batches, tell, selection=target.selection)
+        found = Reconstruction(
+            model, dense, batches, tell, selection=target.selection, memory=1e9 * target.memory_gb
+        )
         speed = single_speed(target)
         if table is None:
             budget, cost = parameter_budget(dense, target.sparsity or 0.0)
@@ -117,21 +120,29 @@ def _landed(
     )
 
 
-def scoring_batches(context: Context, prepared: Prepared, samples: int) -> list[Any]:
-    """Training rows without labels, of like length in a batch, batches in random order."""
+def scoring_batches(
+    context: Context, prepared: Prepared, target: PruningConfig, model: Any
+) -> list[Any]:
+    """Training rows without labels, of like length in a batch, batches in random order.
+
+    How many rows a batch has follows from their lengths and ``target.memory_gb``.
+    """
     reading = prepared.small
     train = reading.data.train
     rng = np.random.default_rng(context.recipe.training.seed)
-    chosen = rng.permutation(len(train))[:samples].tolist()
-    names = [IMAGE_COLUMN]
-    if not reading.data.of_images:
-        chosen.sort(key=lambda row: len(train[row]["input_ids"]))
+    chosen = rng.permutation(len(train))[: target.scoring_samples].tolist()
+    if reading.data.of_images:
+        names = [IMAGE_COLUMN]
+        lengths = [image_tokens(model.config)] * len(chosen)
+    else:
         names = [name for name in TEXT_INPUTS if name in train.column_names]
-    collate = reading.collator
-    size = context.recipe.training.per_device_eval_batch_size
+        known = {row: len(train[row]["input_ids"]) for row in chosen}
+        chosen.sort(key=known.__getitem__)
+        lengths = [known[row] for row in chosen]
+    most_tokens = 1e9 * target.memory_gb / bytes_a_token(block_views(model))
     batches = [
-        dict(collate([{n: train[row][n] for n in names} for row in chosen[i : i + size]]))
-        for i in range(0, len(chosen), size)
+        dict(reading.collator([{n: train[row][n] for n in names} for row in chosen[part]]))
+        for part in cut(lengths, most_tokens)
     ]
     return [batches[i] for i in rng.permutation(len(batches))]
 

@@ -37,8 +37,9 @@ from hfprune.pruning.reconstruction.common import (
     Selection,
     silent,
 )
+from hfprune.pruning.reconstruction.memory import MEMORY, judged, rows_of
 from hfprune.pruning.reconstruction.passes import counted, divergence, evaluating
-from hfprune.pruning.reconstruction.statistics import gather, levels_of, rearranged
+from hfprune.pruning.reconstruction.statistics import levels_within, rearranged
 from hfprune.pruning.reconstruction.targets import RefitTargets, refit_outputs_
 from hfprune.pruning.surgery import shrink_
 
@@ -93,6 +94,8 @@ class Reconstruction:
         batches: inputs without labels.
         selection: how the units of a block are chosen, see :func:`prune_without_training`.
         progress: called with the name of the step, what is done and what is to do.
+        memory: bytes that each of three may take: second moments, weights of levels (what is more
+            lies in files), targets of the refit (what is more is computed when it is needed).
 
     Attributes:
         levels: what each block can become.
@@ -110,6 +113,7 @@ class Reconstruction:
         progress: Progress | None = None,
         *,
         selection: Selection = "obs",
+        memory: float = MEMORY,
     ) -> None:
         if not batches:
             raise PlanError("pruning without training needs at least one batch of inputs")
@@ -118,11 +122,9 @@ class Reconstruction:
         self.model, self.teacher, self.batches = model, teacher, batches
         tell = progress or silent
         with torch.no_grad(), evaluating(model, teacher):
-            statistics = gather(model, batches, selection, tell)
-            self.levels = levels_of(model, statistics, selection, tell)
+            self.levels, self._statistics = levels_within(model, batches, selection, memory, tell)
+        self._memory = memory
         self._targets: RefitTargets | None = None  # found when first needed
-        # Matrices of every block: kept only where units are still to be rearranged.
-        self._statistics = statistics if selection == "fisher" else {}
         self.weights = dict.fromkeys(self.levels, 1.0)
 
     def search(
@@ -201,7 +203,7 @@ class Reconstruction:
             shrink_(model, plan)
             if refit:
                 if self._targets is None:
-                    self._targets = RefitTargets(self.teacher, self.batches)
+                    self._targets = RefitTargets(self.teacher, self.batches, limit=self._memory)
                 refit_outputs_(model, self.teacher, self.batches, progress, targets=self._targets)
 
 
@@ -233,8 +235,9 @@ def _search(
     tell: Progress,
 ) -> SearchResult:
     keys = list(levels)
-    judged = batches[: max(1, min(4, len(batches)))]
-    targets = [counted(teacher(**batch).logits, batch) for batch in judged]
+    some = judged(batches)
+    rows = [rows_of(batch) for batch in some]
+    targets = [counted(teacher(**batch).logits, batch) for batch in some]
     config: Any = model.config
     problem = getattr(config, "problem_type", None)
 
@@ -245,12 +248,12 @@ def _search(
         _write(model, plan, levels)
         total = 0.0
         with Gates(model, plan):
-            for batch, target in zip(judged, targets, strict=True):
+            for batch, target, count in zip(some, targets, rows, strict=True):
                 guess = counted(model(**batch).logits, batch)
-                total += divergence(guess, target, problem)
+                total += count * divergence(guess, target, problem)
         for key, view in block_views(model).items():
             view.weight.copy_(originals[key])
-        return total / len(judged)
+        return total / sum(rows)
 
     return search_weights(
         loss_of,

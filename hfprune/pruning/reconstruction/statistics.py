@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from hfprune.pruning.reconstruction.common import (
     squared,
     token_rows,
 )
+from hfprune.pruning.reconstruction.memory import Shelf, groups, moment_bytes
 from hfprune.pruning.reconstruction.passes import captured, counted
 
 
@@ -56,10 +58,42 @@ class _Statistics:
         return self.moment.damping(DAMPING_RATIO)
 
 
+def levels_within(
+    model: nn.Module, batches: Sequence[Batch], selection: Selection, memory: float, tell: Progress
+) -> tuple[dict[BlockKey, BlockLevels], dict[BlockKey, _Statistics]]:
+    """The levels of all blocks, and with Fisher scores what is needed to choose units anew.
+
+    Args:
+        memory: bytes that second moments may take, and as many again the levels' weights. With
+            OBS blocks are looked at in groups, in a pass over the batches each; the other scores
+            compare all blocks, whose moments are then held at once.
+    """
+    views, shelf = block_views(model), Shelf(memory)
+    if selection != "obs":
+        statistics = gather(model, batches, selection, tell)
+        found = levels_of(model, statistics, selection, tell, shelf)
+        # Matrices of every block: kept only where units are still to be rearranged.
+        return found, statistics if selection == "fisher" else {}
+    parts = groups({key: moment_bytes(view) for key, view in views.items()}, memory)
+    found = {}
+    for number, part in enumerate(parts):
+
+        def in_all(step: str, done: int, total: int, number: int = number) -> None:
+            tell(step, number * total + done, total * len(parts))
+
+        statistics = gather(model, batches, selection, in_all, part)
+        found |= levels_of(model, statistics, selection, in_all, shelf)
+    return found, {}
+
+
 def gather(
-    model: nn.Module, batches: Sequence[Batch], selection: Selection, tell: Progress
+    model: nn.Module,
+    batches: Sequence[Batch],
+    selection: Selection,
+    tell: Progress,
+    some: Collection[BlockKey] | None = None,
 ) -> dict[BlockKey, _Statistics]:
-    views = block_views(model)
+    views = {key: v for key, v in block_views(model).items() if some is None or key in some}
     found = {key: _Statistics(SecondMoment(view.weight.shape[1])) for key, view in views.items()}
     generator = torch.Generator().manual_seed(0)
     for done, batch in enumerate(batches):
@@ -99,8 +133,10 @@ def levels_of(
     statistics: Mapping[BlockKey, _Statistics],
     selection: Selection,
     tell: Progress,
+    shelf: Shelf | None = None,
 ) -> dict[BlockKey, BlockLevels]:
-    views = block_views(model)
+    views = {key: view for key, view in block_views(model).items() if key in statistics}
+    shelf = shelf or Shelf(math.inf)
     scores = _unit_scores(statistics, selection)
     found = {}
     for done, (key, view) in enumerate(views.items()):
@@ -125,7 +161,7 @@ def levels_of(
         found[key] = BlockLevels(
             counts=counts,
             kept=tuple(tuple(level.kept.tolist()) for level in results),
-            weights=tuple(level.weight for level in results),
+            weights=shelf.keep(level.weight for level in results),
             errors=errors,
         )
         tell("reconstruction", done + 1, len(views))

@@ -14,11 +14,9 @@ from hfprune.families.blocks import BlockKey
 from hfprune.pruning.obs.moments import SecondMoment
 from hfprune.pruning.obs.refit import refit_output
 from hfprune.pruning.reconstruction.common import FOCUS, Batch, Progress, squared, token_rows
+from hfprune.pruning.reconstruction.memory import MEMORY
 from hfprune.pruning.reconstruction.passes import captured, stopping
 from hfprune.pruning.reconstruction.statistics import sensitivities
-
-# What the refit keeps of the teacher in memory, at most.
-TARGET_BYTES = 2e9
 
 
 def refit_outputs_(
@@ -100,7 +98,7 @@ class RefitTargets:
         batches: Sequence[Batch],
         *,
         focus: float = FOCUS,
-        limit: float = TARGET_BYTES,
+        limit: float = MEMORY,
     ) -> None:
         self._teacher, self._batches = teacher, batches
         self._views = block_views(teacher)

@@ -92,6 +92,14 @@ class PruningConfig(Section):
         le=MOST,
         description="Training rows that pruning looks at (reconstruction).",
     )
+    memory_gb: float = Field(
+        default=2.0,
+        gt=0,
+        le=1_000_000,
+        description="Gigabytes that each of these may take: activations of a scoring batch, "
+        "moments of blocks, weights of their levels, targets of the refit (reconstruction). "
+        "What is more is done in parts, or lies in files.",
+    )
     trial_epochs: float | None = Field(
         default=None,
         ge=0,
@@ -180,7 +188,13 @@ class PruningConfig(Section):
                 "min_heads",
                 "min_neurons",
             ),
-            "reconstruction": ("selection", "search_rounds", "scoring_samples", "trial_epochs"),
+            "reconstruction": (
+                "selection",
+                "search_rounds",
+                "scoring_samples",
+                "memory_gb",
+                "trial_epochs",
+            ),
         }
         for method, keys in by_method.items():
             for key in keys:
