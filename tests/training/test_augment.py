@@ -232,6 +232,26 @@ def test_hidden_states_are_kept_of_the_rows_themselves(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_hidden_states_beyond_half_precision_are_kept_in_bfloat16() -> None:
+    rows = some_rows(8).select_columns(["input_ids", "attention_mask"])
+    teacher = tiny_model("bert", labels=2)
+    from hfprune.data.collate import data_collator
+
+    norm = teacher.bert.encoder.layer[1].output.LayerNorm
+    with torch.no_grad():
+        norm.bias[3] = 7e4  # float16 would make this an infinity
+    cache = TeacherCache(teacher, rows, data_collator(tiny_tokenizer()), hidden=8, batch_size=3)
+    states = cache.hidden_states(torch.arange(8), 12)
+    assert all(state.dtype == torch.bfloat16 and state.isfinite().all() for state in states)
+    for number in range(8):
+        ids = torch.tensor([rows[number]["input_ids"]])
+        with torch.no_grad():
+            found = teacher(ids, output_hidden_states=True).hidden_states[1:]
+        for mine, theirs in zip(states, found, strict=True):
+            kept = mine[number, : ids.shape[1]].float()
+            torch.testing.assert_close(kept, theirs[0], atol=1e-2, rtol=8e-3)
+
+
 def test_what_cannot_be_augmented(tmp_path: Path) -> None:
     trainer = make(tmp_path, [{"input_ids": [2, 9, 3], "labels": 0}] * 4, augmentation=1)
     with pytest.raises(TrainingError, match="augmentation varies rows of token ids"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import keep_in_cache
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
+from hfprune.data.token_rows import TokenRows
 
 
 class TeacherCache:
@@ -23,8 +24,8 @@ class TeacherCache:
 
     The teacher never changes and sees every row once an epoch, so for a few epochs its forward
     passes cost more than the memory. Logits are kept in float32, hidden states in float16 (their
-    rounding is far below what a student gets near to), real tokens only. An image has as many
-    tokens as the model makes of it.
+    rounding is far below what a student gets near to; in bfloat16 where one is beyond its range),
+    real tokens only. An image has as many tokens as the model makes of it.
 
     Args:
         teacher: in eval mode.
@@ -50,9 +51,7 @@ class TeacherCache:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         rows = self._rows = len(dataset)
-        ids: list[list[int]] | None = None
-        if "input_ids" in dataset.column_names:
-            ids = [list(row) for row in dataset["input_ids"]]
+        ids = TokenRows(dataset) if "input_ids" in dataset.column_names else None
         lengths = _lengths(rows, ids, teacher.config)
         self._starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
         self._hidden_rows = hidden
@@ -93,12 +92,14 @@ class TeacherCache:
                 self._logits[chosen] = logits
             if wants:
                 # (batch, length, layers, hidden)
-                states = torch.stack(found.hidden_states[1:], 2).half().cpu()
+                states = torch.stack(found.hidden_states[1:], 2).cpu()
                 if self._hidden is None:
                     self._hidden = torch.empty(
                         int(self._starts[hidden]), *states.shape[2:], dtype=torch.float16
                     )
-                self._put(self._hidden, chosen, states)
+                if self._hidden.dtype == torch.float16 and _too_large(states):
+                    self._hidden = self._hidden.to(torch.bfloat16)
+                self._put(self._hidden, chosen, states.to(self._hidden.dtype))
             done += len(chosen)
             if progress is not None:
                 progress(done, len(todo))
@@ -159,7 +160,7 @@ class TeacherCache:
         return self._padded(self._logits, rows, length) if self._of_tokens else self._logits[rows]
 
     def hidden_states(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
-        """One float16 ``(batch, length, hidden)`` a layer, embeddings left out.
+        """One float16 (or bfloat16) ``(batch, length, hidden)`` a layer, embeddings left out.
 
         Padding, and rows whose hidden states are not kept, are zero.
         """
@@ -168,24 +169,25 @@ class TeacherCache:
         return self._padded(self._hidden, rows, length).unbind(2)
 
 
+def _too_large(states: Tensor) -> bool:
+    """Whether something finite is beyond float16, whose largest number is 65,504."""
+    return float(states.abs().nan_to_num(0.0, 0.0, 0.0).max()) > torch.finfo(torch.float16).max
+
+
 def pads_left(collate: Callable[[list[Any]], Any], dataset: Any) -> bool:
     """Whether a collator pads rows of ``input_ids`` on the left, tried on two of them.
 
     Raises:
         TrainingError: if it changes the tokens of a row.
     """
-    ids = [list(row) for row in dataset["input_ids"]]
-    return _pads_left(collate, dataset, ids)
+    return _pads_left(collate, dataset, TokenRows(dataset))
 
 
-def _pads_left(
-    collate: Callable[[list[Any]], Any], dataset: Any, ids: Sequence[Sequence[int]] | None
-) -> bool:
+def _pads_left(collate: Callable[[list[Any]], Any], dataset: Any, ids: TokenRows | None) -> bool:
     if not ids:
         return False
-    lengths = [len(row) for row in ids]
-    rows = [lengths.index(min(lengths)), lengths.index(max(lengths))]
-    short = list(ids[rows[0]])
+    rows = _shortest_and_longest(ids)
+    short = ids[rows[0]].tolist()
     padded = collate([dataset[row] for row in rows])["input_ids"][0].tolist()
     if padded[: len(short)] == short:
         return False
@@ -209,9 +211,9 @@ def depends_on_padding(
     Args:
         limit: of the difference of logits, as a share of the largest.
     """
-    lengths = [len(row) for row in dataset["input_ids"]]
-    rows = [lengths.index(min(lengths)), lengths.index(max(lengths))]
-    if min(lengths) == max(lengths):
+    ids = TokenRows(dataset)
+    rows = _shortest_and_longest(ids)
+    if len(ids[rows[0]]) == len(ids[rows[1]]):
         return False
     device = next(teacher.parameters()).device
     alone, beside = (
@@ -224,7 +226,12 @@ def depends_on_padding(
     return float((alone - beside).abs().max()) > limit * float(alone.abs().max())
 
 
-def _digest(teacher: nn.Module, ids: Sequence[Sequence[int]]) -> str:
+def _shortest_and_longest(ids: TokenRows) -> list[int]:
+    """The first row of each."""
+    return [int(ids.lengths.argmin()), int(ids.lengths.argmax())]
+
+
+def _digest(teacher: nn.Module, ids: TokenRows) -> str:
     """Of all that logits depend on: weights, what the model makes of them, inputs, precision."""
     digest = hashlib.sha256(repr((type(teacher).__name__, torch.__version__)).encode())
     digest.update(repr((torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled())).encode())
@@ -233,7 +240,7 @@ def _digest(teacher: nn.Module, ids: Sequence[Sequence[int]]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     for row in ids:
-        digest.update(np.asarray(row, dtype=np.int64).tobytes() + b";")
+        digest.update(row.astype(np.int64).tobytes() + b";")
     return digest.hexdigest()[:32]
 
 
@@ -252,8 +259,8 @@ def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:
     return {name: batch[name].to(device) for name in names if name in batch}
 
 
-def _lengths(rows: int, ids: Sequence[Sequence[int]] | None, config: Any) -> Tensor:
+def _lengths(rows: int, ids: TokenRows | None, config: Any) -> Tensor:
     """Tokens of each row, int64; ``ids`` is ``None`` for images."""
     if ids is None:
         return torch.full((rows,), image_tokens(config))
-    return torch.tensor([len(row) for row in ids])
+    return torch.from_numpy(ids.lengths)

@@ -19,6 +19,7 @@ from hfprune.core.files import cache_folder
 from hfprune.core.kinds import TEXT_INPUTS, TOKENS, image_tokens
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
+from hfprune.data.token_rows import TokenRows
 from hfprune.training.distillation.cache import TeacherCache, depends_on_padding
 from hfprune.training.distillation.losses import MULTI_LABEL, SINGLE_LABEL
 from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked
@@ -86,7 +87,7 @@ class TaughtRows:
         hidden = len(rows) if teaching.wants_hidden else 0
         tokens = 0
         if hidden and of_texts:
-            tokens = sum(len(ids) for ids in rows["input_ids"])
+            tokens = int(TokenRows(rows).starts[-1])
         elif hidden:
             tokens = len(rows) * image_tokens(teacher.config)
         size = TeacherCache.size(teacher, tokens)
@@ -184,11 +185,13 @@ def _with_unlabeled(rows: Dataset, extra: Dataset | None) -> Dataset:
             f"{len(rows)} training rows have {', '.join(inputs)} for the model, which it needs "
             "as well"
         )
-    columns = {
-        name: extra[name] if name in inputs else [rows[0][name]] * len(extra)
-        for name in rows.column_names
-    }
-    return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
+    more = extra.select_columns(inputs)
+    for name in rows.column_names:
+        if name not in inputs:
+            values = [rows[0][name]] * len(extra)
+            more = more.add_column(name, values, feature=rows.features[name])
+    more = more.select_columns(rows.column_names).cast(rows.features)
+    return concatenate_datasets([rows, more])
 
 
 def _with_teacher_labels(
@@ -210,6 +213,6 @@ def _with_teacher_labels(
     else:
         decided = logits.squeeze(-1)
     features = dataset.features
-    columns = {n: dataset[n] for n in dataset.column_names if n != name}
-    columns[name] = [*dataset[name][:start], *decided.tolist()]
-    return Dataset.from_dict({n: columns[n] for n in features}, features=features)
+    labels = [*dataset[name][:start], *decided.tolist()]
+    others = dataset.remove_columns(name)
+    return others.add_column(name, labels, feature=features[name]).select_columns(list(features))

@@ -9,16 +9,20 @@ variation means is for the teacher to say.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+import pyarrow  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetInfo, concatenate_datasets
 
 from hfprune.core.errors import DataError
 from hfprune.core.kinds import TEXT_INPUTS
+from hfprune.data.token_rows import TokenRows
 
 # Share of the tokens that a variation replaces, or leaves out.
 REPLACED, OMITTED = 0.2, 0.15
+
+_ROWS_AT_ONCE = 1000
 
 
 def with_variations(rows: Dataset, special_ids: Sequence[int], copies: int, seed: int) -> Dataset:
@@ -50,47 +54,54 @@ def with_variations(rows: Dataset, special_ids: Sequence[int], copies: int, seed
         )
     if copies == 0 or len(rows) == 0:
         return rows
+    ids = TokenRows(rows)
     made = [rows]
     for copy in range(copies):
-        varied = list(_variations(rows, set(special_ids), np.random.default_rng([seed, copy])))
-        columns: dict[str, Any] = {
-            name: [row[name] for row in varied] if name in TEXT_INPUTS else rows[name]
-            for name in rows.column_names
-        }
-        made.append(Dataset.from_dict(columns, features=rows.features))
+        varied = _variations(rows, ids, set(special_ids), np.random.default_rng([seed, copy]))
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            table = rows.with_format("arrow")[start : start + _ROWS_AT_ONCE]
+            some = list(islice(varied, len(table)))
+            for place, field in enumerate(table.schema):
+                if field.name in TEXT_INPUTS:
+                    values = [row[field.name] for row in some]
+                    table = table.set_column(place, field, pyarrow.array(values, type=field.type))
+            made.append(Dataset(table, info=DatasetInfo(features=rows.features)))
     return concatenate_datasets(made)
 
 
 def _variations(
-    rows: Dataset, special: set[int], rng: np.random.Generator
+    rows: Dataset, ids: TokenRows, special: set[int], rng: np.random.Generator
 ) -> Iterator[dict[str, list[int]]]:
-    ids: list[list[int]] = [list(row) for row in rows["input_ids"]]
-    types: list[list[int]] | None = (
-        [list(row) for row in rows["token_type_ids"]]
-        if "token_type_ids" in rows.column_names
-        else None
-    )
-    free = [[place for place, token in enumerate(row) if token not in special] for row in ids]
-    drawn = [row[place] for row, places in zip(ids, free, strict=True) for place in places]
-    for number, row in enumerate(ids):
-        kinds = [0] * len(row) if types is None else types[number]
+    types = TokenRows(rows, "token_type_ids") if "token_type_ids" in rows.column_names else None
+    varies = ~np.isin(ids.values, sorted(special))
+    drawn = ids.values[varies]
+
+    def free_of(number: int) -> list[int]:
+        found = np.flatnonzero(varies[ids.starts[number] : ids.starts[number + 1]])
+        return [int(place) for place in found]
+
+    for number in range(len(ids)):
+        row = ids[number].tolist()
+        kinds = [0] * len(row) if types is None else types[number].tolist()
         tokens = list(zip(row, kinds, strict=True))
-        places = free[number]
+        places = free_of(number)
         if places:
             kind = int(rng.integers(3))
             other = int(rng.integers(len(ids)))
-            if kind == 0 and _one_run(places) and free[other] and _one_run(free[other]):
+            theirs = free_of(other) if kind == 0 else []
+            if kind == 0 and _one_run(places) and theirs and _one_run(theirs):
                 begin, end = places[0], places[-1] + 1
                 cut = float(rng.random())
                 head = tokens[begin : begin + max(1, int(len(places) * cut))]
-                theirs = free[other]
-                tail = [(ids[other][p], kinds[begin]) for p in theirs[int(len(theirs) * cut) :]]
-                room = max(len(row), len(ids[other])) - (len(row) - len(places))
+                beside = ids[other].tolist()
+                tail = [(beside[p], kinds[begin]) for p in theirs[int(len(theirs) * cut) :]]
+                room = max(len(row), len(beside)) - (len(row) - len(places))
                 tokens = tokens[:begin] + [*head, *tail][:room] + tokens[end:]
             elif kind == 1:
                 chosen = [place for place in places if rng.random() < REPLACED]
                 for place in chosen:
-                    tokens[place] = (drawn[int(rng.integers(len(drawn)))], tokens[place][1])
+                    token = int(drawn[int(rng.integers(len(drawn)))])
+                    tokens[place] = (token, tokens[place][1])
             else:
                 gone = {place for place in places if rng.random() < OMITTED}
                 if len(gone) < len(places):
