@@ -51,6 +51,32 @@ def from_main(value: Any) -> Any:
         raise TrainingError(f"the main process is gone ({error}); see its own output") from error
 
 
+def from_everyone(value: Any) -> list[Any]:
+    """What each process passes, by rank, in all processes; they wait as long as it takes.
+
+    Every process must call it, in the same order.
+
+    Args:
+        value: JSON values.
+
+    Raises:
+        TrainingError: as :func:`from_main`.
+    """
+    state = processes()
+    if state.num_processes == 1:
+        return [value]
+    store, call = _store(), next(_calls)
+    keys = [f"hfprune/value/{call}/{rank}" for rank in range(state.num_processes)]
+    store.set(keys[state.process_index], json.dumps(value))
+    found: list[Any] = []
+    if state.is_main_process:
+        while not store.check(keys):
+            time.sleep(LOOK)
+        found = [json.loads(store.get(key)) for key in keys]
+    answer: list[Any] = from_main(found)
+    return answer
+
+
 def tell_failure() -> None:
     """Called by the main process when it fails, so that nobody waits for it."""
     state = processes()

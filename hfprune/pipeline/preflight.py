@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from hfprune.core.errors import TrainingError
+from hfprune.core.exchange import from_everyone, from_main
 from hfprune.core.files import check_output_dir
 from hfprune.core.ownership import check_apart, require_replaceable
+from hfprune.core.processes import processes
 from hfprune.core.tasks import problem_of
 from hfprune.core.trackers import check_trackers
 from hfprune.data.readers.paths import listed
@@ -13,6 +21,39 @@ from hfprune.models.layout import layout_or_note
 from hfprune.models.loading import check_model
 from hfprune.pipeline.context import Context
 from hfprune.publish.push import find_token
+
+# Disks that machines share may show a new file late.
+SECONDS_TO_APPEAR = 30.0
+
+
+def require_shared(folder: Path) -> None:
+    """Refuse processes that do not all see the work folder, where the stages' results lie.
+
+    Every process of a run calls it, once the main process has made the folder.
+
+    Raises:
+        TrainingError: in all processes, naming the machines that do not see it.
+    """
+    state = processes()
+    if state.num_processes == 1:
+        return
+    sign = folder / f".seen-{secrets.token_hex(8)}"
+    if state.is_main_process:
+        sign.touch()
+    sign = folder / from_main(sign.name)
+    end = time.monotonic() + SECONDS_TO_APPEAR
+    while not (seen := sign.exists()) and time.monotonic() < end:
+        time.sleep(0.2)
+    answers = from_everyone([socket.gethostname(), seen])
+    if state.is_main_process:
+        sign.unlink(missing_ok=True)
+    blind = [f"{host} (process {rank})" for rank, (host, sees) in enumerate(answers) if not sees]
+    if blind:
+        raise TrainingError(
+            f"{', '.join(blind)} cannot see {folder}, which the main process on {answers[0][0]} "
+            "works in: output_dir must lie on a disk that all machines of a run share, under the "
+            "same path"
+        )
 
 
 def check_places(context: Context) -> None:

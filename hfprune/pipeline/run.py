@@ -120,7 +120,7 @@ def _prepare(context: Context) -> Prepared:
             resume=recipe.resume,
             overwrite=recipe.overwrite,
         )
-    from_main(None)  # the work folder is there
+    preflight.require_shared(context.store.folder)
     set_seed(recipe.training.seed)
     return data.prepare(context)
 
