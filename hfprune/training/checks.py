@@ -36,15 +36,25 @@ def read_pruning(value: Any) -> PruningConfig | None:
     """
     if isinstance(value, str | os.PathLike):
         return load_recipe(value).pruning
-    return _section(value, PruningConfig, "pruning", "sparsity=0.8")
+    return read_section(value, PruningConfig, "pruning", "sparsity=0.8")
 
 
 def read_distillation(value: Any) -> DistillationConfig | None:
     """The weights of the losses, from the configuration, a mapping of its keys or ``None``."""
-    return _section(value, DistillationConfig, "distillation", "temperature=2.0")
+    return read_section(value, DistillationConfig, "distillation", "temperature=2.0")
 
 
-def _section(value: Any, kind: type[SectionT], name: str, example: str) -> SectionT | None:
+def read_section(value: Any, kind: type[SectionT], name: str, example: str) -> SectionT | None:
+    """A section of a recipe from the section itself, a mapping of its keys or ``None``.
+
+    Args:
+        name: of the argument, for errors.
+        example: of a key and its value, for errors.
+
+    Raises:
+        RecipeError: as a recipe's, for keys and values.
+        TrainingError: for anything else.
+    """
     if value is None or isinstance(value, kind):
         return value
     if isinstance(value, Mapping):
