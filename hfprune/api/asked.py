@@ -141,6 +141,11 @@ class Asked:
         evaluation: EvaluationConfig = self.sections.get("evaluation") or EvaluationConfig()
         hub = getattr(args, "hub_model_id", None)
         rows = "rows in memory"
+        # Lengths to time are of the deployment, and may be longer than any row here.
+        timed: BenchmarkConfig | None = self.sections.get("benchmark")
+        given = timed is not None and "sequence_lengths" in timed.model_fields_set
+        lengths = timed.sequence_lengths if timed is not None and given else []
+        longest = max(data.max_length, *lengths, 2)
         values: dict[str, Any] = {
             "model": {"name_or_path": name},
             "task": task,
@@ -148,7 +153,7 @@ class Asked:
                 "train_file": f"{rows} (train_dataset)",
                 "validation_file": f"{rows} (eval_dataset)",
                 "test_file": f"{rows} (test_dataset)",
-                "max_length": min(max(data.max_length, 2), MOST_TOKENS),
+                "max_length": min(longest, MOST_TOKENS),
                 **(
                     {"text_column": self.text_column, "text_pair_column": self.text_pair_column}
                     if self.pruning is not None and self.pruning.vocabulary is not None
