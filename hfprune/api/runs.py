@@ -140,7 +140,7 @@ class Runs:
             member.label: prepared.saved(made.context, member.model) for member in made.members.all
         }
         last, small = made.members.all[-1], prepared.small
-        teacher = trainer.given_teacher
+        teacher, cache = trainer.given_teacher, trainer.teacher_cache
         if small is not prepared.dense:
             teacher = None  # it reads other tokens than this model
             trainer.processing_class, trainer.data_collator = small.processor, small.collator
@@ -155,7 +155,7 @@ class Runs:
             teacher,
             asked.distillation if teacher is not None else None,
             trainer.unlabeled_dataset if teacher is not None else None,
-            prepared.taught.cache if teacher is not None else None,
+            cache if teacher is not None else None,
         )
         trainer.family = models if made.members.is_family else {}
         trainer.search = made.members.search
