@@ -264,9 +264,11 @@ class _Card:
                 "the model; it was given no test_dataset."
             )
         else:
-            yield f"- The test split is {self._test_split()}. It was not used to train or to choose."
+            split = self._test_split()
+            yield f"- The test split is {split}. It was not used to train or to choose."
         if seen := data["seen_in_train"].get("test"):
-            yield f"- {seen:,} of the {self.split} {self.item}s also occur among the training {self.item}s."
+            rows = f"{self.split} {self.item}s"
+            yield f"- {seen:,} of the {rows} also occur among the training {self.item}s."
         if cut := data["truncated"].get("test"):
             yield f"- {cut:,} of the test texts were cut at {data['max_length']} tokens."
         place, libraries = results.environment, results.environment["libraries"]

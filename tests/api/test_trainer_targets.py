@@ -257,9 +257,7 @@ class Stream(torch.utils.data.IterableDataset[Any]):
 
 def test_rows_as_a_trainer_takes_them(tmp_path: Path) -> None:
     """Tensors in a list, several evaluation sets; a stream, with labels by their usual names."""
-    listed = [
-        {"input_ids": torch.tensor(row["input_ids"]), "label": row["label"]} for row in rows()
-    ]
+    listed = [{**row, "input_ids": torch.tensor(row["input_ids"])} for row in rows()]
     found = []
     for number, (train, evaluation) in enumerate(
         [(rows(), rows(8, 1)), (listed, {"first": rows(8, 1), "second": rows(4)})]
