@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hfprune.api.card import edited
 from hfprune.api.stages import OUTPUT, alone, open_run, weights_digest
@@ -25,9 +25,6 @@ from hfprune.publish.card import model_card
 from hfprune.publish.finished import CARD_NAME, member_repo_id
 from hfprune.publish.push import COMMIT_MESSAGE, push
 
-if TYPE_CHECKING:
-    from hfprune.api.trainer import HFPruneTrainer
-
 
 class After:
     """The models that a Trainer made, as :class:`~hfprune.pipeline.made.Made` has them.
@@ -36,7 +33,7 @@ class After:
     training, it is kept, and measured, anew.
     """
 
-    def __init__(self, trainer: HFPruneTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._dense: Any = None
         self._made: Made | None = None
@@ -138,7 +135,7 @@ class After:
                 "there is no dense model to compare with: pass teacher=<the dense fine-tuned model "
                 "or its path>"
             )
-        output = Path(trainer.args.output_dir) / OUTPUT
+        output = Path(str(trainer.args.output_dir)) / OUTPUT
         context, prepared = open_run(trainer, trainer.asked, dense, output, resume=False)
         with alone(context):
             saved = keep(context, dense, "dense", trainer.processing_class)
@@ -191,7 +188,7 @@ class After:
             repo = trainer.hub_model_id or trainer.args.hub_model_id
             name = member_repo_id(repo, member) if repo and "/" in repo else None
             card = edited(model_card(source, name), about)
-            place = Path(trainer.args.output_dir)
+            place = Path(str(trainer.args.output_dir))
             place.mkdir(parents=True, exist_ok=True)
             atomic_write_text(place / CARD_NAME, card)
 

@@ -103,11 +103,7 @@ class Asked:
             return False
         if recovery is not None and recovery.num_train_epochs > 0:
             return True
-        try:
-            checks.check_target(self.pruning, self.latency)
-        except TrainingError:
-            return True
-        return False
+        return not checks.reached_in_one(self.pruning, self.latency)
 
     @property
     def own_length(self) -> bool:

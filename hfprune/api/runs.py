@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.trainer_utils import TrainOutput
 
@@ -20,11 +20,8 @@ from hfprune.pipeline.results import SavedModel
 from hfprune.pipeline.stages.prune import layers_plan
 from hfprune.pruning.cost import parameter_costs
 
-if TYPE_CHECKING:
-    from hfprune.api.trainer import HFPruneTrainer
 
-
-def check_staged(trainer: HFPruneTrainer, asked: Asked) -> None:
+def check_staged(trainer: Any, asked: Asked) -> None:
     """Refuse what would end a run of stages late.
 
     Raises:
@@ -49,15 +46,18 @@ def check_staged(trainer: HFPruneTrainer, asked: Asked) -> None:
     measured = pruning.speedup is not None and asked.latency is None
     recovers = asked.recovery(trainer.args).num_train_epochs > 0
     compared = pruning.method == "reconstruction" and recovers
-    needs = {
-        "pruning.max_metric_drop is judged on evaluation rows": pruning.max_metric_drop is not None,
-        "method: reconstruction compares candidates on evaluation rows before it trains one":
-            compared,
-        "pruning.vocabulary is compared on evaluation rows": pruning.vocabulary is not None,
-    }  # fmt: skip
-    for why, needed in needs.items():
-        if needed and trainer.eval_dataset is None:
-            raise TrainingError(f"{why}: pass eval_dataset")
+    blind = trainer.eval_dataset is None
+    if blind and pruning.max_metric_drop is not None:
+        raise TrainingError(
+            "pruning.max_metric_drop is judged on evaluation rows: pass eval_dataset"
+        )
+    if blind and compared:
+        raise TrainingError(
+            "method: reconstruction compares candidates on evaluation rows before it trains one: "
+            "pass eval_dataset"
+        )
+    if blind and pruning.vocabulary is not None:
+        raise TrainingError("pruning.vocabulary is compared on evaluation rows: pass eval_dataset")
     limited = pruning.max_metric_drop is not None
     if trainer.processing_class is None and (measured or limited or pruning.vocabulary is not None):
         raise TrainingError(
@@ -74,7 +74,7 @@ def check_staged(trainer: HFPruneTrainer, asked: Asked) -> None:
 class Runs:
     """Carries the stages out, each time from the configuration."""
 
-    def __init__(self, trainer: HFPruneTrainer, asked: Asked) -> None:
+    def __init__(self, trainer: Any, asked: Asked) -> None:
         self._trainer = trainer
         self._asked = asked
 
@@ -121,7 +121,8 @@ class Runs:
             raise
         self._adopt(Made(context, prepared, dense, members), costs)
         if trainer.outputs:
-            return trainer.outputs[-1]
+            output: TrainOutput = trainer.outputs[-1]
+            return output
         # Nothing was trained: all was done before, or the target takes no training.
         return TrainOutput(0, 0.0, {"train_runtime": round(time.monotonic() - start, 4)})
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from transformers import set_seed
 from transformers.trainer_callback import ExportableState
@@ -32,9 +32,6 @@ from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
 from hfprune.training.trainer import HFPruneTrainer as OneTraining
-
-if TYPE_CHECKING:
-    from hfprune.api.trainer import HFPruneTrainer
 
 # Beside the checkpoints of a Trainer: what was measured; with .work, what it was made of.
 OUTPUT: Final = "pruned"
@@ -69,7 +66,7 @@ class OwnPrepared(Prepared):
 
 
 def open_run(
-    trainer: HFPruneTrainer, asked: Asked, model: Any, output: Path, *, resume: bool
+    trainer: Any, asked: Asked, model: Any, output: Path, *, resume: bool
 ) -> tuple[Context, OwnPrepared]:
     """The rows, and the work folder of a run of stages. All processes call it.
 
@@ -159,7 +156,7 @@ class Trainings:
     So what a user changed (a loss, an optimizer, callbacks, data loaders) holds for all of them.
     """
 
-    trainer: HFPruneTrainer
+    trainer: Any
     asked: Asked
     prepared: OwnPrepared
 
@@ -225,7 +222,7 @@ class StageTraining:
 
     def __init__(
         self,
-        trainer: HFPruneTrainer,
+        trainer: Any,
         model: Any,
         args: Any,
         rows: Mapping[str, Any],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -297,7 +296,7 @@ class HFPruneTrainer(OneTraining):
         The arguments, as of Trainer, go into its metadata. Before anything is pruned, and without
         pruning, it is Trainer's card.
         """
-        about = {
+        about: dict[str, Any] = {
             "language": language,
             "license": license,
             "tags": tags,
@@ -320,7 +319,7 @@ class HFPruneTrainer(OneTraining):
         token: str | None = None,
         revision: str | None = None,
         **kwargs: Any,
-    ) -> str | list[str] | Future[Any] | Any:
+    ) -> Any:
         """Upload what :meth:`report` writes: model, ONNX files, results and card, in one commit.
 
         The same files and the same card as of ``hfprune push``. Of a family, each model into a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments
@@ -94,7 +94,7 @@ def _groups(args: TrainingArguments) -> Iterator[dict[str, Any]]:
         "warmup_ratio": float(warmup),
         "group_by_length": bool(grouped),
         "metric_for_best_model": None if best is None else best.removeprefix("eval_"),
-        "report_to": list(args.report_to),
+        "report_to": list(cast(list[str], args.report_to or [])),
         "load_best_model_at_end": args.load_best_model_at_end,
     }
     done = {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "greater_is_better"}

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainingArguments
 
 import hfprune
 from hfprune import HFPruneTrainer
+from hfprune.api.card import edited
 from hfprune.core.errors import OutputError, TrainingError
 from hfprune.core.results import read_details, read_results
 from hfprune.families import model_sizes
@@ -241,8 +242,6 @@ def test_nothing_to_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(TrainingError, match="pass test_dataset, or eval_dataset"):
         blind.report()
     with pytest.raises(TrainingError, match="create_model_card has no argument 'licence'"):
-        from hfprune.api.card import edited
-
         edited("", {"licence": "mit"})
     called: list[Any] = []
     monkeypatch.setattr(Trainer, "create_model_card", lambda self, **about: called.append(about))
