@@ -14,7 +14,7 @@ from hfprune.core.version import __version__
 # Public name -> the module that defines it. Loaded on first use, so that importing hfprune stays
 # light (no transformers.Trainer, ONNX Runtime, Optimum or evaluate until they are needed).
 _EXPORTS = {
-    "HFPruneTrainer": "hfprune.training.trainer",
+    "HFPruneTrainer": "hfprune.api.trainer",
     "PruningConfig": "hfprune.recipe.sections.pruning",
     "DistillationConfig": "hfprune.recipe.sections.training",
     "Recipe": "hfprune.recipe.sections.whole",
@@ -38,6 +38,7 @@ __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
     from hfprune.api.compress import compress
+    from hfprune.api.trainer import HFPruneTrainer
     from hfprune.core.errors import HFPruneError
     from hfprune.core.scores import register_score
     from hfprune.core.tasks import register_metric
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from hfprune.recipe.sections.pruning import PruningConfig
     from hfprune.recipe.sections.training import DistillationConfig
     from hfprune.recipe.sections.whole import Recipe
-    from hfprune.training.trainer import HFPruneTrainer
 
 
 install()

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hfprune.api.about import names_of, task_of
 from hfprune.api.compressed import Compressed
 from hfprune.api.rows import Rows, as_file
 from hfprune.core.errors import RecipeError
-from hfprune.core.kinds import IMAGE, TOKENS, kind_of_model
 from hfprune.core.ownership import make_marked, remove_marked, require_ours
 from hfprune.core.tasks import Task
 from hfprune.pipeline.run import run
@@ -111,10 +111,10 @@ def compress(
             for part, rows in (("train", train), ("validation", validation), ("test", test))
             if rows is not None
         }
-        found = label_names or _names_of(model)
+        found = label_names or names_of(model)
         values: dict[str, Any] = {
             "model": {"name_or_path": name, **({"tokenizer": reader} if reader else {})},
-            "task": task or _task_of(model),
+            "task": task or task_of(model),
             "data": {
                 **files,
                 "text_column": text_column,
@@ -182,27 +182,3 @@ def _as_folder(model: Any, tokenizer: Any, folder: Path) -> tuple[str, str | Non
         return str(folder / "model"), str(tokenizer)
     tokenizer.save_pretrained(folder / "model")
     return str(folder / "model"), None
-
-
-def _task_of(model: Any) -> Task:
-    """The task of a model in memory."""
-    if isinstance(model, str | Path):
-        return "single_label_classification"
-    kind = kind_of_model(model)
-    if kind is TOKENS:
-        return "token_classification"
-    if kind is IMAGE:
-        return "image_classification"
-    problem = getattr(model.config, "problem_type", None)
-    if problem in ("multi_label_classification", "regression"):
-        return problem  # type: ignore[no-any-return]
-    return "regression" if model.config.num_labels == 1 else "single_label_classification"
-
-
-def _names_of(model: Any) -> list[str] | None:
-    """The labels that a model in memory names, in order; ``None`` where it has no names."""
-    config = getattr(model, "config", None)
-    names = getattr(config, "id2label", None) or {}
-    ordered = [str(names[key]) for key in sorted(names)]
-    unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(ordered))
-    return None if unnamed or len(ordered) < 2 else ordered

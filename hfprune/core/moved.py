@@ -92,7 +92,7 @@ MOVED: Final[Mapping[str, str | Mapping[str, str]]] = {
     **{f"hfprune.structure.{file}": f"hfprune.families.{file}" for file in _FAMILY_FILES},
     "hfprune.surgery": "hfprune.pruning.surgery",
     "hfprune.trainer": {
-        "HFPruneTrainer": "hfprune.training.trainer",
+        "HFPruneTrainer": "hfprune.api.trainer",
         "last_checkpoint": "hfprune.training.checkpoints",
         "checkpoint_files": "hfprune.training.checkpoints",
         "training_arguments": "hfprune.training.arguments",

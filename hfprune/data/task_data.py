@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import DataError
+from hfprune.core.kinds import IMAGE_INPUTS
 from hfprune.core.tasks import Task
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.notices import Notice
@@ -86,7 +87,8 @@ class TaskData:
     @property
     def of_images(self) -> bool:
         """Whether the rows are images."""
-        return IMAGE_COLUMN in self.train.column_names
+        columns = self.train.column_names
+        return IMAGE_COLUMN in columns or IMAGE_INPUTS[0] in columns
 
     def label_array(self, name: str) -> NDArray[Any]:
         """The labels of a split, one entry a text; of tokens ``(rows, longest)`` with -100."""

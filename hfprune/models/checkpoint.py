@@ -63,7 +63,12 @@ def from_pretrained(
     return load_whole(lambda: _load(folder), str(folder)).eval()
 
 
-def _load(folder: Path) -> Any:
+def load_shrunk(folder: Path, model_class: Any) -> Any:
+    """As :func:`from_pretrained` of a folder, as a class that need not be one of transformers."""
+    return load_whole(lambda: _load(folder, model_class), str(folder)).eval()
+
+
+def _load(folder: Path, model_class: Any = None) -> Any:
     config = _read_config(folder)
     sizes = read_record(config, str(folder / "config.json"))
     if sizes is None and not was_pruned(config, folder):
@@ -71,7 +76,7 @@ def _load(folder: Path) -> Any:
             f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so hfprune did not shrink "
             "this model; load it with transformers"
         )
-    model = _build(_model_class(config, folder), config, folder)
+    model = _build(model_class or _model_class(config, folder), config, folder)
     try:
         if sizes is not None:
             resize_(model, sizes)

@@ -34,6 +34,7 @@ class Context:
     state: PartialState = field(default_factory=processes)
     # What the stage that is being done follows from; its checkpoints are bound to it.
     inputs: Mapping[str, str] = field(default_factory=dict)
+    go_on: str = "run the same command again with resume=true (and without overwrite=true)"
 
     @classmethod
     def of(cls, recipe: Recipe, console: Console | None = None) -> Context:
@@ -124,8 +125,8 @@ class Context:
     def _explanation(self, doing: str, error: Exception) -> HFPruneError | None:
         finished = ", ".join(self.store.seconds()) or "none yet"
         go_on = (
-            f"finished stages ({finished}) and checkpoints are safe in {self.store.folder}; run "
-            "the same command again with resume=true (and without overwrite=true) to go on"
+            f"finished stages ({finished}) and checkpoints are safe in {self.store.folder}; "
+            f"{self.go_on} to go on"
         )
         ours = isinstance(error, HFPruneError)
         if isinstance(error, OutputError) or (ours and is_disk_full(error)):

@@ -30,7 +30,15 @@ from hfprune.pipeline.results import (
     Trial,
     Validated,
 )
-from hfprune.pipeline.stages import export, latency, prune, reconstruct, recover, trial
+from hfprune.pipeline.stages import (
+    export,
+    latency,
+    prune,
+    reconstruct,
+    recover,
+    trial,
+    vocabulary,
+)
 from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.sections.pruning import PruningConfig
 
@@ -90,12 +98,14 @@ class Maker:
     Attributes:
         teacher: the dense model.
         start: what is pruned and distilled from: the teacher, or it with fewer tokens.
+        table: latency table for all speeds, taken as it is: nothing is measured.
     """
 
     context: Context
     prepared: Prepared
     teacher: SavedModel
     start: SavedModel
+    table: LatencyTable | None = None
 
     def make(self) -> Members:
         """All pruned models that the recipe asks for, each pruned from the one before it."""
@@ -123,7 +133,10 @@ class Maker:
             "teacher": self.teacher, "start": self.start, "current": current,
         }  # fmt: skip
         table, dense_file = None, None
-        if target.speedup is not None:
+        if target.speedup is not None and self.table is not None:
+            table = self.table
+            table.budget_ms(latency.single_speed(target))  # refuses the impossible
+        elif target.speedup is not None:
             dense_file = context.stage(
                 "baseline",
                 Baseline,
@@ -255,3 +268,36 @@ class Maker:
             {"validated": model},
             by_main=True,
         )
+
+
+def make_members(
+    context: Context, prepared: Prepared, dense: SavedModel, table: LatencyTable | None = None
+) -> Members:
+    """The pruned models, from the teacher or from a copy of it with fewer tokens.
+
+    Args:
+        table: as of :class:`Maker`.
+    """
+    start, tokens = dense, None
+    settings = context.recipe.pruning.vocabulary
+    if settings is not None:
+        start = context.stage(
+            "vocabulary",
+            SavedModel,
+            partial(vocabulary.run, context, prepared, dense, settings.min_count),
+            {"teacher": dense},
+            by_main=True,
+        )
+        vocabulary.read_as(context, prepared, start)
+        tokens = context.stage(
+            "tokens",
+            Tokens,
+            partial(vocabulary.compare, context, prepared, start),
+            {"vocabulary": start},
+            by_main=True,
+        )
+        context.console.note(tokens.text())
+    members = Maker(context, prepared, dense, start, table).make()
+    members.tokens = tokens
+    prepared.taught.cache = None  # no training follows
+    return members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,11 +35,20 @@ class Reading:
     data: TaskData
     task: str
     unlabeled: Dataset | None = None
+    collate: Any = None  # a collator of the user's own
 
     @property
     def collator(self) -> Any:
         """Rows to a batch."""
-        return data_collator(self.processor, self.task)
+        return self.collate or data_collator(self.processor, self.task)
+
+    def collate_by(self, processor: Any) -> Any:
+        """The user's own collator, if there is one, as it pads for another tokenizer."""
+        if not hasattr(self.collate, "tokenizer"):
+            return self.collate
+        other = copy.copy(self.collate)
+        other.tokenizer = processor
+        return other
 
 
 @dataclass
@@ -65,6 +75,9 @@ class Prepared:
         class_weights: these weights.
         bf16: whether trainings compute in bfloat16.
         taught: what is known of the teacher.
+        trainer: makes the trainers of the stages in another way than a recipe's, with the arguments
+            of :func:`hfprune.pipeline.training.make_trainer` but for ``prepared``.
+        about: more on the rows, for ``data`` of the results.
     """
 
     dense: Reading
@@ -73,6 +86,8 @@ class Prepared:
     class_weights: list[float] | None = None
     bf16: bool = False
     taught: Taught = field(default_factory=Taught)
+    trainer: Callable[..., Any] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def data(self) -> TaskData:
@@ -127,7 +142,8 @@ def keep(
     if context.is_main:
         with atomic_directory(context.path(name), overwrite=True) as temporary:
             model.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
+            if processor is not None:
+                processor.save_pretrained(temporary)
             if plan is not None:
                 atomic_write_json(temporary / PLAN_FILE, plan.to_dict())
         if log is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,17 @@ from transformers import set_seed
 
 from hfprune.core.exchange import from_main, tell_failure
 from hfprune.core.locks import FolderLock
-from hfprune.core.model_ref import DENSE
 from hfprune.core.processes import lost_processes
 from hfprune.core.results import RunResults
 from hfprune.core.signals import terminated_as_interrupted
 from hfprune.pipeline import preflight
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import recipe_digest
-from hfprune.pipeline.members import Maker, Members
+from hfprune.pipeline.made import Made
+from hfprune.pipeline.members import Members, make_members
 from hfprune.pipeline.prepared import Prepared
-from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed, Tokens
-from hfprune.pipeline.stages import (
-    benchmark,
-    data,
-    deploy,
-    evaluate,
-    export,
-    push,
-    teacher,
-    vocabulary,
-    write,
-)
+from hfprune.pipeline.results import SavedModel
+from hfprune.pipeline.stages import data, push, teacher, write
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
@@ -60,7 +49,7 @@ def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None
             return None if found is None else _finished(context, found).to_json()
         prepared = _prepare(context)
         dense = _teacher(context, prepared)
-        members = _members(context, prepared, dense)
+        members = make_members(context, prepared, dense)
         if not context.is_main:
             return None
         return _results(context, prepared, dense, members).to_json()
@@ -129,73 +118,13 @@ def _teacher(context: Context, prepared: Prepared) -> SavedModel:
     return context.stage("teacher", SavedModel, lambda: teacher.run(context, prepared), {})
 
 
-def _members(context: Context, prepared: Prepared, dense: SavedModel) -> Members:
-    """The pruned models, from the teacher or from a copy of it with fewer tokens."""
-    start, tokens = dense, None
-    settings = context.recipe.pruning.vocabulary
-    if settings is not None:
-        start = context.stage(
-            "vocabulary",
-            SavedModel,
-            partial(vocabulary.run, context, prepared, dense, settings.min_count),
-            {"teacher": dense},
-            by_main=True,
-        )
-        vocabulary.read_as(context, prepared, start)
-        tokens = context.stage(
-            "tokens",
-            Tokens,
-            partial(vocabulary.compare, context, prepared, start),
-            {"vocabulary": start},
-            by_main=True,
-        )
-        context.console.note(tokens.text())
-    members = Maker(context, prepared, dense, start).make()
-    members.tokens = tokens
-    prepared.taught.cache = None  # no training follows
-    return members
-
-
 def _results(
     context: Context, prepared: Prepared, dense: SavedModel, members: Members
 ) -> RunResults:
     """Deployed files, what they are worth, and the output folder."""
-    models = {DENSE: dense, **{member.label: member.model for member in members.all}}
-    exported = context.stage(
-        "export",
-        AllExported,
-        partial(export.run, context, prepared, models, members.made),
-        {**models, **{f"validate {label}": judged for label, judged in members.made.items()}},
-        by_main=True,
-    )
-    settings = context.recipe.deploy
-    if settings is not None:
-        exported = context.stage(
-            "deploy",
-            AllExported,
-            partial(deploy.run, context, prepared, exported, settings),
-            {"export": exported},
-            by_main=True,
-        )
-    after = {**models, "export": exported}
-    evaluated = context.stage(
-        "evaluate",
-        Evaluated,
-        partial(evaluate.run, context, prepared, models, exported),
-        after,
-        by_main=True,
-    )
-    timed = context.stage(
-        "benchmark",
-        Timed,
-        partial(benchmark.run, context, prepared, models, exported),
-        after,
-        by_main=True,
-    )
-    with context.explained("writing the output"):
-        found = write.results(context, prepared, dense, members, exported, evaluated, timed)
-        more = write.details(context, dense, members, evaluated)
-        write.write(context, prepared, members, exported, found, more)
+    recipe = context.recipe
+    made = Made(context, prepared, dense, members)
+    found = made.written(context.store.output, replace=recipe.overwrite or recipe.resume)
     context.store.remove()
     context.console.summary(found)
     context.console.note(f"results: {context.store.output}")

@@ -27,6 +27,11 @@ def make_trainer(
     **pruning: Any,
 ) -> HFPruneTrainer:
     """A trainer with the recipe's ``training`` settings but for ``changes``."""
+    if prepared.trainer is not None:
+        return cast(
+            HFPruneTrainer,
+            prepared.trainer(context, model, stage, reading, changes or {}, **pruning),
+        )
     recipe, data = context.recipe, reading.data
     settings = stage_settings(recipe.training, **{"bf16": prepared.bf16, **(changes or {})})
     patience = settings.early_stopping_patience

@@ -91,6 +91,9 @@ class _Card:
         self.public = public_recipe(self.recipe, self.names)
         self.kind = kind_of_task(self.results.task)
         self.item = "image" if self.kind is IMAGE else "text"
+        # A Trainer may have been given no rows of their own to report on.
+        self.chosen_by = self.results.data.get("judged_on") == "eval_dataset"
+        self.split = "evaluation" if self.chosen_by else "test"
 
     @property
     def unit(self) -> str:
@@ -159,7 +162,7 @@ class _Card:
             f"- **{_cell(primary)}**: {served.metrics[primary]:.4f} "
             f"({_span(served.interval)}) as {self.served.form}; before "
             f"pruning {dense.metrics[primary]:.4f} ({_span(dense.interval)})."
-            f"{_change(served.difference)} {self.evaluation.samples:,} test "
+            f"{_change(served.difference)} {self.evaluation.samples:,} {self.split} "
             f"{self.item}s, {self.evaluation.confidence:.0%} intervals."
         )
         speeds = "; ".join(
@@ -250,13 +253,22 @@ class _Card:
     def _limits(self) -> Iterator[str]:
         results, data = self.results, self.results.data
         yield (
-            f"- One run with one seed ({results.seed}). The intervals say how far the test "
+            f"- One run with one seed ({results.seed}). The intervals say how far the {self.split} "
             f"{self.item}s, being a sample, let the numbers be trusted, not how another seed would "
             "do."
         )
-        yield f"- The test split is {self._test_split()}. It was not used to train or to choose."
+        if self.chosen_by:
+            yield (
+                f"- The numbers are of the {self.evaluation.samples:,} {self.item}s by which "
+                "checkpoints and sizes were chosen (the Trainer's eval_dataset), so they flatter "
+                "the model; it was given no test_dataset."
+            )
+        else:
+            split = self._test_split()
+            yield f"- The test split is {split}. It was not used to train or to choose."
         if seen := data["seen_in_train"].get("test"):
-            yield f"- {seen:,} of the test {self.item}s also occur among the training {self.item}s."
+            rows = f"{self.split} {self.item}s"
+            yield f"- {seen:,} of the {rows} also occur among the training {self.item}s."
         if cut := data["truncated"].get("test"):
             yield f"- {cut:,} of the test texts were cut at {data['max_length']} tokens."
         place, libraries = results.environment, results.environment["libraries"]
@@ -276,6 +288,8 @@ class _Card:
 
     def _test_split(self) -> str:
         data, samples = self.recipe.data, self.evaluation.samples
+        if self.results.data.get("judged_on") == "test_dataset":
+            return f"what the Trainer was given as test_dataset: {samples:,} {self.item}s"
         name = self.names.get("dataset")
         config = f" ({_cell(data.config_name)})" if data.config_name else ""
         source = f"the data set {_cell(name)}{config}" if name else "local files"

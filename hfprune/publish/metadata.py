@@ -64,6 +64,8 @@ def card_metadata(run: Finished, repo_id: str) -> ModelCardData:
 def _eval_results(run: Finished, dataset: str | None) -> Iterator[EvalResult]:
     data, task = run.recipe.data, kind_of_task(run.results.task).export_task
     held_out = "test" if data.test_file is not None else "test (held out)"
+    if run.results.data.get("judged_on") == "eval_dataset":
+        held_out = "validation"
     for ref in (ModelRef(PRUNED, form) for form in _FORMS):
         entry = run.results.evaluation.models.get(str(ref))
         for metric, value in (entry.metrics if entry is not None else {}).items():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.utils.tqdm import (
@@ -36,6 +37,7 @@ from hfprune.recipe.public import KEPT_HERE, public_recipe
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.hub import branch_problem, repo_id_problem
 
+COMMIT_MESSAGE: Final = "Upload a model pruned by hfprune"
 _WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 _ONNX = re.compile(r"model[\w-]*\.onnx(?:[._]data)?|config\.json|ort_config\.json")
 
@@ -75,6 +77,7 @@ def push(
     backoff: float = 1.0,
     timeout: float = SECONDS_TO_ANSWER,
     note: Callable[[str], None] | None = None,
+    commit_message: str = COMMIT_MESSAGE,
 ) -> str:
     """Upload a finished run to the Hub, in one commit.
 
@@ -96,6 +99,7 @@ def push(
         timeout: seconds that the Hub may take for an answer; for the commit a second more for each
             50 kB of the files. A server that stalls or drips is given up then.
         note: is told what happens, line by line; ``None``: silence, without progress bars.
+        commit_message: of the one commit.
 
     Returns:
         The address of the commit.
@@ -131,7 +135,9 @@ def push(
             time.sleep(wait)
         try:
             with _progress_bars(note is not None):
-                url = _upload(api, repo_id, revision, private, files, _Patience(timeout, say))
+                url = _upload(
+                    api, repo_id, revision, private, files, _Patience(timeout, say), commit_message
+                )
             return redact(url, secret)
         except HubError as error:
             failure = Failure(str(error), False)
@@ -225,6 +231,7 @@ def _upload(
     private: bool,
     files: Mapping[str, Path | bytes],
     patience: _Patience,
+    commit_message: str,
 ) -> str:
     """One attempt. May be repeated: what is done already is left as it is."""
     ask = patience.ask
@@ -252,7 +259,7 @@ def _upload(
         lambda: api.create_commit(
             repo_id,
             operations,
-            commit_message="Upload a model pruned by hfprune",
+            commit_message=commit_message,
             revision=revision,
         ),
         size,

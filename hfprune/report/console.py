@@ -88,11 +88,17 @@ class Console:
     On a terminal the stage that is running stands below the lines, with its bar, its time, the
     time left, what training has reached, and the stages that are done. Elsewhere a line says so
     every :data:`SECONDS_BETWEEN_LINES`.
+
+    Args:
+        quiet: only warnings.
+        live: false where somebody else moves bars, such as a Trainer: lines only.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, live: bool = True) -> None:
         self._quiet = quiet
-        self._rich = RichConsole(file=sys.stderr, highlight=False)
+        self._rich = RichConsole(
+            file=sys.stderr, highlight=False, force_terminal=None if live else False
+        )
         self._finished: list[str] = []
         self._stage: _Work | None = None
         self._told = 0.0

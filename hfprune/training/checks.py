@@ -36,15 +36,25 @@ def read_pruning(value: Any) -> PruningConfig | None:
     """
     if isinstance(value, str | os.PathLike):
         return load_recipe(value).pruning
-    return _section(value, PruningConfig, "pruning", "sparsity=0.8")
+    return read_section(value, PruningConfig, "pruning", "sparsity=0.8")
 
 
 def read_distillation(value: Any) -> DistillationConfig | None:
     """The weights of the losses, from the configuration, a mapping of its keys or ``None``."""
-    return _section(value, DistillationConfig, "distillation", "temperature=2.0")
+    return read_section(value, DistillationConfig, "distillation", "temperature=2.0")
 
 
-def _section(value: Any, kind: type[SectionT], name: str, example: str) -> SectionT | None:
+def read_section(value: Any, kind: type[SectionT], name: str, example: str) -> SectionT | None:
+    """A section of a recipe from the section itself, a mapping of its keys or ``None``.
+
+    Args:
+        name: of the argument, for errors.
+        example: of a key and its value, for errors.
+
+    Raises:
+        RecipeError: as a recipe's, for keys and values.
+        TrainingError: for anything else.
+    """
     if value is None or isinstance(value, kind):
         return value
     if isinstance(value, Mapping):
@@ -142,36 +152,24 @@ NOT_TAUGHT = (
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 
+def reached_in_one(pruning: PruningConfig, latency: LatencyTable | None) -> bool:
+    """Whether one training with gates reaches a target."""
+    beyond = (pruning.keep_layers, pruning.max_metric_drop, pruning.vocabulary)
+    if pruning.method != "gates" or any(part is not None for part in beyond):
+        return False
+    return pruning.speedup is None or (isinstance(pruning.speedup, float) and latency is not None)
+
+
 def check_target(pruning: PruningConfig, latency: LatencyTable | None) -> None:
     """Refuse targets that one training with gates cannot reach.
 
     Raises:
         TrainingError: naming what does it instead.
     """
-    if pruning.method != "gates":
+    if not reached_in_one(pruning, latency):
         raise TrainingError(
-            "method: reconstruction prunes without training; call "
-            "hfprune.pruning.reconstruction.reconstruct.prune_without_training, or use a recipe"
-        )
-    if pruning.vocabulary is not None:
-        raise TrainingError(
-            "the vocabulary is reduced before training, and the data tokenized anew; call "
-            "hfprune.pruning.vocabulary.reduce.reduce_vocabulary_, or use a recipe"
-        )
-    if pruning.keep_layers is not None:
-        raise TrainingError(
-            "keep_layers drops layers at once, before any training; use hfprune.shrink_ with such "
-            "a plan, or a recipe"
-        )
-    if pruning.max_metric_drop is not None or isinstance(pruning.speedup, list):
-        raise TrainingError(
-            "a family of models or a limit on the metric takes several trainings; use a recipe, or "
-            "give the Trainer one sparsity or speedup at a time"
-        )
-    if pruning.speedup is not None and latency is None:
-        raise TrainingError(
-            "pruning.speedup needs measured times: pass "
-            "latency=hfprune.deploy.speed.table.latency_table(...)"
+            "one training with gates reaches a sparsity, or one speed with its latency table; "
+            "hfprune.HFPruneTrainer goes through the stages of the other targets"
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,6 +126,17 @@ class Pruner:
         shrink_(model, self.plan)
         self._small = weakref.ref(model)
         return True
+
+    def adopt(self, model: nn.Module, plan: PruningPlan, costs: Mapping[BlockKey, float]) -> None:
+        """Take a model that was pruned elsewhere for one that this pruner has shrunk.
+
+        Args:
+            plan: what is kept of the dense one.
+            costs: of a unit of each of its blocks, in weights.
+        """
+        self.gates, self.plan, self.complete = None, plan, True
+        self._costs = dict(costs)
+        self._small = weakref.ref(model)
 
     def small_copy(self, model: nn.Module) -> Any:
         """A copy of the model without what the plan does not keep; the model stays as it is."""

@@ -8,7 +8,6 @@ mixed precision, evaluation, early stopping, best-model loading and resuming sta
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -17,23 +16,20 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from hfprune.core.errors import TrainingError, TrainingMemoryError
 from hfprune.core.faults import is_out_of_memory
 from hfprune.core.kinds import takes_images
 from hfprune.data.images import IMAGE_COLUMN
-from hfprune.families import model_sizes
 from hfprune.pruning.cost import LatencyTable
-from hfprune.pruning.importance import is_gradient_score
 from hfprune.pruning.plan import PruningPlan
-from hfprune.pruning.state import read_state, write_state
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig
 from hfprune.training import checks, faults
 from hfprune.training.best import wins_a_tie
 from hfprune.training.callbacks import PruningCallback
-from hfprune.training.checkpoints import checkpoint_to_resume, require_resumable
+from hfprune.training.checkpoints import checkpoint_to_resume
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.rows import TaughtRows
 from hfprune.training.distillation.teaching import (
@@ -45,9 +41,10 @@ from hfprune.training.distillation.teaching import (
 )
 from hfprune.training.pruner import Pruner
 from hfprune.training.samplers import in_fixed_order
+from hfprune.training.saving import SavesAsPruned
 
 
-class HFPruneTrainer(Trainer):
+class HFPruneTrainer(SavesAsPruned):
     """Prunes heads, neurons and whole blocks during fine-tuning, then removes them.
 
     Use it as ``Trainer``; the further arguments are keywords. While training, what is pruned is
@@ -160,24 +157,45 @@ class HFPruneTrainer(Trainer):
         self._own_optimizer = any(part is not None for part in optimizers)
         self._batch = ""
         self._as_it_is = False  # whether files are for resuming
-        self.pruner = Pruner(self.pruning, latency, self.args.seed)
-        self.pruner.forget(self.bare_model())
-        self.teacher_cache = teacher_cache
-        self.teaching: Teaching | None = None
-        self._rows = TaughtRows(unlabeled_dataset, teacher_cache)
-        if teacher is not None:
-            self.distillation = self.distillation or DistillationConfig()
-            student = self.bare_model()
-            self.teaching = Teaching(
-                load_teacher(teacher, student, self.args.device),
-                self.distillation,
-                student,
-                lambda: self.pruner.sizes(self.bare_model()),
-            )
-            if type(self).compute_loss is not HFPruneTrainer.compute_loss:
-                own = self.compute_loss
-                vars(self)["compute_loss"] = self.teaching.completing(own, self.bare_model)
+        self._own_loss: Any = None  # a subclass's, while the teacher's part is added to it
+        self.set_up(self.pruning, latency)
+        self.learn_from(teacher, self.distillation, unlabeled_dataset, teacher_cache)
         self.add_callback(PruningCallback(self))
+
+    def set_up(self, pruning: PruningConfig | None, latency: LatencyTable | None) -> None:
+        """What trainings from now on prune; the model of now is where they begin."""
+        self.pruning = pruning
+        self.pruner = Pruner(pruning, latency, self.args.seed)
+        self.pruner.forget(self.bare_model())
+
+    def learn_from(
+        self,
+        teacher: nn.Module | str | Path | None,
+        distillation: DistillationConfig | None,
+        unlabeled_dataset: Dataset | None = None,
+        teacher_cache: TeacherCache | None = None,
+    ) -> None:
+        """What trainings from now on distil; arguments as of the class."""
+        self.distillation, self.teaching = distillation, None
+        self.teacher_cache = teacher_cache
+        self._rows = TaughtRows(unlabeled_dataset, teacher_cache)
+        if self._own_loss is not None:
+            vars(self).pop("compute_loss", None)
+            self._own_loss = None
+        if teacher is None:
+            return
+        self.distillation = distillation or DistillationConfig()
+        student = self.bare_model()
+        self.teaching = Teaching(
+            load_teacher(teacher, student, self.args.device),
+            self.distillation,
+            student,
+            lambda: self.pruner.sizes(self.bare_model()),
+        )
+        if type(self).compute_loss is not HFPruneTrainer.compute_loss:
+            self._own_loss = self.compute_loss
+            completed = self.teaching.completing(self._own_loss, self.bare_model)
+            vars(self)["compute_loss"] = completed
 
     @property
     def plan(self) -> PruningPlan | None:
@@ -192,15 +210,6 @@ class HFPruneTrainer(Trainer):
     def teacher(self) -> Any:
         """The teacher's module, if there is one."""
         return None if self.teaching is None else self.teaching.teacher
-
-    def bare_model(self) -> Any:
-        """``self.model`` without what accelerate wraps it in; a search has none between trials."""
-        return None if self.model is None else self.accelerator.unwrap_model(self.model)
-
-    def last_good(self) -> str:
-        """Which checkpoint training can go on from, in words."""
-        needed = self.pruner.needed_files(self.bare_model())
-        return faults.last_good(str(self.args.output_dir), needed)
 
     # -- what happens when ----------------------------------------------------------------------
 
@@ -335,7 +344,7 @@ class HFPruneTrainer(Trainer):
         kept = (*ROW_NUMBERS, IMAGE_COLUMN) if takes_images(self.bare_model()) else ROW_NUMBERS
         columns += [name for name in kept if name not in columns]
 
-    # -- best model, files ----------------------------------------------------------------------
+    # -- best model -----------------------------------------------------------------------------
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         state = self.state
@@ -352,49 +361,3 @@ class HFPruneTrainer(Trainer):
             return False
         state.best_global_step = state.global_step
         return True
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As ``Trainer.save_model``; while something is gated, the model without it."""
-        if self._as_it_is or self.pruner.gates is None or not self.args.should_save:
-            super().save_model(output_dir, _internal_call)
-            return
-        whole, self._as_it_is = self.model, True
-        try:
-            self.model = self.pruner.small_copy(self.bare_model())
-            super().save_model(output_dir, _internal_call)
-        finally:
-            self.model, self._as_it_is = whole, False
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        with faults.explained_writing(folder, self.args.should_save, self.last_good):
-            state = self.pruner.state()
-            # First ours: the Trainer writes trainer_state.json last, so what has it is whole.
-            if state is not None and self.args.should_save:
-                write_state(folder, state)
-            self._as_it_is = True
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._as_it_is = False
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """What is pushed while training is the model as it is pruned so far."""
-        whole = self.args.hub_strategy in ("checkpoint", "all_checkpoints")
-        if self.pruner.gates is None or whole:
-            super()._push_from_checkpoint(checkpoint_folder)
-            return
-        with tempfile.TemporaryDirectory() as folder:  # it is copied from there, then uploaded
-            self.pruner.small_copy(self.bare_model()).save_pretrained(folder)
-            super()._push_from_checkpoint(folder)
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        bare, folder = self.bare_model(), Path(resume_from_checkpoint)
-        prunes = self.pruner.prunes(bare)
-        require_resumable(folder, prunes, shrunk=self.pruning is not None)
-        if self.pruning is not None and prunes:
-            scores = is_gradient_score(self.pruning.score)
-            self.pruner.resume(read_state(folder, model_sizes(bare), scores=scores))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -52,6 +52,19 @@ def test_it_says_how_to_get_the_model_and_the_data(path: Path) -> None:
     assert "python scripts/fetch_demo.py --dest demo-assets" in first
 
 
+def test_from_a_fine_tuned_model_to_a_served_file_in_ten_lines() -> None:
+    notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
+    (cell,) = [cell for cell in code(notebook) if "HFPruneTrainer(" in cell.source]
+    assert "model_quantized.onnx" in cell.source
+    assert "session.run(" in cell.source
+    assert len([line for line in cell.source.splitlines() if line.strip()]) <= 10
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [b for b in readme.split("```python\n") if "HFPruneTrainer(" in b.split("```")[0]]
+    lines = [line for line in block.split("```")[0].splitlines() if line.strip()]
+    assert any(".export(" in line for line in lines)
+    assert len(lines) <= 10
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @named

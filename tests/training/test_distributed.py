@@ -27,15 +27,22 @@ def start(*command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=TESTS,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        # This tree's hfprune, whatever is installed.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"},
         timeout=240,
     )
 
 
 def trained(folder: Path, order: str, *launcher: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    return carried_out("distributed_worker.py", folder, launcher, "fisher", order)
+
+
+def carried_out(
+    worker: str, folder: Path, launcher: tuple[str, ...], *arguments: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     folder.mkdir()
     command = launcher or (sys.executable,)
-    done = start(*command, str(TESTS / "distributed_worker.py"), str(folder), "fisher", order)
+    done = start(*command, str(TESTS / worker), str(folder), *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report, load_file(folder / "model.safetensors")
@@ -48,6 +55,27 @@ def test_two_processes_equal_one_with_twice_the_batch(order: str, tmp_path: Path
     assert (one["world"], two["world"]) == (1, 2)
     assert two["plan"] == one["plan"]
     assert two["predictions"] == one["predictions"] == 21, "every sample once"
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "reconstruction",
+        *(pytest.param(name, marks=pytest.mark.slow)
+          for name in ("speedup", "fast reconstruction", "family")),
+    ],
+)  # fmt: skip
+def test_two_processes_plan_as_one(target: str, tmp_path: Path) -> None:
+    """Also where the Trainer goes through stages, most of which only the main process does."""
+    worker = "distributed_targets.py"
+    one, alone = carried_out(worker, tmp_path / "one", (), target)
+    two, together = carried_out(worker, tmp_path / "two", tuple(TWO), target)
+    assert (one["world"], two["world"]) == (1, 2)
+    assert two["plan"] == one["plan"]
+    assert two["predictions"] == one["predictions"] == 21
     assert together.keys() == alone.keys()
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, atol=1e-5, rtol=1e-4)

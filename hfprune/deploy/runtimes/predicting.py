@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hfprune.core.errors import DataError
-from hfprune.core.kinds import TEXT_INPUTS
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_INPUTS, Batch
@@ -58,11 +58,16 @@ def predict_logits(
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got {batch_size}")
     columns = getattr(dataset, "column_names", None) or sorted(dataset[0])
-    images = isinstance(collator, ImageCollator)
+    if getattr(dataset, "format", {}).get("type") == "custom":
+        columns = list(dataset[0])  # what a transform gives, which the data set does not name
+    of_files = isinstance(collator, ImageCollator)
+    images = of_files or IMAGE_INPUTS[0] in columns
     if not images and "input_ids" not in columns:
         raise DataError(f"expected tokenised samples with 'input_ids', got the columns {columns}")
     pad = padding(collator)
-    names = [IMAGE_COLUMN] if images else [name for name in TEXT_INPUTS if name in columns]
+    names = [name for name in TEXT_INPUTS if name in columns]
+    if images:
+        names = [IMAGE_COLUMN] if of_files else list(IMAGE_INPUTS)
     if images:
         lengths = [1] * len(dataset)
     elif hasattr(dataset, "column_names"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hfprune.core.kinds import TEXT_INPUTS, image_tokens
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.speed.landing import Landing, land
@@ -131,11 +131,12 @@ def scoring_batches(
     train = reading.data.train
     rng = np.random.default_rng(context.recipe.training.seed)
     chosen = rng.permutation(len(train))[: target.scoring_samples].tolist()
+    # A transform of the user's gives other columns than the data set names.
+    given = train[0] if len(train) else {}
+    names = [name for name in (*TEXT_INPUTS, IMAGE_COLUMN, *IMAGE_INPUTS) if name in given]
     if reading.data.of_images:
-        names = [IMAGE_COLUMN]
         lengths = [image_tokens(model.config)] * len(chosen)
     else:
-        names = [name for name in TEXT_INPUTS if name in train.column_names]
         known = {row: len(train[row]["input_ids"]) for row in chosen}
         chosen.sort(key=known.__getitem__)
         lengths = [known[row] for row in chosen]

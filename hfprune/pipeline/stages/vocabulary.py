@@ -6,6 +6,8 @@ itself, with its own tokenizer, is what results are compared to.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hfprune.data.loading import retokenize
 from hfprune.models.loading import load_processor
 from hfprune.pipeline.context import Context
@@ -37,7 +39,8 @@ def read_as(context: Context, prepared: Prepared, start: SavedModel) -> None:
         trust_remote_code=False,
         key="output_dir",
     )
-    prepared.small = reading_by(context, tokenizer, retokenize(prepared.data, tokenizer))
+    small = reading_by(context, tokenizer, retokenize(prepared.data, tokenizer))
+    prepared.small = replace(small, collate=prepared.dense.collate_by(tokenizer))
 
 
 def compare(context: Context, prepared: Prepared, start: SavedModel) -> Tokens:

@@ -80,6 +80,7 @@ def results(
                 "max_length": None if data.of_images else data.max_length,
                 "stride": recipe.data.stride,
                 "class_weights": prepared.class_weights,
+                **prepared.about,
             },
             "sources": sources(recipe),
             "seed": recipe.training.seed,
@@ -173,13 +174,11 @@ def _mixed(folder: Path, why: str) -> OutputError:
 
 def write(
     context: Context, prepared: Prepared, members: Members, exported: AllExported,
-    found: RunResults, more: Details,
+    found: RunResults, more: Details, output: Path, *, replace: bool,
 ) -> None:  # fmt: skip
     """Assemble the output folder beside its place, and move it there."""
-    recipe, output = context.recipe, context.store.output
     check_agreement(context, members, exported)
-    layout, _ = layout_or_note(recipe.model.name_or_path)
-    replace = recipe.overwrite or recipe.resume
+    layout, _ = layout_or_note(context.recipe.model.name_or_path)
     with atomic_directory(output, overwrite=replace) as folder:
         for member in members.all:
             target = folder if member.label == PRUNED else folder / member.label

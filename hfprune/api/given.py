@@ -1,0 +1,180 @@
+"""The rows that a Trainer was given, as the stages of a run read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset
+
+from hfprune.api.about import all_names_of, task_of
+from hfprune.core.errors import TrainingError
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
+from hfprune.core.tasks import problem_of
+from hfprune.data.encode import tokenize
+from hfprune.data.images import IMAGE_COLUMN
+from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+
+# Of training rows without an end so many are looked at where they are not trained on.
+MOST_STREAMED = 4096
+_INPUTS = (*TEXT_INPUTS, *IMAGE_INPUTS, IMAGE_COLUMN, TEXT_ROW)
+_LABELS = ("labels", "label", "label_ids")
+
+
+def task_data(
+    model: Any,
+    train: Any,
+    evaluation: Any,
+    test: Any,
+    *,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+) -> TaskData:
+    """The data sets of a Trainer as the three splits of a run.
+
+    Args:
+        model: the classifier that reads them.
+        train: ``train_dataset``: a ``datasets.Dataset``, another data set with a length, or a
+            stream, of which the first :data:`MOST_STREAMED` rows are taken.
+        evaluation: ``eval_dataset``; of several, the first; ``None``: no rows.
+        test: rows that nothing is chosen by; ``None``: those of ``evaluation``.
+        text_column, text_pair_column: where the raw texts are, if they are there.
+        label_names: ``args.label_names``.
+
+    Raises:
+        TrainingError: for rows without inputs or labels that are known.
+    """
+    names = [*(label_names or ()), *_LABELS]
+    given = {"train": train, "validation": evaluation, "test": evaluation if test is None else test}
+    called = {"train": "train_dataset", "validation": "eval_dataset", "test": "test_dataset"}
+    splits: dict[str, Dataset] = {}
+    texts: dict[str, list[Any]] = {}
+    pairs: dict[str, list[str]] = {}
+    for name in SPLITS:
+        rows = as_dataset(given[name], called[name])
+        splits[name] = _known(rows, called[name], names)
+        if text_column in rows.column_names:
+            texts[name] = list(rows[text_column][:])
+        if text_pair_column is not None and text_pair_column in rows.column_names:
+            pairs[name] = list(rows[text_pair_column][:])
+    task = problem_of(task_of(model))
+    lengths = [
+        len(ids)
+        for rows in splits.values()
+        if "input_ids" in rows.column_names
+        for ids in rows["input_ids"][:]
+    ]
+    return TaskData(
+        task=task,
+        **splits,
+        texts=texts if len(texts) == len(SPLITS) else {},
+        text_pairs=pairs if len(pairs) == len(SPLITS) else {},
+        label_names=[] if task == "regression" else all_names_of(model),
+        max_length=max(lengths, default=128),
+        truncated=dict.fromkeys(SPLITS, 0),
+        seen_in_train=_seen(splits),
+    )
+
+
+def as_dataset(rows: Any, what: str) -> Dataset:
+    """Rows of any kind that a Trainer takes, as a ``datasets.Dataset`` of plain values."""
+    if isinstance(rows, Mapping):  # several evaluation sets, by name
+        rows = next(iter(rows.values()), None)
+    if rows is None:
+        return Dataset.from_dict({})
+    if isinstance(rows, Dataset):
+        # A transform of the user's makes the model's inputs; a format only changes their class.
+        return rows if rows.format["type"] == "custom" else rows.with_format(None)
+    if hasattr(rows, "__len__") and hasattr(rows, "__getitem__"):
+        found: Iterable[Any] = (rows[place] for place in range(len(rows)))
+    elif isinstance(rows, Iterable):
+        found = islice(rows, MOST_STREAMED)
+    else:
+        raise TrainingError(
+            f"{what} is a {type(rows).__name__}; expected a datasets.Dataset, rows with a length, "
+            "or a stream of rows"
+        )
+    plain = []
+    for row in found:
+        if not isinstance(row, Mapping):
+            raise TrainingError(
+                f"{what} gives rows of class {type(row).__name__}; expected dicts of the model's "
+                "inputs and 'labels'"
+            )
+        plain.append({name: _plain(value) for name, value in row.items()})
+    return Dataset.from_list(plain)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors and arrays as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _known(rows: Dataset, what: str, labels: Sequence[str]) -> Dataset:
+    """The columns that stages read, with the labels as ``labels``."""
+    if len(rows) == 0:
+        return Dataset.from_dict({"input_ids": [], "labels": []})
+    columns = list(rows.column_names)
+    if rows.format["type"] == "custom":  # what the transform gives, which the columns do not say
+        columns = list(rows[0])
+        labels = ("labels",)  # a transform names them itself
+    label = next((name for name in labels if name in columns), None)
+    inputs = [name for name in _INPUTS if name in columns]
+    if label is None or not inputs:
+        wanted = "labels" if label is None else "input_ids, and no pixel_values"
+        raise TrainingError(
+            f"{what} has no column {wanted}; it has {', '.join(columns) or 'none'}: the stages "
+            "beyond training read tokenized rows (or images) with their labels"
+        )
+    if rows.format["type"] == "custom":
+        return rows
+    found = rows.select_columns([*inputs, label])
+    return found if label == "labels" else found.rename_column(label, "labels")
+
+
+def _seen(splits: Mapping[str, Dataset]) -> dict[str, int]:
+    """Rows of validation and test that are the same tokens as some training row."""
+    if "input_ids" not in splits["train"].column_names:
+        return {"validation": 0, "test": 0}
+    known = set(map(tuple, splits["train"]["input_ids"][:]))
+    return {
+        name: sum(tuple(ids) in known for ids in splits[name]["input_ids"][:])
+        for name in ("validation", "test")
+        if "input_ids" in splits[name].column_names
+    }
+
+
+def require_texts(data: TaskData, processor: Any, column: str) -> None:
+    """Refuse to split texts anew that are not there, or are not what the rows were made of.
+
+    Raises:
+        TrainingError: naming what lacks.
+    """
+    if not data.texts:
+        raise TrainingError(
+            f"pruning.vocabulary splits the texts anew with a smaller tokenizer, and the data sets "
+            f"hold no column {column!r} of raw texts: keep it beside the tokens (the Trainer "
+            "leaves it out by itself), or name it in text_column"
+        )
+    for name in SPLITS:
+        rows = data.split(name)
+        again, _ = tokenize(
+            data.texts[name],
+            data.text_pairs.get(name),
+            rows["labels"][:],
+            processor,
+            data.max_length,
+            data.task,
+        )
+        for place, (found, wanted) in enumerate(
+            zip(again["input_ids"][:], rows["input_ids"][:], strict=True)
+        ):
+            if found != wanted:
+                raise TrainingError(
+                    f"pruning.vocabulary splits the texts anew, but row {place + 1} of {name} does "
+                    f"not hold the tokens that processing_class makes of its {column!r} "
+                    f"(at most {data.max_length}): {data.texts[name][place]!r:.60}; tokenize with "
+                    "truncation and special tokens, without padding"
+                )

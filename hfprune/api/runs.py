@@ -1,0 +1,163 @@
+"""`train()` of a Trainer whose target takes the stages of a recipe's run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import TrainOutput
+
+from hfprune.api.asked import Asked
+from hfprune.api.given import require_texts
+from hfprune.api.stages import OUTPUT, Callbacks, alone, open_run
+from hfprune.core.errors import CheckpointError, TrainingError
+from hfprune.families import model_sizes
+from hfprune.pipeline.made import Made
+from hfprune.pipeline.members import make_members
+from hfprune.pipeline.prepared import keep, plan_in
+from hfprune.pipeline.results import SavedModel
+from hfprune.pipeline.stages.prune import layers_plan
+from hfprune.pruning.cost import parameter_costs
+
+
+def check_staged(trainer: Any, asked: Asked) -> None:
+    """Refuse what would end a run of stages late.
+
+    Raises:
+        TrainingError: for what a target needs and the Trainer was not given.
+        PlanError: for layers that the model does not have.
+        UnsupportedModelError: for a family without an adapter.
+    """
+    pruning, model = asked.pruning, trainer.bare_model()
+    if pruning is None:
+        return
+    if trainer._own_optimizer:
+        raise TrainingError(
+            "optimizers hold the weights of one model, and this target takes several trainings: "
+            "pass optimizer_cls_and_kwargs, or override create_optimizer"
+        )
+    if trainer.train_dataset is None:
+        raise TrainingError("pruning needs rows: pass train_dataset")
+    if model is not None:
+        sizes = model_sizes(model)
+        if pruning.keep_layers is not None:
+            layers_plan(sizes, pruning.keep_layers)
+    measured = pruning.speedup is not None and asked.latency is None
+    recovers = asked.recovery(trainer.args).num_train_epochs > 0
+    compared = pruning.method == "reconstruction" and recovers
+    blind = trainer.eval_dataset is None
+    if blind and pruning.max_metric_drop is not None:
+        raise TrainingError(
+            "pruning.max_metric_drop is judged on evaluation rows: pass eval_dataset"
+        )
+    if blind and compared:
+        raise TrainingError(
+            "method: reconstruction compares candidates on evaluation rows before it trains one: "
+            "pass eval_dataset"
+        )
+    if blind and pruning.vocabulary is not None:
+        raise TrainingError("pruning.vocabulary is compared on evaluation rows: pass eval_dataset")
+    limited = pruning.max_metric_drop is not None
+    if trainer.processing_class is None and (measured or limited or pruning.vocabulary is not None):
+        raise TrainingError(
+            "models are exported to measure their speed (or their tokens reduced), with their "
+            "tokenizer: pass processing_class"
+        )
+    if pruning.vocabulary is not None and trainer.unlabeled_dataset is not None:
+        raise TrainingError(
+            "unlabeled_dataset holds tokens of the whole vocabulary, and pruning.vocabulary splits "
+            "texts anew: leave one out, or use distillation.rest_of_texts in a recipe"
+        )
+
+
+class Runs:
+    """Carries the stages out, each time from the configuration."""
+
+    def __init__(self, trainer: Any, asked: Asked) -> None:
+        self._trainer = trainer
+        self._asked = asked
+
+    def train(
+        self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """All stages; arguments as of ``Trainer.train``."""
+        trainer, start = self._trainer, time.monotonic()
+        if isinstance(resume_from_checkpoint, str | Path):
+            raise CheckpointError(
+                f"this target takes several trainings, so {str(resume_from_checkpoint)!r} alone "
+                "does not say where to go on: call train(resume_from_checkpoint=True)"
+            )
+        trainer._hp_search_setup(trial)
+        if trainer.model_init is not None:
+            trainer.take(trainer.call_model_init(trial))
+        model = trainer.bare_model()
+        output = Path(trainer._get_output_dir(trial)) / OUTPUT
+        trainer.outputs.clear()
+        context, prepared = open_run(
+            trainer, self._asked, model, output, resume=bool(resume_from_checkpoint)
+        )
+        pruning = context.recipe.pruning
+        if pruning.vocabulary is not None:
+            require_texts(prepared.data, trainer.processing_class, self._asked.text_column)
+        if trainer.args.push_to_hub:
+            context.console.warn(
+                "this target takes several stages, whose models are not pushed while they train: "
+                "call push_to_hub() after train()"
+            )
+        costs = parameter_costs(model)
+        prepared.before_training = Callbacks(trainer).reset
+        try:
+            with alone(context):
+                dense = context.stage(
+                    "dense",
+                    SavedModel,
+                    lambda: keep(context, model, "dense", trainer.processing_class),
+                    {},
+                )
+                members = make_members(context, prepared, dense, self._asked.latency)
+        except BaseException:
+            self._restart(model)
+            raise
+        self._adopt(Made(context, prepared, dense, members), costs)
+        if trainer.outputs:
+            output: TrainOutput = trainer.outputs[-1]
+            return output
+        # Nothing was trained: all was done before, or the target takes no training.
+        return TrainOutput(0, 0.0, {"train_runtime": round(time.monotonic() - start, 4)})
+
+    def _restart(self, model: Any) -> None:
+        """After an interruption the Trainer is as it was before: the stages are on the disk."""
+        trainer, asked = self._trainer, self._asked
+        trainer.take(model)
+        trainer.set_up(None, None)
+        trainer.pruning = asked.pruning
+        trainer.learn_from(trainer.given_teacher, asked.distillation, trainer.unlabeled_dataset)
+
+    def _adopt(self, made: Made, costs: Any) -> None:
+        """What was made takes the place of what came in."""
+        trainer, asked, prepared = self._trainer, self._asked, made.prepared
+        models = {
+            member.label: prepared.saved(made.context, member.model) for member in made.members.all
+        }
+        last, small = made.members.all[-1], prepared.small
+        teacher, cache = trainer.given_teacher, trainer.teacher_cache
+        if small is not prepared.dense:
+            teacher = None  # it reads other tokens than this model
+            trainer.processing_class, trainer.data_collator = small.processor, small.collator
+            trainer.train_dataset, trainer.eval_dataset = small.data.train, small.data.validation
+            if trainer.test_dataset is not None:
+                trainer.test_dataset = small.data.test
+        trainer.take(models[last.label])
+        trainer.set_up(asked.pruning, asked.latency)
+        plan = plan_in(made.context.path(last.model.folder))
+        trainer.pruner.adopt(trainer.bare_model(), plan, costs)
+        trainer.learn_from(
+            teacher,
+            asked.distillation if teacher is not None else None,
+            trainer.unlabeled_dataset if teacher is not None else None,
+            cache if teacher is not None else None,
+        )
+        trainer.family = models if made.members.is_family else {}
+        trainer.search = made.members.search
+        trainer._after.keep(made)

@@ -1,0 +1,80 @@
+"""What a Trainer that prunes writes, pushes and reads: the model as it is pruned so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from hfprune.families import model_sizes
+from hfprune.pruning.importance import is_gradient_score
+from hfprune.pruning.state import read_state, write_state
+from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.training import faults
+from hfprune.training.checkpoints import require_resumable
+from hfprune.training.pruner import Pruner
+from hfprune.training.pushing import small_beside_checkpoint
+
+
+class SavesAsPruned(Trainer):
+    """The part of :class:`~hfprune.training.trainer.HFPruneTrainer` that has to do with files."""
+
+    pruner: Pruner
+    pruning: PruningConfig | None
+    _as_it_is: bool
+
+    def bare_model(self) -> Any:
+        """``self.model`` without what accelerate wraps it in; a search has none between trials."""
+        return None if self.model is None else self.accelerator.unwrap_model(self.model)
+
+    def last_good(self) -> str:
+        """Which checkpoint training can go on from, in words."""
+        needed = self.pruner.needed_files(self.bare_model())
+        return faults.last_good(str(self.args.output_dir), needed)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer.save_model``; while something is gated, the model without it."""
+        if self._as_it_is or self.pruner.gates is None or not self.args.should_save:
+            super().save_model(output_dir, _internal_call)
+            return
+        whole, self._as_it_is = self.model, True
+        try:
+            self.model = self.pruner.small_copy(self.bare_model())
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self.model, self._as_it_is = whole, False
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        with faults.explained_writing(folder, self.args.should_save, self.last_good):
+            state = self.pruner.state()
+            # First ours: the Trainer writes trainer_state.json last, so what has it is whole.
+            if state is not None and self.args.should_save:
+                write_state(folder, state)
+            self._as_it_is = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._as_it_is = False
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """What is pushed while training is the model as it is pruned so far."""
+        if self.pruner.gates is None or not self.is_world_process_zero():
+            super()._push_from_checkpoint(checkpoint_folder)
+            return
+        with small_beside_checkpoint(self, checkpoint_folder) as folder:
+            self.pruner.small_copy(self.bare_model()).save_pretrained(folder)
+            super()._push_from_checkpoint(folder)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        bare, folder = self.bare_model(), Path(resume_from_checkpoint)
+        prunes = self.pruner.prunes(bare)
+        require_resumable(folder, prunes, shrunk=self.pruning is not None)
+        if self.pruning is not None and prunes:
+            scores = is_gradient_score(self.pruning.score)
+            self.pruner.resume(read_state(folder, model_sizes(bare), scores=scores))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)

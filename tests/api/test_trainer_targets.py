@@ -1,0 +1,383 @@
+"""HFPruneTrainer beyond one training: targets by stages, with nothing of Trainer lost."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+import hfprune
+from hfprune import HFPruneTrainer, PruningConfig
+from hfprune.core.errors import CheckpointError, PlanError, RecipeError, TrainingError
+from hfprune.families import model_sizes
+from hfprune.pruning.cost import LatencyTable
+from hfprune.training.arguments import training_arguments, training_section
+from hfprune.training.trainer import HFPruneTrainer as OneTraining
+
+TABLE = LatencyTable(
+    batch_size=1,
+    sequence_length=16,
+    threads=1,
+    baseline_ms=10.0,
+    fixed_ms=0.4,
+    attention=((0, 0.0), (1, 0.4), (4, 1.0)),
+    ffn=((0, 0.0), (8, 0.2), (48, 1.0)),
+)
+LAYERS = {"keep_layers": [0, 2]}
+SEARCHED = {
+    "sparsity": 0.5, "method": "reconstruction", "search_rounds": 1, "scoring_samples": 16,
+}  # fmt: skip
+
+
+def rows(count: int = 16, seed: int = 0) -> datasets.Dataset:
+    ids = torch.randint(5, 100, (count, 10), generator=torch.Generator().manual_seed(seed))
+    return datasets.Dataset.from_dict(
+        {"input_ids": ids.tolist(), "label": [i % 2 for i in range(count)]}
+    )
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    settings: dict[str, Any] = {
+        "use_cpu": True,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-3,
+        **changes,
+    }
+    return TrainingArguments(str(folder), **settings)
+
+
+def make(folder: Path, cls: Any = HFPruneTrainer, **changes: Any) -> Any:
+    settings = changes.pop("settings", {})
+    given: dict[str, Any] = {
+        "model": tiny_model("bert", labels=2),
+        "train_dataset": rows(),
+        "eval_dataset": rows(8, seed=1),
+        "pruning": LAYERS,
+        **changes,
+    }
+    return cls(args=arguments(folder, **settings), **given)
+
+
+def same(left: Any, right: Any) -> bool:
+    mine, theirs = left.state_dict(), right.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name]) for name, value in mine.items()
+    )
+
+
+# -- an ordinary Trainer -------------------------------------------------------------------------
+
+
+class Own(HFPruneTrainer):
+    """A loss and a count of the user's own."""
+
+    steps = 0
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self.steps += model.training
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class Seen(TrainerCallback):
+    def __init__(self) -> None:
+        self.sizes: list[Any] = []
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sizes.append(model_sizes(kwargs["model"]))
+
+
+def test_train_is_that_of_a_trainer(tmp_path: Path) -> None:
+    """An ordinary result, the small model in place, own methods and callbacks in all stages."""
+    seen = Seen()
+    model = tiny_model("bert", labels=2)
+    before = copy.deepcopy(model)
+    trainer = make(tmp_path, Own, model=model, callbacks=[seen], processing_class=tiny_tokenizer())
+    args = trainer.args
+    output = trainer.train()
+    assert isinstance(output, TrainOutput)
+    assert output.global_step == trainer.steps == 2, "as long as the arguments say"
+    assert seen.sizes == [((4, 48), (0, 0), (4, 48))]
+    assert model_sizes(trainer.model) == seen.sizes[0] == trainer.plan.sizes()
+    assert trainer.pruning_metrics()["pruning/sparsity"] == pytest.approx(1 / 3, abs=1e-5)
+    assert trainer.args is args
+    assert args.output_dir == str(tmp_path)
+    assert trainer.family == {}
+    assert trainer.search is None
+    assert same(model, before), "what came in is as it was"
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.save_model(str(tmp_path / "saved"))
+    again = hfprune.from_pretrained(tmp_path / "saved")
+    assert same(again, trainer.model)
+    assert trainer.predict(rows(8)).predictions.shape == (8, 2)
+    # A second train() fine-tunes the small model, as after one training.
+    assert trainer.train().global_step == 2
+    assert model_sizes(trainer.model) == seen.sizes[0]
+    assert trainer.evaluate()["eval_loss"] != loss
+
+
+def test_recovery_says_how_long(tmp_path: Path) -> None:
+    none = make(tmp_path / "a", recovery={"num_train_epochs": 0})
+    output = none.train()
+    assert (output.global_step, output.training_loss) == (0, 0.0)
+    assert output.metrics["train_runtime"] > 0
+    longer = make(tmp_path / "b", recovery={"num_train_epochs": 2, "freeze_embeddings": True})
+    assert longer.train().global_step == 4
+    word = "bert.embeddings.word_embeddings.weight"
+    whole = tiny_model("bert", labels=2).state_dict()[word]
+    assert torch.equal(longer.model.state_dict()[word], whole)
+    # After gates too: a training with gates, and one of what is left.
+    gates = {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 2}
+    both = make(tmp_path / "c", pruning=gates, recovery={"num_train_epochs": 2})
+    assert both.train().global_step == 4
+    assert [output.global_step for output in both.outputs] == [2, 4]
+
+
+def test_one_training_is_that_of_the_lower_class(tmp_path: Path) -> None:
+    """Targets that one training reaches are reached by it alone, to the last bit."""
+    gates = {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 2}
+    found = []
+    for cls in (HFPruneTrainer, OneTraining):
+        trainer = make(tmp_path / cls.__module__, cls, pruning=gates)
+        trainer.train()
+        found.append(trainer.model)
+    assert same(*found)
+    assert not (tmp_path / HFPruneTrainer.__module__ / "pruned.work").exists()
+
+
+def test_a_family_by_a_given_table(tmp_path: Path) -> None:
+    """Nothing is measured: neither tokenizer nor exporter is needed."""
+    pruning = PruningConfig(speedup=[2.0, 4.0], update_every_steps=2)
+    trainer = make(tmp_path, pruning=pruning, latency=TABLE)
+    trainer.train()
+    assert list(trainer.family) == ["2x", "4x"]
+    assert trainer.model is trainer.family["4x"]
+    sizes = [model_sizes(model) for model in trainer.family.values()]
+    assert all(TABLE.speedup(of) >= speed - 1e-9 for of, speed in zip(sizes, (2, 4), strict=True))
+    assert not trainer.family["2x"].training
+    assert trainer.plan.totals() == ((4, 48),) * 3, "from the dense model"
+    with pytest.raises(PlanError, match="a speed-up of 30 allows .* lower pruning.speedup"):
+        make(tmp_path / "b", pruning={**SEARCHED, "sparsity": None, "speedup": 30.0},
+             latency=TABLE).train()  # fmt: skip
+
+
+def test_candidates_are_searched_and_distilled(tmp_path: Path) -> None:
+    teacher = tiny_model("bert", labels=2)
+    trainer = make(tmp_path, pruning=SEARCHED, teacher=teacher, settings={"num_train_epochs": 2})
+    trainer.train()
+    assert trainer.teacher is teacher
+    assert len(trainer.outputs) >= 2, "trials, and the recovery"
+    assert trainer.pruning_metrics()["pruning/sparsity"] >= 0.5
+    assert trainer.teacher_cache is not None
+
+
+def test_callbacks_begin_anew_in_each_training(tmp_path: Path) -> None:
+    """An early stop in one training says nothing of the next."""
+    early = EarlyStoppingCallback(early_stopping_patience=1)
+    trainer = make(
+        tmp_path,
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1, end=0.1, start=0.1),
+        latency=TABLE,
+        callbacks=[early],
+        settings={
+            "num_train_epochs": 4, "learning_rate": 1.0, "eval_strategy": "epoch",
+            "save_strategy": "epoch", "load_best_model_at_end": True,
+            "metric_for_best_model": "loss",
+        },
+    )  # fmt: skip
+    counts = []
+    real = early.on_train_begin
+
+    def begin(*args: Any, **kwargs: Any) -> None:
+        counts.append(early.early_stopping_patience_counter)
+        real(*args, **kwargs)
+
+    early.on_train_begin = begin  # type: ignore[method-assign]
+    trainer.train()
+    assert counts == [0, 0]
+
+
+def test_a_new_model_for_each_training(tmp_path: Path) -> None:
+    trainer = make(tmp_path, model=None, model_init=lambda: tiny_model("bert", labels=2))
+    found = []
+    for _ in range(2):
+        trainer.train()
+        found.append(copy.deepcopy(trainer.model))
+    assert same(*found)
+    assert trainer.model_init is not None
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """Stages that are done are not repeated, a training goes on from its checkpoint."""
+
+    class Interrupts(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 4:
+                raise KeyboardInterrupt
+
+    settings = {"num_train_epochs": 3, "save_strategy": "epoch"}
+    whole = make(tmp_path / "whole", settings=settings)
+    whole.train()
+    place = tmp_path / "run"
+    stopped = make(place, settings=settings, callbacks=[Interrupts()])
+    dense = copy.deepcopy(stopped.model)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert same(stopped.model, dense), "as it came in: the stages are on the disk"
+    saved = place / "pruned.work" / "checkpoints" / "recover-pruned"
+    assert (saved / "checkpoint-2").is_dir()
+    resumed = make(place, settings=settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert same(resumed.model, whole.model)
+    with pytest.raises(CheckpointError, match=r"alone does not say where.*=True\)"):
+        make(place, settings=settings).train(resume_from_checkpoint=str(saved / "checkpoint-2"))
+    other = make(place, settings=settings, model=tiny_model("bert", labels=2, seed=5))
+    other.train(resume_from_checkpoint=True)
+    assert not same(other.model, whole.model), "another model: done again"
+
+
+# -- rows of all kinds ---------------------------------------------------------------------------
+
+
+class Stream(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(rows())
+
+
+def test_rows_as_a_trainer_takes_them(tmp_path: Path) -> None:
+    """Tensors in a list, several evaluation sets; a stream, with labels by their usual names."""
+    listed = [{**row, "input_ids": torch.tensor(row["input_ids"])} for row in rows()]
+    found = []
+    for number, (train, evaluation) in enumerate(
+        [(rows(), rows(8, 1)), (listed, {"first": rows(8, 1), "second": rows(4)})]
+    ):
+        trainer = make(
+            tmp_path / str(number),
+            pruning=SEARCHED,
+            recovery={"num_train_epochs": 0},
+            train_dataset=train,
+            eval_dataset=evaluation,
+        )
+        trainer.train()
+        found.append(trainer.model)
+    assert same(*found)
+    streamed = make(tmp_path / "s", train_dataset=Stream(), settings={"max_steps": 2})
+    assert streamed.train().global_step == 2
+
+
+def test_images(tmp_path: Path) -> None:
+    """Pixels as the model reads them."""
+    draw = torch.Generator().manual_seed(0)
+    images = [
+        {"pixel_values": torch.randn(3, 12, 12, generator=draw), "labels": i % 2} for i in range(16)
+    ]
+    trainer = make(
+        tmp_path,
+        model=tiny_model("vit", labels=2),
+        train_dataset=images,
+        eval_dataset=images,
+        processing_class=tiny_image_processor(),
+        pruning=SEARCHED,
+        recovery={"num_train_epochs": 0},
+    )
+    trainer.train()
+    assert trainer.pruning_metrics()["pruning/sparsity"] >= 0.5
+
+
+def test_a_class_of_the_users_own(tmp_path: Path) -> None:
+    from transformers import BertForSequenceClassification
+
+    class Mine(BertForSequenceClassification):  # type: ignore[misc]
+        def forward(self, input_ids: Any, labels: Any = None, **kwargs: Any) -> Any:
+            return super().forward(input_ids, labels=labels, **kwargs)
+
+    model = Mine(tiny_model("bert", labels=2).config)
+    trainer = make(tmp_path, model=model)
+    trainer.train()
+    assert type(trainer.model) is Mine
+
+
+# -- refused before anything is trained ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "told"),
+    [
+        ({"pruning": {"keep_layers": [7]}}, PlanError, "the model has layers 0 to 2"),
+        ({"pruning": SEARCHED, "eval_dataset": None}, TrainingError,
+         "compares candidates on evaluation rows before it trains one: pass eval_dataset"),
+        ({"pruning": {"max_metric_drop": 0.1}}, TrainingError, "pass processing_class"),
+        ({"pruning": {"speedup": 2}}, TrainingError, "pass processing_class"),
+        ({"pruning": {"sparsity": 0.5, "vocabulary": {}}, "eval_dataset": None}, TrainingError,
+         "vocabulary is compared on evaluation rows: pass eval_dataset"),
+        ({"train_dataset": None}, TrainingError, "pruning needs rows: pass train_dataset"),
+        ({"optimizers": (object(), None)}, TrainingError, "pass optimizer_cls_and_kwargs"),
+        ({"recovery": {"num_train_epoch": 1}}, RecipeError, "Did you mean 'num_train_epochs'"),
+        ({"recovery": 3}, TrainingError, "recovery must be a RecoveryConfig, a dict of its keys"),
+        ({"benchmark": {"threads": 0}}, RecipeError, "threads"),
+        ({"pruning": None, "recovery": {"num_train_epochs": 1}}, TrainingError,
+         "nothing is removed: pass pruning"),
+        ({"pruning": {"sparsity": 0.5}, "recovery": {"freeze_embeddings": True}}, TrainingError,
+         "not for how long: give num_train_epochs"),
+        ({"distillation": {"rest_of_texts": True}}, RecipeError, "as unlabeled_dataset"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_at_once(
+    changes: dict[str, Any], kind: type[Exception], told: str, tmp_path: Path
+) -> None:
+    if "distillation" in changes:
+        changes = {**changes, "teacher": tiny_model("bert", labels=2)}
+    with pytest.raises(kind, match=told):
+        make(tmp_path, **changes)
+
+
+def test_texts_that_are_split_anew_must_be_there(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    pruning = {"sparsity": 0.5, "vocabulary": {}, "min_neurons": 4}
+    trainer = make(tmp_path / "a", pruning=pruning, processing_class=tokenizer)
+    with pytest.raises(TrainingError, match="hold no column 'text' of raw texts: keep it beside"):
+        trainer.train()
+    texts = ["good film", "bad plot"] * 8
+    data = datasets.Dataset.from_dict({"text": texts, "label": [0, 1] * 8})
+    wrong = data.map(lambda row: tokenizer(row["text"] + " story"))
+    given = {"train_dataset": wrong, "eval_dataset": wrong, "processing_class": tokenizer}
+    with pytest.raises(TrainingError, match="row 1 of train does not hold the tokens"):
+        make(tmp_path / "b", pruning=pruning, **given).train()
+
+
+# -- arguments as a recipe's section -------------------------------------------------------------
+
+
+def test_the_section_of_arguments(tmp_path: Path) -> None:
+    """The reverse of ``training_arguments``; what a recipe cannot say is left out."""
+    from hfprune.recipe.sections.training import TrainingConfig
+
+    section = TrainingConfig(
+        num_train_epochs=2.5,
+        learning_rate=3e-4,
+        warmup_ratio=0.1,
+        eval_strategy="steps",
+        eval_steps=10,
+        save_strategy="steps",
+        save_steps=20,
+        metric_for_best_model="accuracy",
+        greater_is_better=True,
+        group_by_length=True,
+        seed=7,
+    )
+    found = training_section(training_arguments(section, tmp_path))
+    assert found == section.model_copy(update={"greater_is_better": None})
+    odd = arguments(tmp_path, lr_scheduler_type="cosine_with_min_lr", num_train_epochs=4)
+    assert training_section(odd).num_train_epochs == 4
+    assert training_section(odd).lr_scheduler_type == "linear"
