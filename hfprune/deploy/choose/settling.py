@@ -16,14 +16,12 @@ from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.runtimes.base import Runtime
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.measure.latency import paired_ratio
+from hfprune.measure.quiet import BUSY
 from hfprune.measure.runners import Batch
 from hfprune.measure.traffic import TrafficTimer, Use, busy_share
 
 # The last timing has the dense model in it: fewer rounds where its time is over.
 LEAST_ROUNDS, LAST_ROUNDS = 9, 24
-
-# The part of the time in which the processor was with others; from here on it is told.
-BUSY = 0.15
 FLOAT_FILE = f"onnx/{MODEL_FILE}"
 
 
