@@ -173,7 +173,7 @@ def _results(
         exported = context.stage(
             "deploy",
             AllExported,
-            partial(deploy.run, context, prepared, exported, settings),
+            partial(deploy.run, context, prepared, models, exported, settings),
             {"export": exported},
             by_main=True,
         )

@@ -113,7 +113,7 @@ def _between(found: Approach) -> float:
         return math.sqrt(found.slow * found.fast)
     below, above = math.log(found.slow_at), math.log(found.fast_at)
     part = min(0.9, max(0.1, -below / (above - below)))
-    return found.slow * (found.fast / found.slow) ** part
+    return float(found.slow * (found.fast / found.slow) ** part)
 
 
 def measured_speedup(
