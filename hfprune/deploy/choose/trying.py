@@ -190,7 +190,9 @@ class Trials:
             try:
                 self._try(candidate, self._work / str(number), late)
             except HFPruneError as error:
-                candidate.failure = str(error)[:300]
+                # Published with the results: without places of this machine.
+                said = str(error).replace(f"{self._work}/", "").replace(f"{self._onnx_dir}/", "")
+                candidate.failure = said[:300]
                 logger.info("%s: %s", candidate.name, error)
 
     def write(self, candidate: Candidate, folder: Path) -> Path:
