@@ -81,8 +81,9 @@ def push(
 ) -> str:
     """Upload a finished run to the Hub, in one commit.
 
-    Model, tokenizer, ``onnx/``, ``openvino/``, ``deploy.json``, ``metrics.json``, ``plan.json``, ``recipe.yaml`` (without local
-    paths) and the model card with its figures are uploaded, no other file. What an earlier upload
+    Model, tokenizer, ``onnx/``, ``openvino/``, ``deploy.json``, ``metrics.json``, ``plan.json``,
+    ``recipe.yaml`` (without local paths) and the model card with its figures are uploaded, no other
+    file. What an earlier upload
     left of the model's own files and this one lacks is removed. The directory is only read. A card
     that was edited is uploaded as it is; else it names ``repo_id`` in its examples.
 

@@ -218,10 +218,6 @@ def test_failures_and_missing_packages_are_told_and_passed_over(
     failed = next(c for c in found.candidates if c.runtime == "made")
     assert (failed.state, failed.why) == ("failed", "no such operator")
     assert any(note.startswith("OpenVINO took no part") for note in found.notes)
-    made_up("fails there")
-    told = choose(made, tmp_path / "told", runtimes=("made", "onnxruntime"), quantization=None)
-    failed = next(c for c in told.candidates if c.runtime == "made")
-    assert failed.why == "cannot read 4/0/x of model.onnx", "no place of this machine is published"
     made_up("fails")
     with pytest.raises(
         ExportError, match="no candidate may be deployed: made float32 exported: no"
@@ -516,6 +512,9 @@ def test_one_range_rule_for_all_graphs_and_for_a_late_search(made: Path, tmp_pat
     assert [s.activation_range for s in settings if s] == ["least_squares"] * 2
     assert len(list(tmp_path.glob("*/*"))) == 2, "it was late: one rule, of each graph"
     assert trials.ms > 0
+    (fails,) = list_candidates([Made("fails there")])
+    trials.try_all([fails], lambda: False)
+    assert fails.failure == "cannot read 0/0/x of model.onnx", "no place of this machine"
 
 
 def results_with(deployment: Any, **changes: Any) -> RunResults:
