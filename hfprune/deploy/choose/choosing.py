@@ -125,7 +125,7 @@ def choose_files(
         traffic = {
             use: traffic_batches(
                 judging.rows,
-                _inputs_only(pad),
+                inputs_only(pad),
                 use,
                 batch_size=batch_size,
                 most=amounts[use].texts,
@@ -225,7 +225,8 @@ def _in_float(written: Mapping[str, Candidate], output: Path, threads: int) -> d
     }
 
 
-def _inputs_only(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> Any:
+def inputs_only(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> Any:
+    """The same padding, of what models read: neither labels nor what else rows hold."""
     names = ("input_ids", "attention_mask", "token_type_ids")
 
     def padded(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
