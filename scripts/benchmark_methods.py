@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
-from simple_baselines import STATIC, TFIDF
+from simple_baselines import STATIC, TFIDF, rows_of
 
 if TYPE_CHECKING:
     from hfprune.core.results import RunResults
