@@ -153,6 +153,8 @@ def choose_files(
             notes.append("time ended before the race was clear: give more seconds")
         _place_float(source, output)
         written = _write(trials, right, races, output)
+        for candidate in candidates:  # of a dense model they hold gigabytes
+            candidate.session = None
     runners = {path: _open(c, output / path, threads) for path, c in written.items()}
     baselines = {} if baseline is None else {BASELINE: OnnxClassifier(baseline, threads)}
     float_name = next((c.name for c in written.values() if _is_float(c)), FLOAT_FILE)
@@ -295,12 +297,12 @@ def _write(
         if path not in written:
             written[path] = candidate
             if path != FLOAT_FILE:  # which is there
-                trials.write(candidate, output / Path(path).parent)
+                trials.place(candidate, output / Path(path).parent)
     for candidate in right:
         path = candidate.runtime.place(candidate.offer)
         if candidate.asked and path not in written:
             written[path] = candidate
-            trials.write(candidate, output / Path(path).parent)
+            trials.place(candidate, output / Path(path).parent)
     return written
 
 

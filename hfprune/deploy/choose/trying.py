@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from hfprune.deploy.quantize.ranges import RULES
 from hfprune.deploy.runtimes.base import Offer, Runtime, Session
 from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.staging import staged
 from hfprune.measure.sizes import file_size
 from hfprune.recipe.sections.export import QuantizationConfig
 
@@ -182,9 +184,14 @@ class Trials:
         late: Callable[[], bool],
         tell: Callable[[str], None] = lambda what: None,
     ) -> None:
-        """Try them in turn; when it is late those that are not usual are passed over."""
+        """Try them in turn; when it is late those that are not usual are passed over.
+
+        So is then another graph in int8, where there is one that may be deployed.
+        """
         for number, candidate in enumerate(candidates):
-            if late() and not candidate.offer.usual:
+            int8 = candidate.offer.settings is not None
+            have = int8 and any(c.eligible and c.offer.settings is not None for c in candidates)
+            if late() and (have or not candidate.offer.usual):
                 continue
             tell(candidate.name)
             try:
@@ -196,7 +203,7 @@ class Trials:
                 logger.info("%s: %s", candidate.name, error)
 
     def write(self, candidate: Candidate, folder: Path) -> Path:
-        """Write a candidate's file into a folder, as it was tried."""
+        """Write a candidate's file into a folder, to be tried."""
         return candidate.runtime.write(
             self._onnx_dir,
             folder,
@@ -204,6 +211,23 @@ class Trials:
             calibration=self._calibration,
             ranges=self.ranges,
         )
+
+    def place(self, candidate: Candidate, folder: Path) -> None:
+        """Put the very file that was tried, with its weights, into a folder.
+
+        Raises:
+            ExportError: if it was not tried.
+        """
+        if candidate.file is None:
+            raise ExportError(f"{candidate.name} was not tried, so there is no file of it")
+        if candidate.runtime.keeps:  # the saved model, which is where it belongs
+            return
+        file = candidate.file
+        beside = (file.with_suffix(".bin"), Path(f"{file}_data"), Path(f"{file}.data"))
+        with staged(folder) as staging:
+            for part in (file, *beside):
+                if part.is_file():
+                    shutil.copy2(part, staging / part.name)
 
     def _try(self, candidate: Candidate, folder: Path, late: Callable[[], bool]) -> None:
         rules = [candidate]
