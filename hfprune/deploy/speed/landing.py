@@ -252,28 +252,23 @@ def land(
     Returns:
         The landing that came nearest to ``speedup``.
     """
-    approach, best = Approach(), None
     with tempfile.TemporaryDirectory() as name:
         course = _Course(
             plan_for, table, speedup, model, baseline, tokenizer, quantization, opset, Path(name)
         )
-        for _ in range(LANDINGS):
-            try:
-                landing, file, approach = course.descend(approach, attempts)
-            except PlanError:  # the correction has put the target out of reach
-                if best is None:
-                    raise
-                break
-            again = course.speedup_of(file)
-            landing = replace(landing, measured=again)
-            if best is None or course.nearer(landing, best):
-                best = landing
-            if not misses(speedup, again):
+        best, approach = course.descend(Approach(), attempts)
+        last = best
+        for _ in range(LANDINGS - 1):
+            if not misses(speedup, last.measured):
                 break
             # Bounds of a measurement that turned out wrong are wrong too.
-            approach = Approach(factor=approach.factor * landing.predicted / again)
-    if best is None:
-        raise PlanError(f"LANDINGS is {LANDINGS}; expected at least one")
+            approach = Approach(factor=approach.factor * last.predicted / last.measured)
+            try:
+                last, approach = course.descend(approach, attempts)
+            except PlanError:  # the correction has put the target out of reach
+                break
+            if course.nearer(last, best):
+                best = last
     return best
 
 
@@ -291,8 +286,8 @@ class _Course:
     opset: int | None
     folder: Path
 
-    def descend(self, approach: Approach, attempts: int) -> tuple[Landing, Path, Approach]:
-        """The nearest of at most so many plans, its file, and the factor that it was made with."""
+    def descend(self, approach: Approach, attempts: int) -> tuple[Landing, Approach]:
+        """The nearest of at most so many plans, measured once more, and its factor."""
         best: tuple[Landing, Path, Approach] | None = None
         for _ in range(attempts):
             corrected = self.table.scaled(approach.factor)
@@ -316,7 +311,8 @@ class _Course:
                 break
         if best is None:
             raise PlanError(f"attempts is {attempts}; expected at least one")
-        return best
+        landing, file, approach = best
+        return replace(landing, measured=self.speedup_of(file)), approach
 
     def speedup_of(self, file: Path) -> float:
         return _speedup(self.baseline, file, self.model, self.table, 60)
