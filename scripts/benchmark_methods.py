@@ -10,7 +10,8 @@ finished is not repeated when the script is started again, and an interrupted ru
 be run by several processes at once, one of which is then started again for the table. Accuracy is
 on the test split, of the int8 model unless said otherwise. At the end all models are timed
 together, interleaved, one of each set of equal sizes; speed is relative to the dense float32 ONNX
-model there.
+model there. TF-IDF and static embeddings (``simple_baselines.py``) are rows too, timed from the
+text on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from simple_baselines import STATIC, TFIDF, rows_of
 
 if TYPE_CHECKING:
     from hfprune.core.results import RunResults
@@ -125,10 +129,11 @@ def compare(options: argparse.Namespace) -> int:
 
     timing = load_recipe(options.recipe, [*(SHORT if options.short else ()), *options.overrides])
     base = load_recipe(options.recipe, [*(SHORT if options.short else QUICK), *options.overrides])
-    if base.export.quantization == "auto":
-        # One setting for all methods, so that no search decides between them.
-        export = base.export.model_copy(update={"quantization": USUAL})
-        base = base.model_copy(update={"export": export})
+    # One setting for all methods: no search, and no choice of runtimes, decides between them.
+    export = base.export
+    if export.quantization == "auto":
+        export = export.model_copy(update={"quantization": USUAL})
+    base = base.model_copy(update={"export": export, "deploy": None})
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
     rows: list[dict[str, Any]] = []
@@ -166,7 +171,11 @@ def compare(options: argparse.Namespace) -> int:
         return 0
     if not rows:
         raise OutputError(f"{options.output} holds no finished run; leave out --finished")
-    _time(rows, files, timing, options.output / "times.json")
+    names = [name for name in (TFIDF, STATIC) if not options.only or name in options.only]
+    dense = statistics.fmean(row["metric"] for row in rows if row["name"] == DENSE)
+    simple, more = rows_of(timing, names, dense, rows[0]["seed"])
+    rows += more
+    _time(rows, files, timing, options.output / "times.json", simple)
     summary = list(_summary(rows))
     atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})
     table = "\n".join(_table(summary)) + "\n"
@@ -257,6 +266,7 @@ def _time(
     files: dict[tuple[str, int], tuple[Path, str]],
     recipe: Any,
     kept: Path,
+    simple: Sequence[Any] = (),
 ) -> None:
     """Add to each row its ``speedup`` over the dense model; times of the same files are kept."""
     from hfprune.core.files import atomic_write_json, sha256_file
@@ -264,33 +274,38 @@ def _time(
     from hfprune.measure.runners import batches_for, config_beside, onnx_runner
 
     wanted: dict[str, Path] = {}
+    own = {each.name: each for each in simple}
     for row in rows:
-        file, sizes = files[(row["name"], row["seed"])]
-        wanted.setdefault(sizes, file)
+        if row["name"] not in own:
+            file, sizes = files[(row["name"], row["seed"])]
+            wanted.setdefault(sizes, file)
     settings = recipe.benchmark
     shapes = [(b, length) for b in settings.batch_sizes for length in settings.sequence_lengths]
     state = {
         "benchmark": settings.model_dump(),
         "files": {name: sha256_file(file) for name, file in wanted.items()},
+        "simple": sorted(own),
     }
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if found.get("state") != state:
         print(f"### timing {len(wanted)} models together", file=sys.stderr)
         measured = measure_latency(
-            {name: onnx_runner(file, settings.threads) for name, file in wanted.items()},
+            {name: onnx_runner(f, settings.threads) for name, f in wanted.items()} | own,
             shapes,
             repeats=settings.repeats,
             warmup=settings.warmup,
             make_batch=batches_for(*map(config_beside, wanted.values())),
         )
-        factors = ratios(measured, DENSE)
+        factors = ratios(measured, DENSE, own=True)
         times = {
-            name: {f"{b}x{n}": factors[(name, (b, n))].value for b, n in shapes} for name in wanted
+            name: {f"{b}x{n}": factors[(name, (b, n))].value for b, n in shapes}
+            for name in (*wanted, *own)
         }
         found = {"state": state, "speedup": times}
         atomic_write_json(kept, found)
     for row in rows:
-        row["speedup"] = found["speedup"][files[(row["name"], row["seed"])][1]]
+        name = row["name"] if row["name"] in own else files[(row["name"], row["seed"])][1]
+        row["speedup"] = found["speedup"][name]
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

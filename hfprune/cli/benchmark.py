@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -44,15 +44,20 @@ def benchmark(
     choose: Annotated[
         bool, typer.Option(help="Record in deploy.json which file is the fastest here.")
     ] = False,
+    traffic: Annotated[
+        Literal["single", "batches", "both"],
+        typer.Option(help="With --choose: how texts come in, one by one or in batches."),
+    ] = "both",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time the ONNX models of a directory on this machine, interleaved."""
+    """Time the deployed files of a directory on this machine, interleaved."""
     if choose:
-        _choose(folder, (batch_size or [32])[-1], threads, quiet, as_json)
+        _choose(folder, (batch_size or [32])[-1], threads, traffic, quiet, as_json)
         return
     with explained("nothing was changed"):
         from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files
+        from hfprune.deploy.runtimes.registry import usable_runtimes
         from hfprune.measure.latency import measure_latency, ratios
         from hfprune.measure.runners import batches_for, config_beside, onnx_runner
         from hfprune.models.configs import longest_input
@@ -80,9 +85,16 @@ def benchmark(
         usual = sorted({min(tokens, longest or tokens) for tokens in (32, 128)})
         first = next(iter(found))
         shapes = [(b, n) for b in batch_size or [1, 32] for n in length or usual]
+        runners: dict[str, Any] = {name: onnx_runner(file, threads) for name, file in found.items()}
+        for each in usable_runtimes():
+            others = {} if each.keeps or each.name == "onnxruntime" else each.files(folder)
+            for precision, file in others.items():
+                name = f"{each.name} {precision}"
+                found[name], runners[name] = file, each.open(file, threads, precision)
+        width = max(9, *map(len, runners))
         with Console(quiet=quiet or as_json).progress("benchmark") as progress:
             rows = measure_latency(
-                {name: onnx_runner(file, threads) for name, file in found.items()},
+                runners,
                 shapes,
                 repeats=repeats,
                 warmup=3,
@@ -97,7 +109,7 @@ def benchmark(
                 sequence_length=row.sequence_length,
                 ms=row.median_ms,
                 speedup=factors[row.name, row.shape].value,
-                bytes=found[row.name].stat().st_size,
+                bytes=_bytes(found[row.name]),
             )
             for row in rows
         ]
@@ -107,15 +119,24 @@ def benchmark(
         for entry in results:
             shape = f"{entry.batch_size}x{entry.sequence_length}"
             say(
-                f"{entry.model:>9} {shape:>7} {entry.ms:9.2f} ms  {entry.speedup:5.1f}x  "
+                f"{entry.model:>{width}} {shape:>7} {entry.ms:9.2f} ms  {entry.speedup:5.1f}x  "
                 f"{entry.bytes / 1e6:6.1f} MB"
             )
 
 
-def _choose(folder: Path, batch_size: int, threads: int, quiet: bool, as_json: bool) -> None:
+def _bytes(file: Path) -> int:
+    """Of a file; of an OpenVINO file with the weights that lie beside it."""
+    beside = [file] if file.suffix == ".onnx" else file.parent.glob(f"{file.stem}.*")
+    return sum(part.stat().st_size for part in beside)
+
+
+def _choose(
+    folder: Path, batch_size: int, threads: int, traffic: str, quiet: bool, as_json: bool
+) -> None:
     with explained("nothing was changed"):
         from hfprune.deploy.choose.present import choose_among
         from hfprune.deploy.choose.record import one_line
+        from hfprune.measure.traffic import USES
         from hfprune.report.console import Console
 
         if not folder.is_dir():
@@ -123,6 +144,7 @@ def _choose(folder: Path, batch_size: int, threads: int, quiet: bool, as_json: b
         with Console(quiet=quiet or as_json).progress("choosing") as progress:
             found = choose_among(
                 folder,
+                uses=[use for use in USES if traffic in (use, "both")],
                 batch_size=batch_size,
                 threads=threads,
                 progress=lambda done, what: progress(round(100 * done), 100),

@@ -10,22 +10,42 @@ import typer
 from hfprune.cli.app import AsJson, Folder, app, example, explained, print_json, say
 
 
-@app.command(epilog=example("hfprune export runs/reviews", "hfprune export my-model --output onnx"))
+@app.command(
+    epilog=example(
+        "hfprune export runs/reviews",
+        "hfprune export my-model --output onnx",
+        "hfprune export my-model --runtime openvino",
+    )
+)
 def export(
     folder: Folder,
     output: Annotated[Path | None, typer.Option(help="Where to write; without: DIR/onnx.")] = None,
     quantize: Annotated[bool, typer.Option(help="Also write model_quantized.onnx.")] = True,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What will run the files: onnxruntime (without this option), openvino, or one of "
+            "a plug-in; may be given again.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write ONNX models of a classifier, pruned by hfprune or dense; checked against PyTorch."""
+    """Write files of a classifier, pruned by hfprune or dense; checked against PyTorch.
+
+    The float32 ONNX file is written in any case: the others are made from it.
+    """
     with explained("earlier files are untouched, run the same command again"):
         from hfprune.core.kinds import kind_of_model, task_of_kind
         from hfprune.deploy.exporters.exporting import export_onnx
         from hfprune.deploy.quantize.quantizing import quantize_onnx
         from hfprune.deploy.quantize.search import usual_settings
+        from hfprune.deploy.runtimes.writing import check_writable, write_usual
         from hfprune.models.loading import load_processor
         from hfprune.models.saved import load_saved_classifier
 
+        names = list(dict.fromkeys(runtime or ["onnxruntime"]))
+        check_writable(names)
         model = load_saved_classifier(str(folder))
         processor = load_processor(
             str(folder),
@@ -36,8 +56,11 @@ def export(
         )
         target = output or folder / "onnx"
         written = {"float32": export_onnx(model, processor, target)}
-        if quantize:
+        if quantize and "onnxruntime" in names:
             written["int8"] = quantize_onnx(target, usual_settings(target))
+        for name in names:
+            if name != "onnxruntime":
+                written[name] = write_usual(name, target, output or folder)
         if as_json:
             print_json({name: str(file) for name, file in written.items()})
             return

@@ -18,17 +18,19 @@ PRUNED: Final = "pruned"
 
 
 class Form(NamedTuple):
-    """A file format, the precision of what is computed, and what executes it."""
+    """A file format, the precision of what is computed, what executes it, and which graph."""
 
     format: str
     precision: str
     runtime: str
+    graph: str = "usual"
 
 
 FORMS: Final[dict[str, Form]] = {
     "PyTorch": Form("pytorch", "float32", "torch"),
     "PyTorch-bf16": Form("pytorch", "bf16", "torch"),
     "ONNX": Form("onnx", "float32", "onnxruntime"),
+    "ONNX-lean": Form("onnx", "float32", "onnxruntime", "rewritten"),
     "int8": Form("onnx", "int8", "onnxruntime"),
     "OpenVINO": Form("openvino", "float32", "openvino"),
     "OpenVINO-bf16": Form("openvino", "bf16", "openvino"),

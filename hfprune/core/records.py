@@ -6,6 +6,7 @@ is ``None``; what a later one adds is kept as it came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -126,3 +127,34 @@ class SpeedSearch(Part):
     limit: float
     chosen: str
     steps: list[SpeedStep]
+
+
+class Target(Part):
+    """A speed-up that was asked for, and the one of the file that is recommended.
+
+    Attributes:
+        wanted, reached: over the dense float32 ONNX model, at ``batch_size`` x ``sequence_length``.
+        name: of the model's form that was timed, as in the benchmark.
+        missed: whether they differ by more than a tenth, either way.
+    """
+
+    wanted: float
+    reached: float
+    name: str
+    batch_size: int
+    sequence_length: int
+    missed: bool
+
+    def text(self) -> str:
+        """In one line."""
+        said = f"asked for {self.wanted:.3g}x, reached {self.reached:.3g}x"
+        at = f"{self.name}, batch {self.batch_size} x {self.sequence_length}"
+        miss = ""
+        if self.missed:
+            way = "slower" if self.reached < self.wanted else "faster"
+            miss = f": {way} than asked for by {abs(self.reached / self.wanted - 1):.0%}"
+        return f"{said} ({at}){miss}"
+
+    def renamed(self, names: Mapping[str, str]) -> Target:
+        """The same with another name of the model."""
+        return self.model_copy(update={"name": names.get(self.name, self.name)})

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from hfprune.core import reading
 from hfprune.core.errors import OutputError
 from hfprune.core.model_ref import BASELINE, DENSE, PRUNED, ModelRef
-from hfprune.core.records import Part, QuantizationRecord, SizesCandidate, SpeedSearch
+from hfprune.core.records import Part, QuantizationRecord, SizesCandidate, SpeedSearch, Target
 
 RESULTS_VERSION: Final = 1
 METRICS_FILE: Final = "metrics.json"
@@ -99,6 +99,9 @@ class Benchmark(Part):
     repeats: int
     baseline: str = str(BASELINE)
     length_unit: str = "tokens"
+    # How quiet the machine was: see hfprune.measure.quiet.
+    busy: float | None = None
+    spread: float | None = None
     rows: list[Timing]
     full_table: list[Fact] | None = None
     file_bytes: dict[str, int]
@@ -147,6 +150,7 @@ class RunResults(Part):
     pruning: Kept | None = None
     family: dict[str, Kept] | None = None
     deployment: dict[str, dict[str, Any]] | None = None
+    targets: dict[str, Target] | None = None
     evaluation: Evaluation
     benchmark: Benchmark
 
@@ -188,19 +192,23 @@ class RunResults(Part):
         Raises:
             OutputError: no form but that of PyTorch was evaluated.
         """
-        forms = [ref for ref in self.refs() if ref.label == label and ref.format != "pytorch"]
-        if not forms:
-            found = ", ".join(self.evaluation.models) or "none"
-            raise OutputError(
-                f"the results hold no model that could serve as {label!r}: of {found}, none is its "
-                "ONNX form; was metrics.json edited?"
-            )
+        refs = [ref for ref in self.refs() if ref.label == label]
         uses = (self.deployment or {}).get(label, {}).get("uses", {})
         for use in uses.values():
             wanted = (use.get("runtime"), use.get("precision"))
-            for ref in forms:
-                if (ref.runtime, ref.precision) == wanted:
-                    return ref
+            found = [ref for ref in refs if (ref.runtime, ref.precision) == wanted]
+            # Of float32 in ONNX Runtime there may be two, which differ by their graphs.
+            lean = str(use.get("path", "")).endswith("model_optimized.onnx")
+            found.sort(key=lambda ref: (ref.form == "ONNX-lean") != lean)
+            if found:
+                return found[0]
+        forms = [ref for ref in refs if ref.format != "pytorch"]
+        if not forms:
+            found_names = ", ".join(self.evaluation.models) or "none"
+            raise OutputError(
+                f"the results hold no model that could serve as {label!r}: of {found_names}, none "
+                "is its ONNX form; was metrics.json edited?"
+            )
         return next((ref for ref in forms if ref.precision == "int8"), forms[0])
 
     def member_results(self, label: str) -> RunResults:
@@ -219,6 +227,9 @@ class RunResults(Part):
             "deployment": {mine[k]: v for k, v in self.deployment.items() if k in mine}
             if self.deployment
             else None,
+            "targets": {PRUNED: self.targets[label].renamed(names)}
+            if self.targets and label in self.targets
+            else None,
             "evaluation": self.evaluation.model_copy(
                 update={"models": _renamed_keys(self.evaluation.models, names)}
             ),
@@ -234,8 +245,9 @@ class RunResults(Part):
         }
         single = self.model_copy(update=changes)
         single.model_fields_set.discard("family")
-        if self.deployment is None:
-            single.model_fields_set.discard("deployment")
+        for name in ("deployment", "targets"):
+            if getattr(single, name) is None:
+                single.model_fields_set.discard(name)
         return single
 
     def _renamed(self, label: str) -> dict[str, str]:

@@ -24,6 +24,8 @@ from hfprune.measure.runners import Batch, Runner, onnx_runner
 # One timing lasts at least this long: far above the clock's resolution and the cost of a call.
 MIN_SAMPLE_NS = 2_000_000
 MAX_INNER_LOOPS = 10_000
+# Untimed calls of one runner end here: where a call takes seconds, one is enough.
+WARMUP_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class LatencyRow:
         times_ms: the timings, one a round, in the order of the rounds.
         process_ms: median processor time of a call, all threads of the process; ``nan`` where it
             was not measured. Much less than ``median_ms`` on one thread: the machine was busy.
+        process_times_ms: processor time of each round; empty where it was not measured.
     """
 
     name: str
@@ -57,6 +60,18 @@ class LatencyRow:
     throughput: float
     times_ms: tuple[float, ...] = field(repr=False)
     process_ms: float = math.nan
+    process_times_ms: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def has_own_times(self) -> bool:
+        """Whether processor time says how long it takes: one thread, which waits for no other."""
+        own = self.process_times_ms
+        return self.threads == 1 and len(own) == len(self.times_ms) and min(own) > 0
+
+    @property
+    def own_times_ms(self) -> tuple[float, ...]:
+        """Times without the work of other programs, where that can be told; else by the clock."""
+        return self.process_times_ms if self.has_own_times else self.times_ms
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,10 +111,11 @@ def measure_latency(
 ) -> list[LatencyRow]:
     """Time all runners on all shapes, interleaved.
 
-    For each shape: one batch is made for all runners; each runner is called ``warmup`` times; then
-    come ``repeats`` rounds, in each of which every runner is timed once, in an order shuffled anew.
-    A runner that needs less than about 2 ms a call is called several times in one timing (the
-    number is set from one timed call after the warm-up, and is ``inner_loops`` of its row).
+    For each shape: one batch is made for all runners; each runner is called ``warmup`` times, or
+    for a second where that is less (but once); then come ``repeats`` rounds, in each of which every
+    runner is timed once, in an order shuffled anew. A runner that needs less than about 2 ms a call
+    is called several times in one timing (the number is set from one timed call after the warm-up,
+    and is ``inner_loops`` of its row).
     Python's garbage collector is off while timing.
 
     Args:
@@ -133,8 +149,7 @@ def measure_latency(
         batch = make_batch(batch_size, length)
         loops = {}
         for name, run in runners.items():
-            for _ in range(warmup):
-                run(batch)
+            _warm_up(run, batch, warmup, clock)
             loops[name] = _inner_loops(_time(run, batch, 1, clock))
         times: dict[str, list[float]] = {name: [] for name in runners}
         process: dict[str, list[float]] = {name: [] for name in runners}
@@ -155,6 +170,7 @@ def measure_latency(
                     name, batch_size, length, getattr(run, "threads", 1), loops[name], times[name]
                 ),
                 process_ms=float(np.median(process[name])),
+                process_times_ms=tuple(process[name]),
             )
             for name, run in runners.items()
         ]
@@ -201,12 +217,19 @@ def latency_facts(
     ]
 
 
-def ratios(rows: Sequence[LatencyRow], baseline: str) -> dict[tuple[str, tuple[int, int]], Ratio]:
+def ratios(
+    rows: Sequence[LatencyRow], baseline: str, *, own: bool = False
+) -> dict[tuple[str, tuple[int, int]], Ratio]:
     """Speed relative to a baseline, for each runner and shape, the baseline (1) included.
 
     Timings of the same round are divided by one another first, so what slows a whole round cancels
     out; the value is the median of these ratios. The interval is made of order statistics (sign
     test): it assumes nothing of their distribution.
+
+    Args:
+        rows: of one measurement.
+        baseline: the name of the runner that the others are compared with.
+        own: of processor time where there is one thread: a busy machine leaves it as it is.
 
     Raises:
         HFPruneError: if a shape has no row of the baseline, or rows have unlike numbers of rounds.
@@ -219,13 +242,17 @@ def ratios(rows: Sequence[LatencyRow], baseline: str) -> dict[tuple[str, tuple[i
                 f"no row of the baseline {baseline!r} for batch size {row.batch_size}, length "
                 f"{row.sequence_length}; the rows are of {sorted({r.name for r in rows})}"
             )
-        reference = base[row.shape].times_ms
-        if len(reference) != len(row.times_ms):
+        reference = base[row.shape]
+        if len(reference.times_ms) != len(row.times_ms):
             raise HFPruneError(
                 f"{row.name!r} has {len(row.times_ms)} rounds, the baseline {baseline!r} has "
-                f"{len(reference)}; ratios need rows of one measurement"
+                f"{len(reference.times_ms)}; ratios need rows of one measurement"
             )
-        found[(row.name, row.shape)] = paired_ratio(reference, row.times_ms)
+        if own and reference.has_own_times and row.has_own_times:  # of both alike
+            pair = paired_ratio(reference.process_times_ms, row.process_times_ms)
+        else:
+            pair = paired_ratio(reference.times_ms, row.times_ms)
+        found[(row.name, row.shape)] = pair
     return found
 
 
@@ -266,6 +293,14 @@ def _time(run: Runner, batch: Batch, loops: int, clock: Callable[[], int]) -> in
     for _ in range(loops):
         run(batch)
     return max(1, clock() - start)  # a coarse clock may not have moved
+
+
+def _warm_up(run: Runner, batch: Batch, calls: int, clock: Callable[[], int]) -> None:
+    start = clock() if calls > 1 else 0
+    for done in range(1, calls + 1):
+        run(batch)
+        if done < calls and clock() - start > WARMUP_NS:
+            return
 
 
 def _inner_loops(elapsed_ns: int) -> int:

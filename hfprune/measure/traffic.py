@@ -151,7 +151,8 @@ def measure_traffic(
 class TrafficTimer:
     """Rounds of traffic, one after the other; for those who do not know beforehand how many.
 
-    Arguments as for :func:`measure_traffic`.
+    Arguments as for :func:`measure_traffic`, and ``calls``: batches a round, ``None`` for the usual
+    number; where a call takes long, fewer will do.
 
     Attributes:
         times: by runner, milliseconds a text of each round that it was in.
@@ -168,8 +169,10 @@ class TrafficTimer:
         seed: int = 0,
         clock: Callable[[], int] = time.perf_counter_ns,
         process_clock: Callable[[], int] = time.process_time_ns,
+        calls: int | None = None,
     ) -> None:
         self._runners, self._batches, self._use = runners, batches, use
+        self._calls = TEXTS_A_ROUND[use] if calls is None else calls
         self._clock, self._process_clock = clock, process_clock
         self._shuffle = random.Random(seed).shuffle
         self._sizes = [len(next(iter(batch.values()))) for batch in batches]
@@ -189,7 +192,7 @@ class TrafficTimer:
         if not self._waiting:
             self._waiting = list(range(len(self._batches)))
             self._shuffle(self._waiting)
-        count = TEXTS_A_ROUND[self._use]
+        count = self._calls
         part, self._waiting = self._waiting[:count], self._waiting[count:]
         order = list(names)
         self._shuffle(order)

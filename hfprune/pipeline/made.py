@@ -51,7 +51,7 @@ class Made:
         return context.stage(
             "deploy",
             AllExported,
-            partial(deploy.run, context, self.prepared, exported, settings),
+            partial(deploy.run, context, self.prepared, models, exported, settings),
             {"export": exported},
             by_main=True,
         )

@@ -16,6 +16,7 @@ from hfprune.core.kinds import IMAGE, TOKENS, kind_of_task
 from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
+from hfprune.deploy.choose.told import recommended_files
 from hfprune.publish.finished import (
     CARD_NAME,
     FIGURES,
@@ -174,6 +175,10 @@ class _Card:
         yield (
             f"- **speed** over the {baseline} model, {_threads(self.benchmark.threads)}: {speeds}."
         )
+        for told in recommended_files(results, PRUNED):
+            yield f"- **to deploy**, {_cell(told.line)}. Why: {_cell(told.why)}."
+        if results.targets:
+            yield f"- **target**: {_cell(results.targets[PRUNED].text())}."
         sizes, parameters = self.benchmark.file_bytes, self.benchmark.parameters
         before, after = parameters[DENSE], parameters[PRUNED]
         yield (
@@ -220,7 +225,8 @@ class _Card:
         argument = "image_processor" if images else "tokenizer"
         load = f"{variable} = {loader}.from_pretrained(name)"
         call = f'classify = pipeline("{self.kind.export_task}", model=model, {argument}={variable})'
-        file = "model_quantized.onnx" if self.served.precision == "int8" else "model.onnx"
+        files = {"int8": "model_quantized.onnx", "ONNX-lean": "model_optimized.onnx"}
+        file = files.get(self.served.form, "model.onnx")
         yield from (
             "In PyTorch:",
             "",
@@ -249,6 +255,11 @@ class _Card:
             call,
             "```",
         )
+        for told in recommended_files(self.results, PRUNED):
+            yield from (
+                "", f"The file that was the fastest {told.served}, from this repository's folder:",
+                "", "```python", *told.load, "```",
+            )  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
         results, data = self.results, self.results.data

@@ -41,6 +41,9 @@ COMMIT_MESSAGE: Final = "Upload a model pruned by hfprune"
 _WEIGHTS = re.compile(r"model(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 _ONNX = re.compile(r"model[\w-]*\.onnx(?:[._]data)?|config\.json|ort_config\.json")
 
+# What a choice of files to deploy leaves beside the ONNX files.
+_DEPLOYED = ("deploy.json", "openvino/openvino_model.xml", "openvino/openvino_model.bin")
+
 
 def find_token(token: str | None = None) -> str:
     """The access token to use, if an upload can be tried at all. Sends nothing.
@@ -81,8 +84,9 @@ def push(
 ) -> str:
     """Upload a finished run to the Hub, in one commit.
 
-    Model, tokenizer, ``onnx/``, ``metrics.json``, ``plan.json``, ``recipe.yaml`` (without local
-    paths) and the model card with its figures are uploaded, no other file. What an earlier upload
+    Model, tokenizer, ``onnx/``, ``openvino/``, ``deploy.json``, ``metrics.json``, ``plan.json``,
+    ``recipe.yaml`` (without local paths) and the model card with its figures are uploaded, no other
+    file. What an earlier upload
     left of the model's own files and this one lacks is removed. The directory is only read. A card
     that was edited is uploaded as it is; else it names ``repo_id`` in its examples.
 
@@ -164,7 +168,7 @@ def _command(folder: Path, repo_id: str, private: bool, revision: str | None) ->
 
 def _is_ours(path: str) -> bool:
     """Whether a path inside the repository is one that hfprune uploads."""
-    if path in FIGURES:
+    if path in FIGURES or path in _DEPLOYED:
         return True
     folder, _, name = path.rpartition("/")
     if folder not in ("", "onnx"):

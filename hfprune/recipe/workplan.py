@@ -50,15 +50,7 @@ def describe(recipe: Recipe) -> list[str]:
         lines.append(
             f"recover: train the small model for {recipe.recovery.num_train_epochs:g} epochs"
         )
-    quantization = recipe.export.quantization
-    if quantization == "auto":
-        eight_bit = (
-            f" and int8 (the fastest of what is tried in {recipe.export.quantization_seconds:g} s, "
-            f"within {recipe.export.max_quantization_drop:g})"
-        )
-    else:
-        eight_bit = f" and int8 ({quantization.instruction_set})" if quantization else ""
-    lines.append(f"export: ONNX float32{eight_bit}")
+    lines += _files(recipe)
     lines.append(f"evaluate: {', '.join(recipe.evaluation.metrics)} on the test split")
     benchmark = recipe.benchmark
     lines.append(
@@ -74,6 +66,29 @@ def describe(recipe: Recipe) -> list[str]:
         names = [f"{recipe.hub.hub_model_id}-{speed:g}x" for speed in speeds]
         shown = ", ".join(names) or recipe.hub.hub_model_id
         lines.append(f"push: to {shown} on the Hub, branch {branch}")
+    return lines
+
+
+def _files(recipe: Recipe) -> list[str]:
+    """What is written to be deployed."""
+    export, deploy = recipe.export, recipe.deploy
+    eight_bit = ""
+    if export.quantization == "auto" and deploy is None:
+        eight_bit = (
+            f" and int8 (the fastest of what is tried in {export.quantization_seconds:g} s, "
+            f"within {export.max_quantization_drop:g})"
+        )
+    elif export.quantization not in ("auto", None):
+        eight_bit = f" and int8 ({export.quantization.instruction_set})"  # type: ignore[union-attr]
+    lines = [f"export: ONNX float32{eight_bit}"]
+    if deploy is not None and deploy.cpu == "here":
+        lines.append(
+            f"deploy: for {' and '.join(recipe.benchmark.uses)} the fastest file of "
+            f"{', '.join(deploy.runtimes)}, in about {deploy.seconds:g} s a model, within "
+            f"{export.max_quantization_drop:g} of float32"
+        )
+    elif deploy is not None:
+        lines.append(f"deploy: what is usually fast on a CPU with {deploy.cpu}, not measured")
     return lines
 
 

@@ -21,6 +21,7 @@ from hfprune.core.processes import processes
 from hfprune.core.records import QuantizationRecord
 from hfprune.core.results import RunResults
 from hfprune.core.text import cell, visible
+from hfprune.deploy.choose.told import last_lines
 from hfprune.report.tables import quantization_table, summary_table
 
 logger = logging.getLogger(__name__)
@@ -223,9 +224,12 @@ class Console:
             )
 
     def summary(self, results: RunResults) -> None:
-        """The table of a run, to stdout."""
+        """The table of a run, and below it which file to take for which use, to stdout."""
         if not self.silent:
-            RichConsole(highlight=False, width=_width()).print(summary_table(results))
+            shown = RichConsole(highlight=False, width=_width())
+            shown.print(summary_table(results))
+            for line in last_lines(results):
+                shown.print(visible(line), markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
 from hfprune.report.charts import draw_lines, draw_marker, draw_scatter
 from hfprune.report.curves import colour_of, pareto, schedules, shape_of
+from hfprune.report.deployment import deployment_part
 from hfprune.report.figures import (
     check_matplotlib,
     confusion_png,
@@ -117,6 +118,7 @@ def _html(page: Page) -> str:
         shapes=results.benchmark.shapes(),
         members=results.members,
         headlines=list(page.headlines()),
+        deployment=deployment_part(results),
         table=list(page.table()),
         pareto=[(chart, draw_scatter(chart)) for chart in pareto(results)],
         legend=[

@@ -156,6 +156,34 @@ def test_export_and_benchmark_of_a_saved_model(tmp_path: Path) -> None:
     assert shown.count("2x8") == 3
 
 
+def test_files_of_other_runtimes_are_written_and_timed(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    save_tiny_classifier("bert", tmp_path, layers=1)
+    unknown = call("export", tmp_path, "--runtime", "tensorrt", code=1)
+    assert "tensorrt" in unknown.stderr
+    assert "onnxruntime" in unknown.stderr
+    itself = call("export", tmp_path, "--runtime", "torch", code=1)
+    assert "error: PyTorch runs the saved model itself, and needs no other file" in itself.stderr
+    assert not (tmp_path / "onnx").exists(), "refused before any work"
+    files = json.loads(call("export", tmp_path, "--runtime", "openvino", "--json").stdout)
+    assert files == {
+        "float32": str(tmp_path / "onnx" / "model.onnx"),
+        "openvino": str(tmp_path / "openvino" / "openvino_model.xml"),
+    }
+    shape = ("--batch-size", 1, "--length", 8, "--repeats", 2)
+    rows = json.loads(call("benchmark", tmp_path, *shape, "--json").stdout)
+    assert [row["model"].split()[0] for row in rows] == ["float32", "openvino"]
+    weights = tmp_path / "openvino" / "openvino_model.bin"
+    assert rows[1]["bytes"] > weights.stat().st_size
+    chosen = json.loads(
+        call("benchmark", tmp_path, "--choose", "--traffic", "single", "--json").stdout
+    )
+    assert list(chosen["uses"]) == ["single"]
+    assert {row["path"] for row in chosen["files"]} == {
+        "onnx/model.onnx", "openvino/openvino_model.xml",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("family", "limit"), [("bert", 66), ("roberta", 64)])
 def test_benchmark_knows_how_long_inputs_may_be(family: str, limit: int, tmp_path: Path) -> None:
     """RoBERTa counts positions from after the padding's id: of 66 it uses 64."""

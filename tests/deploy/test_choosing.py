@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from first_results import first_format
 from typer.testing import CliRunner
 
 from hfprune.cli import app
 from hfprune.core.errors import ExportError, HFPruneError, OutputError, RecipeError
-from hfprune.deploy.choose.choosing import choose_files
+from hfprune.core.results import RunResults, parse_results
+from hfprune.deploy.choose.choosing import amount_of, choose_files
+from hfprune.deploy.choose.parts import Variant, parts_of
 from hfprune.deploy.choose.present import choose_among
 from hfprune.deploy.choose.record import (
     Deployment,
@@ -22,8 +25,10 @@ from hfprune.deploy.choose.record import (
     read_deployment,
     write_deployment,
 )
+from hfprune.deploy.choose.settling import Rival
 from hfprune.deploy.choose.targets import CPUS, choice_for, cpu_kind
-from hfprune.deploy.choose.trying import Judging, list_candidates
+from hfprune.deploy.choose.told import last_lines, recommended_files
+from hfprune.deploy.choose.trying import Judging, Trials, list_candidates
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.runtimes import registry
@@ -32,6 +37,8 @@ from hfprune.deploy.runtimes.onnxruntime import OnnxRuntime
 from hfprune.deploy.runtimes.registry import register_runtime, runtime
 from hfprune.measure.traffic import USES
 from hfprune.recipe.sections.export import QuantizationConfig
+from hfprune.report.deployment import deployment_part
+from hfprune.report.html import render
 from tests.deploy.test_export import samples, separable_model, tiny_tokenizer
 
 pytest.importorskip("onnxruntime")
@@ -81,6 +88,8 @@ class Made(OnnxRuntime):
         self.written.append(str(target))
         if self.says == "fails":
             raise ExportError("no such operator")
+        if self.says == "fails there":
+            raise ExportError(f"cannot read {target}/x of {onnx_dir}/model.onnx")
         return super().write(onnx_dir, target, offer, **rest)
 
     def open(self, path: Any, threads: int = 1, precision: str | None = None) -> Any:
@@ -116,7 +125,7 @@ def made_up() -> Iterator[Any]:
 
 
 def choose(made: Path, output: Path, **changes: Any) -> Deployment:
-    usual: dict[str, Any] = {"calibration": samples(8), "batch_size": 8, "seconds": 60.0}
+    usual: dict[str, Any] = {"calibration": samples(8), "batch_size": 8, "seconds": 10.0}
     return choose_files(made, output, changes.pop("judging", judging()), **{**usual, **changes})
 
 
@@ -372,3 +381,186 @@ def test_what_is_chosen_for_a_cpu_that_is_not_here(cpu: str, made: Path, tmp_pat
 def test_here_is_no_kind_of_cpu() -> None:
     with pytest.raises(RecipeError, match="deploy.cpu 'here' is no kind of CPU to choose for"):
         choice_for("here")
+
+
+# -- what a choice is told as ---------------------------------------------------------------------
+
+
+PLAIN_F32 = Variant("onnxruntime", "float32", "exported")
+LEAN_F32 = Variant("onnxruntime", "float32", "lean_attention")
+OTHER_F32 = Variant("openvino", "float32", "lean_attention")
+TIMES = {PLAIN_F32: 6.0, LEAN_F32: 5.0, OTHER_F32: 4.0}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "ms", "total", "pruning", "expected"),
+    [
+        # int8 in ONNX Runtime: 24x = 4 x 1.2 x 5
+        (
+            Variant("onnxruntime", "int8", "lean_attention"), TIMES, 24.0, 4.0,
+            {"pruning": 4.0, "graph": 1.2, "precision": 5.0},
+        ),
+        # bf16 elsewhere, whose float32 was timed: 24x = 4 x 1.2 x 1.25 x 4
+        (
+            Variant("openvino", "bf16", "lean_attention"), TIMES, 24.0, 4.0,
+            {"pruning": 4.0, "graph": 1.2, "runtime": 1.25, "precision": 4.0},
+        ),
+        # and where it was not
+        (
+            Variant("openvino", "bf16", "lean_attention"), {PLAIN_F32: 6.0, LEAN_F32: 5.0}, 24.0,
+            4.0, {"pruning": 4.0, "graph": 1.2, "runtime and precision": 5.0},
+        ),
+        # of the dense model nothing is pruning
+        (LEAN_F32, TIMES, 1.2, 1.0, {"graph": 1.2}),
+        (PLAIN_F32, TIMES, 4.0, 4.0, {"pruning": 4.0}),
+        (OTHER_F32, TIMES, 6.0, 4.0, {"pruning": 4.0, "graph": 1.2, "runtime": 1.25}),
+        # a plain graph elsewhere
+        (
+            Variant("openvino", "float32", "exported"), TIMES, 6.0, 4.0,
+            {"pruning": 4.0, "runtime": 1.5},
+        ),
+        # another rewritten graph stands for one that was not timed
+        (
+            Variant("onnxruntime", "int8", "lean_multihead"), TIMES, 24.0, 4.0,
+            {"pruning": 4.0, "graph": 1.2, "precision": 5.0},
+        ),
+        # nothing that would tell
+        (Variant("onnxruntime", "int8", "lean"), {}, 24.0, 4.0, {"pruning": 4.0}),
+    ],
+)  # fmt: skip
+def test_where_a_speedup_comes_from(
+    chosen: Variant, ms: Any, total: float, pruning: float, expected: dict[str, float]
+) -> None:
+    found = parts_of(chosen, ms, total, pruning)
+    assert found == pytest.approx(expected)
+    assert list(found) == list(expected), "in the order in which the steps are taken"
+    if ms:
+        assert np.prod(list(found.values())) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("use", "ms", "seconds", "expected"),
+    [
+        ("single", 0.5, 120.0, (96, 24)),
+        ("batches", 1.0, 120.0, (256, 4)),  # enough time for all
+        ("batches", 12.0, 40.0, (128, 1)),  # a slow model, little time: one batch a round
+        ("single", 12.0, 40.0, (60, 15)),
+        ("single", 1000.0, 1.0, (4, 1)),
+        ("batches", 0.0, 1.0, (256, 4)),
+    ],
+)
+def test_traffic_by_what_time_allows(
+    use: Any, ms: float, seconds: float, expected: tuple[int, int]
+) -> None:
+    assert amount_of(use, ms, 32, seconds) == expected
+
+
+def test_speeds_are_told_over_the_best_dense_file_too(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    """The dense model's best is as fast as the chosen one here: 1x over it."""
+    each = made_up("fast")
+    rival = each.open(made / "model.onnx")
+    found = choose(
+        made,
+        tmp_path / "out",
+        runtimes=("onnxruntime", "made"),
+        quantization=None,
+        uses=("single",),
+        baseline=made / "model.onnx",
+        rivals={"single": Rival("dense made float32, exported", rival)},
+    )
+    chosen = found.uses["single"]
+    assert found.best == {"single": "dense made float32, exported"}
+    assert chosen.speedup is not None
+    assert chosen.over_best is not None
+    assert chosen.speedup[0] > 3 * chosen.over_best[0]
+    assert {f.name for f in found.files} == {"baseline", "dense, best", "onnx/model.onnx",
+                                             "made/model.onnx"}  # fmt: skip
+    assert np.prod(list(chosen.parts.values())) == pytest.approx(chosen.speedup[0])
+    assert "over the best dense file" in one_line(found)
+    same = choose(
+        made, tmp_path / "same", runtimes=("onnxruntime", "made"), quantization=None,
+        uses=("single",), baseline=made / "model.onnx", rivals={"single": Rival("dense", None)},
+    )  # fmt: skip
+    assert same.uses["single"].over_best == same.uses["single"].speedup, "the baseline is the best"
+
+
+def test_settings_that_were_asked_for_are_kept_though_slower(
+    made: Path, tmp_path: Path, made_up: Any
+) -> None:
+    made_up("fast")
+    out = tmp_path / "out"
+    found = choose(
+        made, out, runtimes=("onnxruntime", "made"),
+        quantization=QuantizationConfig(activations="constant", activation_range="min_max"),
+    )  # fmt: skip
+    assert {c.runtime for c in found.uses.values()} == {"made"}
+    assert (out / "onnx" / "model_quantized.onnx").is_file()
+    (asked,) = [c for c in found.candidates if c.precision == "int8"]
+    assert asked.settings == {"activations": "constant", "activation_range": "min_max"}
+    assert "onnx/model_quantized.onnx" in {f.path for f in found.files}, "and timed with the others"
+
+
+def test_one_range_rule_for_all_graphs_and_for_a_late_search(made: Path, tmp_path: Path) -> None:
+    trials = Trials(made, tmp_path, judging(), samples(8), 8, 1, most_rows=24)
+    constant = [c for c in list_candidates([OnnxRuntime()]) if "constant" in c.name]
+    assert len(constant) == 2
+    trials.try_all(constant, lambda: True)
+    assert all(c.evidence[0].rows == 24 for c in constant)
+    settings = [c.offer.settings for c in constant]
+    assert [s.activation_range for s in settings if s] == ["least_squares"] * 2
+    assert len(list(tmp_path.glob("*/*"))) == 2, "it was late: one rule, of each graph"
+    assert trials.ms > 0
+    (fails,) = list_candidates([Made("fails there")])
+    trials.try_all([fails], lambda: False)
+    assert fails.failure == "cannot read 0/0/x of model.onnx", "no place of this machine"
+
+
+def results_with(deployment: Any, **changes: Any) -> RunResults:
+    values = {**first_format(), "deployment": deployment, **changes}
+    return parse_results(values, Path("metrics.json"))
+
+
+def test_console_report_and_card_say_the_same_file_for_the_same_reason(tmp_path: Path) -> None:
+    chosen = {
+        "path": "onnx/model_quantized.onnx", "candidate": "c", "runtime": "onnxruntime",
+        "precision": "int8", "graph": "lean_attention", "ms": 0.61, "speedup": [10.9, 10.5, 11.2],
+        "over_best": [4.3, 4.1, 4.5], "parts": {"pruning": 4.1, "precision": 2.66},
+        "why": "the fastest of what may be deployed", "load": ["one", "two", "three"],
+    }  # fmt: skip
+    record = {
+        "cpu": "vnni", "measured": True, "threads": 1, "batch_size": 32,
+        "baseline": "dense float32 ONNX", "best": {"single": "dense onnxruntime int8, lean"},
+        "uses": {"single": chosen}, "notes": ["the machine was busy"],
+    }  # fmt: skip
+    target = {
+        "wanted": 10.0, "reached": 8.5, "name": "pruned int8", "batch_size": 1,
+        "sequence_length": 32, "missed": True,
+    }  # fmt: skip
+    results = results_with({"pruned": record}, targets={"pruned": target})
+    (told,) = recommended_files(results, "pruned")
+    assert recommended_files(results, "dense") == []
+    assert told.line == (
+        "one at a time: onnx/model_quantized.onnx (ONNX Runtime, int8), 0.61 ms, 10.9x over dense "
+        "float32 ONNX, 4.3x over the best dense file (dense onnxruntime int8, lean); pruning "
+        "4.10x, precision 2.66x"
+    )
+    lines = last_lines(results)
+    assert lines == [
+        f"to deploy, {told.line}: the fastest of what may be deployed",
+        "target: asked for 10x, reached 8.5x (pruned int8, batch 1 x 32): slower than asked for by "
+        "15%",
+    ]
+    part = deployment_part(results)
+    assert part is not None
+    assert part.rows == [told]
+    assert part.targets == [results.targets["pruned"].text()]  # type: ignore[index]
+    assert part.notes == [("pruned", "the machine was busy")]
+    (tmp_path / "metrics.json").write_text(json.dumps(results.to_json()))
+    page = render(tmp_path)
+    for text in (told.path, told.from_where, told.why, "asked for 10x, reached 8.5x"):
+        assert text in page
+    with pytest.raises(OutputError, match="deployment.pruned of the results is no record"):
+        recommended_files(results_with({"pruned": {"uses": {}}}), "pruned")
+    assert deployment_part(results_with(None)) is None

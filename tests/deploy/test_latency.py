@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
 
 from hfprune.core.errors import PlanError
-from hfprune.deploy.speed.landing import land
-from hfprune.deploy.speed.table import latency_table
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.speed import landing as landing_module
+from hfprune.deploy.speed.landing import Approach, land, misses, next_attempt
+from hfprune.deploy.speed.table import _key, _rising, latency_table
 from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.cost import LatencyTable
@@ -214,3 +218,135 @@ def test_landing_does_not_swing_around_the_target(
     landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
     assert landing.measured == pytest.approx(2.0, rel=0.03)
     assert len(factors) <= 6
+
+
+# -- landing, decided ----------------------------------------------------------------------------
+
+
+def approach(factor: float, slow: float = 0.0, fast: float = math.inf, **rest: Any) -> Approach:
+    return Approach(factor, slow, fast, **rest)
+
+
+@pytest.mark.parametrize(
+    ("before", "predicted", "measured", "factor", "bounds", "arrived"),
+    [
+        # As predicted: the same factor, and it has arrived.
+        (approach(1.0), 10.0, 10.0, 1.0, (0.0, 1.0), True),
+        (approach(1.0), 10.0, 9.75, 10 / 9.75, (1.0, math.inf), True),
+        # A fifth too slow: times are a quarter more than the table says.
+        (approach(1.0), 10.0, 8.0, 1.25, (1.0, math.inf), False),
+        # Too fast.
+        (approach(1.0), 10.0, 12.5, 0.8, (0.0, 1.0), False),
+        # Too slow by as much as the other was too fast: the middle, in logarithms.
+        (approach(1.0, fast=1.44, fast_at=2.0), 10.0, 5.0, 1.2, (1.0, 1.44), False),
+        # Twice as near to the one as to the other.
+        (approach(1.0, fast=8.0, fast_at=4.0), 10.0, 5.0, 2.0, (1.0, 8.0), False),
+        # Never quite at a bound, which is known to be wrong.
+        (approach(1.0, fast=1.44, fast_at=99.0), 10.0, 9.6, 1.44**0.1, (1.0, 1.44), False),
+        # The same factor was called too slow and too fast: that is noise.
+        (approach(1.1, slow=1.1, slow_at=0.9), 10.0, 11.0, 1.1, (1.1, 1.1), False),
+        # A factor below one that was too slow tells nothing new of that bound.
+        (approach(0.9, slow=1.1, slow_at=0.9), 10.0, 8.0, 1.125, (1.1, math.inf), False),
+    ],
+)
+def test_the_next_attempt_of_a_landing(
+    before: Approach,
+    predicted: float,
+    measured: float,
+    factor: float,
+    bounds: tuple[float, float],
+    arrived: bool,
+) -> None:
+    found = next_attempt(before, predicted, measured, 10.0)
+    assert found.factor == pytest.approx(factor)
+    assert (found.slow, found.fast) == bounds
+    assert found.arrived == arrived
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_a_landing_on_what_is_no_speed(wrong: float) -> None:
+    with pytest.raises(PlanError, match="speed-ups must be numbers above 0; got 10.0 predicted"):
+        next_attempt(Approach(), 10.0, wrong, 10.0)
+    assert misses(10.0, wrong), "what is no number misses too"
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.8])
+@pytest.mark.parametrize("off", [0.6, 1.0, 1.7])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_landings_arrive_however_speeds_answer(power: float, off: float, noise: float) -> None:
+    """Prediction is the target; the true speed is (factor / off) ** power of it, and noise."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(50):
+        state, speeds = Approach(), list[float]()
+        for _ in range(6):
+            true = 10.0 * (state.factor / off) ** power
+            speeds.append(true)
+            state = next_attempt(state, 10.0, true * (1 + noise * rng.normal()), 10.0)
+            if state.arrived:
+                break
+        missed += misses(10.0, min(speeds, key=lambda speed: abs(speed - 10.0)))
+    assert missed == 0
+
+
+def test_a_lucky_measurement_is_landed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy spell makes the first plan look right; measured once more it is a fifth too slow."""
+    model = tiny_model("bert", layers=2)
+    table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
+    planned: list[PruningPlan] = []
+    calls: list[float] = []
+
+    def plan_for(costs: LatencyTable) -> PruningPlan:
+        neurons = 48
+        while costs.speedup([(4, neurons), (0, 0)]) < 2:
+            neurons -= 1
+        planned.append(PruningPlan.first_units([(4, 48)] * 2, [(4, neurons), (0, 0)]))
+        return planned[-1]
+
+    def really(baseline: Path, candidate: Path, config: Any, **shape: Any) -> float:
+        calls.append(10.0 / (table.total_ms(planned[-1].sizes()) * 1.2))
+        return calls[-1] * (1.2 if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(landing_module, "measured_speedup", really)
+    landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
+    assert not misses(2.0, landing.measured)
+    assert landing.measured == pytest.approx(2.0, rel=0.05)
+    assert len({plan.sizes() for plan in planned}) > 1, "it landed again, on another plan"
+
+    def never(baseline: Path, candidate: Path, config: Any, **shape: Any) -> float:
+        calls.append(1.0)
+        return 1.0
+
+    monkeypatch.setattr(landing_module, "measured_speedup", never)
+    calls.clear()
+    out_of_reach = land(
+        lambda costs: (costs.budget_ms(2.0), plan_for(table))[1],
+        replace(table, fixed_ms=4.9), 2.0, model, tmp_path, tiny_tokenizer(), None, attempts=1,
+    )  # fmt: skip
+    assert out_of_reach.measured == 1.0, "the nearest that there was, told as it is"
+    assert len(calls) == 2, "the correction put the target out of reach, so it was over"
+
+
+def test_times_that_fall_with_size_are_averaged_not_run_up() -> None:
+    """One outlier upward: the running maximum would have taken it for all larger blocks."""
+    found = dict(_rising([(1, 1.0), (2, 5.0), (3, 2.0), (4, 2.0), (5, 4.0)]))
+    assert found[0] == 0.0
+    assert [found[n] for n in (1, 2, 3, 4, 5)] == pytest.approx([1.0, 3.0, 3.0, 3.0, 4.0])
+    assert dict(_rising([(1, -0.5), (2, 1.0)])) == {0: 0.0, 1: 0.0, 2: 1.0}
+
+
+def test_probes_have_the_operator_set_of_the_recipe(tmp_path: Path) -> None:
+    import onnx
+
+    def opset_of(file: Path) -> int:
+        (found,) = {e.version for e in onnx.load(str(file)).opset_import if not e.domain}
+        return int(found)
+
+    model, tokenizer = tiny_model("bert", layers=1), tiny_tokenizer()
+    other = opset_of(export_onnx(model, tokenizer, tmp_path / "usual")) + 1
+    file = landing_module.deployed(model, tokenizer, None, tmp_path / "probe", opset=other)
+    assert opset_of(file) == other
+    keys = {_key(model.config, None, 1, 8, 1, opset) for opset in (None, other)}
+    assert len(keys) == 2, "a table of another operator set is another table"

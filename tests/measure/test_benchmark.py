@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hfprune.families.blocks import BlockKey
 from hfprune.measure import latency
 from hfprune.measure.environment import LIBRARIES, environment
 from hfprune.measure.latency import LatencyRow, measure_latency, ratios
+from hfprune.measure.quiet import quiet
 from hfprune.measure.runners import (
     batches_for,
     config_beside,
@@ -524,3 +526,58 @@ def test_bfloat16_is_measured_without_moving_the_seed() -> None:
     assert 0.005 < gain < 50
     assert gain == bfloat16_gain(), "measured once"
     assert torch.equal(torch.rand(3), expected)
+
+
+# -- a busy machine ---------------------------------------------------------------------------
+
+
+def timed(name: str, wall: list[float], own: list[float], threads: int = 1) -> LatencyRow:
+    rows = row(name, *wall)
+    return replace(
+        rows,
+        threads=threads,
+        median_ms=float(np.median(wall)),
+        process_ms=float(np.median(own)),
+        process_times_ms=tuple(own),
+    )
+
+
+def test_ratios_of_processor_time_do_not_see_a_busy_machine() -> None:
+    """The other program took its turns while the fast model ran: 4x by the clock, 6x in truth."""
+    base = timed("base", [12.0] * 6, [12.0] * 6)
+    own = timed("own", [3.0] * 6, [2.0] * 6)
+    assert ratios([base, own], "base")["own", (1, 8)].value == pytest.approx(4.0)
+    assert ratios([base, own], "base", own=True)["own", (1, 8)].value == pytest.approx(6.0)
+    # Several threads wait for one another, and what was not measured cannot be used.
+    for other in (replace(own, threads=2), replace(own, process_times_ms=())):
+        assert ratios([base, other], "base", own=True)["own", (1, 8)].value == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("wall", "own", "threads", "busy", "disturbed"),
+    [
+        ([10.0, 10.1, 10.2, 10.1], [10.0] * 4, 1, 0.01, False),
+        ([15.0, 15.1, 15.2, 15.1], [10.0] * 4, 1, 0.34, True),
+        ([10.0, 18.0, 10.0, 19.0], [10.0, 18.0, 10.0, 19.0], 1, 0.0, True),  # it spreads
+        ([15.0, 15.1, 15.2, 15.1], [10.0] * 4, 2, 0.0, False),
+    ],
+)
+def test_a_busy_machine_is_noticed(
+    wall: list[float], own: list[float], threads: int, busy: float, disturbed: bool
+) -> None:
+    rows = [timed("base", wall, own, threads)]
+    found = quiet(rows, "base")
+    assert found.busy == pytest.approx(busy, abs=0.01)
+    assert found.disturbed == disturbed
+    assert (found.note() is not None) == disturbed
+    if disturbed:
+        assert "the machine was busy: the processor was elsewhere" in str(found.note())
+    with pytest.raises(HFPruneError, match="no row of the baseline 'x'; the rows are of"):
+        quiet(rows, "x")
+
+
+def test_warming_up_ends_after_a_second_where_calls_are_long() -> None:
+    clock = FakeClock()
+    slow, fast = FakeRunner(clock, 3000.0), FakeRunner(clock, 10.0)
+    measure({"slow": slow, "fast": fast}, clock, repeats=2, warmup=5)
+    assert (slow.calls, fast.calls) == (1 + 1 + 2, 5 + 1 + 2)

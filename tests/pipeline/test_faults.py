@@ -106,6 +106,7 @@ class World:
             },
             "pruning": {"sparsity": 0.5, "min_neurons": 4, "update_every_steps": 2},
             "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 1, "warmup": 0},
+            "deploy": None,  # here the search for int8 settings is what breaks
             "output_dir": str(self.output),
             "overwrite": True,
         }

@@ -461,6 +461,7 @@ def test_real_minilm_end_to_end(tmp_path: Path) -> None:
             "pruning.update_every_steps=1",
             "recovery.num_train_epochs=1",
             "export.quantization_seconds=5",
+            "deploy=null",
             "benchmark.repeats=2",
             "benchmark.batch_sizes=[1]",
             "benchmark.sequence_lengths=[32]",
@@ -654,6 +655,7 @@ def test_searched_quantization_and_full_table(inputs: Path, tmp_path: Path) -> N
             recovery={"num_train_epochs": 0},
             training={"num_train_epochs": 1, "per_device_train_batch_size": 8},
             export={"quantization_seconds": 20, "max_quantization_drop": 0.1},
+            deploy=None,
             benchmark={
                 "batch_sizes": [1],
                 "sequence_lengths": [16],

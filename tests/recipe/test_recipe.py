@@ -57,6 +57,26 @@ def with_lines(*lines: str) -> str:
 # ------------------------------------------------------------------------------ what is accepted
 
 
+@pytest.mark.parametrize(
+    ("lines", "chosen"),
+    [
+        ((), True),
+        (("export: {quantization: auto}",), True),
+        (("deploy: {seconds: 5}",), True),
+        (("deploy: null",), False),
+        (("export: {quantization: {per_channel: true}}",), False),
+        (("export: {quantization: null}",), False),
+        (("export: {quantization: {}}", "deploy: {}"), True),
+        (("export: {quantization: {}, max_quantization_drop: 0.1}", "deploy: {}"), True),
+    ],
+)
+def test_files_are_chosen_unless_they_are_named(lines: tuple[str, ...], chosen: bool) -> None:
+    recipe = parse_recipe(with_lines(*lines), source="r.yaml")
+    assert (recipe.deploy is not None) == chosen
+    again = parse_recipe(dump_recipe(recipe), source="again.yaml")
+    assert again == recipe, "what is written out means the same"
+
+
 def test_a_minimal_recipe_shows_what_will_be_done() -> None:
     recipe = parse_recipe(MINIMAL)
     assert recipe.task == "single_label_classification"
@@ -499,6 +519,17 @@ REFUSED = {
         with_lines("export:", "  quantization: {}", "  quantization_seconds: 10"),
         "lines 9 and 10: export: quantization_seconds is only used with quantization: auto: "
         "remove it, or set quantization to auto",
+    ),
+    "time for a search that is not made": (
+        with_lines("export:", "  quantization_seconds: 10"),
+        "line 9: export.quantization_seconds is for the search for int8 settings alone, which the "
+        "choice of files to deploy takes the place of: set deploy.seconds instead, or deploy to "
+        "null",
+    ),
+    "a drop for no choice": (
+        with_lines("export:", "  quantization: {}", "  max_quantization_drop: 0.1"),
+        "lines 9 and 10: export.max_quantization_drop is only used where files are chosen: remove "
+        "it, set export.quantization to auto, or add `deploy: {}`",
     ),
     "a form of a static graph": (
         with_lines("export:", "  quantization:", "    static_format: qoperator"),

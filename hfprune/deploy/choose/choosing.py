@@ -12,22 +12,31 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hfprune.core.errors import ExportError
-from hfprune.deploy.choose.halving import Race, race
+from hfprune.deploy.choose.halving import FIRST_ROUNDS, Race, race
 from hfprune.deploy.choose.record import Deployment, Tried, write_deployment
-from hfprune.deploy.choose.settling import FLOAT_FILE, Settled, busy_note
+from hfprune.deploy.choose.settling import (
+    BASELINE,
+    FLOAT_FILE,
+    Rival,
+    Settled,
+    busy_note,
+    in_float,
+)
 from hfprune.deploy.choose.targets import cpu_here
 from hfprune.deploy.choose.trying import Candidate, Judging, Trials, list_candidates
+from hfprune.deploy.runtimes.base import Session
 from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import padding
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.deploy.staging import copy_of_export
 from hfprune.measure.runners import Batch
 from hfprune.measure.traffic import (
+    TEXTS_A_ROUND,
     USES,
     TrafficTimer,
     Use,
@@ -41,6 +50,13 @@ TRYING_SHARE = 0.6
 
 # Texts of the traffic that is timed, by use.
 MOST_TEXTS: Mapping[Use, int] = {"single": 128, "batches": 256}
+
+# Of the time for all, what the first stage of one race may take before its rounds become shorter,
+# counted as if so many candidates were as slow as float32.
+FIRST_STAGE_SHARE, SLOW_ONES = 0.1, 3
+
+# Rounds of which each gets other batches, at least.
+LEAST_PARTS = 4
 
 # Of the time for all, what timing the winners of one use once more may take.
 LAST_SHARE = 0.15
@@ -60,6 +76,8 @@ def choose_files(
     quantization: Any = "auto",
     runtimes: Sequence[str] = RUNTIMES,
     baseline: str | Path | None = None,
+    rivals: Mapping[Use, Rival] | None = None,
+    most_rows: int | None = None,
     keep_all: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Deployment:
@@ -78,6 +96,8 @@ def choose_files(
         quantization: see :func:`~hfprune.deploy.choose.trying.list_candidates`.
         runtimes: names; of those whose packages are missing the notes tell.
         baseline: the dense float32 ONNX file that speed-ups are over; without: ``model.onnx``.
+        rivals: by use, the dense model's own best file, which speed-ups are told over as well.
+        most_rows: that candidates are judged on; ``None``: all. Fewer let more through.
         keep_all: leave also files of winners that turned out slower in the end.
         progress: called with the fraction of the time that is over, and what is done.
 
@@ -99,14 +119,19 @@ def choose_files(
     notes = [f"{each.title} took no part: {why}" for each in named if (why := each.missing())]
     able = [each for each in named if each.missing() is None]
     pad = padding(judging.collator)
-    traffic = {
-        use: traffic_batches(
-            judging.rows, _inputs_only(pad), use, batch_size=batch_size, most=MOST_TEXTS[use]
-        )
-        for use in uses
-    }
     with tempfile.TemporaryDirectory(prefix="hfprune-choose-") as name:
-        trials = Trials(source, Path(name), judging, calibration, batch_size, threads)
+        trials = Trials(source, Path(name), judging, calibration, batch_size, threads, most_rows)
+        amounts = {use: amount_of(use, trials.ms, batch_size, seconds) for use in uses}
+        traffic = {
+            use: traffic_batches(
+                judging.rows,
+                inputs_only(pad),
+                use,
+                batch_size=batch_size,
+                most=amounts[use].texts,
+            )
+            for use in uses
+        }
         candidates = list_candidates(able, quantization)
         trials.try_all(
             candidates,
@@ -123,19 +148,27 @@ def choose_files(
         for use in uses:
             tell(min(1.0, over()), f"racing: {use}")
             left = max(0.0, (1 - over()) * seconds / len(uses))
-            races[use] = _race(right, traffic[use], use, threads, left)
+            races[use] = _race(right, traffic[use], use, threads, left, amounts[use].calls)
         if any(found.cut_short for found in races.values()):
             notes.append("time ended before the race was clear: give more seconds")
         _place_float(source, output)
         written = _write(trials, right, races, output)
+        for candidate in candidates:  # of a dense model they hold gigabytes
+            candidate.session = None
     runners = {path: _open(c, output / path, threads) for path, c in written.items()}
-    baselines = {} if baseline is None else {"baseline": OnnxClassifier(baseline, threads)}
+    baselines = {} if baseline is None else {BASELINE: OnnxClassifier(baseline, threads)}
     float_name = next((c.name for c in written.values() if _is_float(c)), FLOAT_FILE)
     runners.setdefault(FLOAT_FILE, OnnxClassifier(output / FLOAT_FILE, threads))
     tell(min(1.0, over()), "the winners once more")
-    found = Settled(output, task, written, {**baselines, **runners}, float_name, threads)
+    found = Settled(
+        output, task, written, {**baselines, **runners}, float_name, threads, candidates
+    )
+    extra = _in_float(written, output, threads) if baselines else {}
+    best = dict(rivals or {})
     for use in uses:
-        found.time(use, traffic[use], seconds * LAST_SHARE)
+        found.time(
+            use, traffic[use], seconds * LAST_SHARE, best.get(use), extra, amounts[use].calls
+        )
     chosen = {use: found.recommended(use) for use in uses}
     if not keep_all:
         found.remove_stray(chosen)
@@ -146,6 +179,7 @@ def choose_files(
         threads=threads,
         batch_size=batch_size,
         baseline="dense float32 ONNX" if baselines else FLOAT_FILE,
+        best={use: rival.name for use, rival in best.items()},
         uses=chosen,
         files=tuple(found.timed),
         candidates=tuple(_tried(candidate) for candidate in candidates),
@@ -156,7 +190,45 @@ def choose_files(
     return record
 
 
-def _inputs_only(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> Any:
+class Amount(NamedTuple):
+    """How much traffic is timed: texts in all, and batches a round."""
+
+    texts: int
+    calls: int
+
+
+def amount_of(use: Use, ms: float, batch_size: int, seconds: float) -> Amount:
+    """As much traffic as the time allows: of a slow model fewer texts, and fewer in each round.
+
+    Args:
+        use: of the traffic.
+        ms: that float32 takes for a text.
+        batch_size: of batches.
+        seconds: for the whole choice.
+
+    >>> amount_of("batches", 1.0, 32, 120.0), amount_of("batches", 12.0, 32, 40.0)
+    (Amount(texts=256, calls=4), Amount(texts=128, calls=1))
+    """
+    size = 1 if use == "single" else batch_size
+    able = 1e3 * seconds * FIRST_STAGE_SHARE / (FIRST_ROUNDS * SLOW_ONES * max(ms, 1e-6) * size)
+    calls = max(1, min(TEXTS_A_ROUND[use], int(able)))
+    return Amount(min(MOST_TEXTS[use], LEAST_PARTS * calls * size), calls)
+
+
+def _in_float(written: Mapping[str, Candidate], output: Path, threads: int) -> dict[str, Session]:
+    """Files that another runtime computes in a lower precision, once more in float32."""
+    return {
+        in_float(path): c.runtime.open(output / path, threads, "float32")
+        for path, c in written.items()
+        if c.offer.settings is None
+        and c.offer.precision != "float32"
+        and "float32" in c.runtime.forms
+        and not c.runtime.keeps
+    }
+
+
+def inputs_only(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> Any:
+    """The same padding, of what models read: neither labels nor what else rows hold."""
     names = ("input_ids", "attention_mask", "token_type_ids")
 
     def padded(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
@@ -172,10 +244,11 @@ def _race(
     use: Use,
     threads: int,
     seconds: float,
+    calls: int,
 ) -> Race:
     """Of equals the one is preferred that depends least on its batch, then the least changed."""
     runners: dict[str, Any] = {c.name: c.session for c in candidates}
-    timer = TrafficTimer(runners, batches, use)
+    timer = TrafficTimer(runners, batches, use, calls=calls)
     # Of one thread the processor's own time: it does not see what else the machine does.
     series = timer.process if threads == 1 else timer.times
 
@@ -224,7 +297,12 @@ def _write(
         if path not in written:
             written[path] = candidate
             if path != FLOAT_FILE:  # which is there
-                trials.write(candidate, output / Path(path).parent)
+                trials.place(candidate, output / Path(path).parent)
+    for candidate in right:
+        path = candidate.runtime.place(candidate.offer)
+        if candidate.asked and path not in written:
+            written[path] = candidate
+            trials.place(candidate, output / Path(path).parent)
     return written
 
 

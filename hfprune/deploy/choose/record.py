@@ -67,6 +67,10 @@ class Recommended(_Plain):
         ms: milliseconds a text, of processor time where one thread is used; ``None`` where it was
             not measured.
         speedup: over the baseline, with its interval.
+        over_best: over the dense model's own best file for this use, with its interval; ``None``
+            for the dense model, and where that is not known.
+        parts: factors whose product is the speed-up; see
+            :func:`hfprune.deploy.choose.parts.parts_of`.
         why: in words.
         load: three lines of Python.
     """
@@ -78,6 +82,8 @@ class Recommended(_Plain):
     graph: str
     ms: float | None = None
     speedup: tuple[float, float, float] | None = None
+    over_best: tuple[float, float, float] | None = None
+    parts: dict[str, float] = {}
     why: str
     load: tuple[str, ...]
 
@@ -110,6 +116,7 @@ class Deployment(_Plain):
         threads: of one session.
         batch_size: of the use ``batches``.
         baseline: what speed-ups are over.
+        best: by use, what the dense model's best file is; empty for the dense model.
         uses: the file for ``single`` (one text at a time) and ``batches``.
         files: the last timing of all that was written.
         candidates: in the order in which they were tried.
@@ -123,6 +130,7 @@ class Deployment(_Plain):
     threads: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     baseline: str | None = None
+    best: dict[str, str] = {}
     uses: dict[str, Recommended]
     files: tuple[Timed, ...] = ()
     candidates: tuple[Tried, ...] = ()
@@ -165,5 +173,7 @@ def one_line(found: Deployment) -> str:
     parts = []
     for use, chosen in found.uses.items():
         speed = "" if chosen.speedup is None else f", {chosen.speedup[0]:.1f}x"
+        if chosen.over_best is not None:
+            speed += f", {chosen.over_best[0]:.1f}x over the best dense file"
         parts.append(f"{use}: {chosen.path} ({chosen.runtime} {chosen.precision}{speed})")
     return "; ".join(parts)

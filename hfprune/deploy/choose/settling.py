@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hfprune.deploy.choose.parts import Variant, parts_of
 from hfprune.deploy.choose.recommend import Written, recommend, stray
 from hfprune.deploy.choose.record import Recommended, Timed
 from hfprune.deploy.choose.trying import Candidate
@@ -16,15 +18,29 @@ from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.runtimes.base import Runtime
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.measure.latency import paired_ratio
+from hfprune.measure.quiet import BUSY
 from hfprune.measure.runners import Batch
 from hfprune.measure.traffic import TrafficTimer, Use, busy_share
 
 # The last timing has the dense model in it: fewer rounds where its time is over.
 LEAST_ROUNDS, LAST_ROUNDS = 9, 24
-
-# The part of the time in which the processor was with others; from here on it is told.
-BUSY = 0.15
 FLOAT_FILE = f"onnx/{MODEL_FILE}"
+BASELINE, BEST = "baseline", "dense, best"
+
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The dense model's own best file for a use: what a pruned one has to be faster than.
+
+    Attributes:
+        name: of it, for people.
+        session: opened; ``None`` where it is the baseline itself.
+    """
+
+    name: str
+    session: Any | None = None
 
 
 class Settled:
@@ -37,9 +53,12 @@ class Settled:
         runners: by path the opened files; ``baseline``: what speed-ups are over, if it is another.
         float_name: the name of ``model.onnx`` where it is no candidate.
         threads: of the deployment.
+        candidates: all that raced.
 
     Attributes:
         timed: all that was timed, in order.
+        over_best: by path and use, the speed-up over the rival.
+        extra: by use, milliseconds a text of what was timed only to tell parts of speed-ups.
         base: the runner that speed-ups are over.
         busy: the part of the time in which the processor was elsewhere.
     """
@@ -52,51 +71,79 @@ class Settled:
         runners: Mapping[str, Any],
         float_name: str,
         threads: int,
+        candidates: Sequence[Candidate] = (),
     ) -> None:
         self.output, self.task, self.written = output, task, written
         self.runners, self.float_name, self.threads = runners, float_name, threads
-        able = [name for name in ("baseline", FLOAT_FILE) if name in runners]
+        self.candidates = candidates
+        able = [name for name in (BASELINE, FLOAT_FILE) if name in runners]
         self.base = (able or list(runners))[0]
         self.timed: list[Timed] = []
         self.busy = 0.0
         self.ms: dict[str, dict[str, float]] = {name: {} for name in runners}
-        self.ratio: dict[str, dict[str, tuple[float, float, float]]] = {n: {} for n in runners}
+        self.ratio: dict[str, dict[str, Interval]] = {n: {} for n in runners}
+        self.over_best: dict[str, dict[str, Interval]] = {n: {} for n in runners}
+        self.extra: dict[str, dict[str, float]] = {}
 
-    def time(self, use: Use, batches: Sequence[Batch], seconds: float) -> None:
-        timer = TrafficTimer(self.runners, batches, use, seed=1)
-        names = list(self.runners)
+    def time(
+        self,
+        use: Use,
+        batches: Sequence[Batch],
+        seconds: float,
+        rival: Rival | None = None,
+        extra: Mapping[str, Any] | None = None,
+        calls: int | None = None,
+    ) -> None:
+        """Time all files on the traffic of one use, beside each other.
+
+        Args:
+            use, batches: the traffic.
+            seconds: about so long.
+            rival: the dense model's own best file.
+            extra: runners that are timed too, and never recommended.
+            calls: batches a round; ``None``: as many as is usual.
+        """
+        others = dict(extra or {})
+        if rival is not None and rival.session is not None:
+            others[BEST] = rival.session
+        timer = TrafficTimer({**self.runners, **others}, batches, use, seed=1, calls=calls)
+        names = [*self.runners, *others]
         timer.warm_up(names)
         start = time.monotonic()
         for done in range(LAST_ROUNDS):
             if done >= LEAST_ROUNDS and time.monotonic() - start > seconds:
                 break
             timer.round(names)
-        rows = [timer.row(name) for name in names]
+        rows = {name: timer.row(name) for name in names}
         series = timer.process if self.threads == 1 else timer.times
-        base = series[self.base]
-        for row in rows:
-            self.ms[row.name][use] = row.process_ms if self.threads == 1 else row.ms
-            found = paired_ratio(base, series[row.name])
-            self.ratio[row.name][use] = (found.value, found.low, found.high)
+        best = None if rival is None else series[BEST if BEST in rows else self.base]
+        for name, row in rows.items():
+            ms = row.process_ms if self.threads == 1 else row.ms
+            if name in (extra or {}):
+                self.extra.setdefault(use, {})[name] = ms
+                continue
+            if name in self.runners:
+                self.ms[name][use] = ms
+                self.ratio[name][use] = _interval(series[self.base], series[name])
+                if best is not None:
+                    self.over_best[name][use] = _interval(best, series[name])
             self.timed.append(
                 Timed(
-                    name=row.name,
+                    name=name,
                     use=use,
                     ms=row.ms,
                     cold_ms=row.cold_ms,
                     process_ms=row.process_ms,
-                    path=None if row.name == "baseline" else row.name,
+                    path=None if name in (BASELINE, BEST) else name,
                 )
             )
         if self.threads == 1:
-            shares = [busy_share(row.ms, row.process_ms) for row in rows]
+            shares = [busy_share(row.ms, row.process_ms) for row in rows.values()]
             self.busy = max(self.busy, float(np.median(shares)))
 
     def recommended(self, use: Use) -> Recommended:
         files = [
-            Written(self._name(path), path, ms)
-            for path, ms in self.ms.items()
-            if path != "baseline"
+            Written(self._name(path), path, ms) for path, ms in self.ms.items() if path != BASELINE
         ]
         best = recommend(files, use)
         others = [f"{f.path} {f.ms[use] / best.ms[use]:.2f}x" for f in files if f is not best]
@@ -115,14 +162,30 @@ class Settled:
             graph="exported" if candidate is None else candidate.offer.graph,
             ms=best.ms[use],
             speedup=self.ratio[best.path][use],
+            over_best=self.over_best[best.path].get(use) if BASELINE in self.runners else None,
+            parts=self._parts(best.path, use),
             why=why,
             load=each.how_to_load(best.path, self.task),
         )
 
+    def _parts(self, path: str, use: Use) -> dict[str, float]:
+        """Where the speed-up of a file comes from; nothing where its candidates were not timed."""
+        chosen = self.written.get(path)
+        if chosen is None:
+            return {}
+        # Times of the race are relative to its fastest; those at the end of each use are not.
+        ms = {variant_of(c): c.slower[use][0] for c in self.candidates if use in c.slower}
+        scale = self.ms[path][use] / chosen.slower[use][0] if use in chosen.slower else None
+        for name, extra in self.extra.get(use, {}).items():
+            if scale is not None and name == in_float(path):
+                ms[variant_of(chosen)._replace(precision="float32")] = extra / scale
+        pruned = 1.0 if self.base == FLOAT_FILE else self.ratio[FLOAT_FILE][use][0]
+        return parts_of(variant_of(chosen), ms, self.ratio[path][use][0], pruned)
+
     def remove_stray(self, chosen: Mapping[Use, Recommended]) -> None:
         files = [Written(self._name(path), path, self.ms[path]) for path in self.written]
         kept = {str(use): Written(c.candidate, c.path, {}) for use, c in chosen.items()}
-        own = [path for path, c in self.written.items() if c.runtime.keeps]
+        own = [path for path, c in self.written.items() if c.runtime.keeps or c.asked]
         for file in stray(files, kept, keep=[FLOAT_FILE, *own]):
             place = self.output / file.path
             beside = (place.with_suffix(".bin"), Path(f"{place}_data"), Path(f"{place}.data"))
@@ -132,6 +195,22 @@ class Settled:
 
     def _name(self, path: str) -> str:
         return self.written[path].name if path in self.written else self.float_name
+
+
+def _interval(base: Sequence[float], own: Sequence[float]) -> Interval:
+    found = paired_ratio(base, own)
+    return found.value, found.low, found.high
+
+
+def in_float(path: str) -> str:
+    """The name of a file's runner when it is run in float32, to tell what its precision gives."""
+    return f"{path}, in float32"
+
+
+def variant_of(candidate: Candidate) -> Variant:
+    """How it runs, for :func:`hfprune.deploy.choose.parts.parts_of`."""
+    offer = candidate.offer
+    return Variant(candidate.runtime.name, offer.precision, offer.graph)
 
 
 def busy_note(busy: float) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from hfprune.deploy.quantize.ranges import RULES
 from hfprune.deploy.runtimes.base import Offer, Runtime, Session
 from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.deploy.staging import staged
 from hfprune.measure.sizes import file_size
 from hfprune.recipe.sections.export import QuantizationConfig
 
@@ -72,6 +75,7 @@ class Candidate:
         file_bytes: of the file.
         failure: why it could not be written, run or judged; ``None`` where it could.
         slower: by use, from the race.
+        asked: whether these very settings are the recipe's: the file is written in any case.
     """
 
     runtime: Runtime
@@ -86,6 +90,7 @@ class Candidate:
     file_bytes: int | None = None
     failure: str | None = None
     slower: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    asked: bool = False
 
     @property
     def eligible(self) -> bool:
@@ -108,13 +113,22 @@ def list_candidates(runtimes: Sequence[Runtime], quantization: Any = "auto") -> 
                 found.append(Candidate(each, offer, _name(each, offer)))
             elif quantization is not None and offer.prior == 0:
                 given = replace(offer, settings=quantization, graph=quantization.graph)
-                found.append(Candidate(each, given, _name(each, given)))
+                found.append(Candidate(each, given, _name(each, given), asked=True))
     return sorted(found, key=lambda candidate: candidate.offer.prior)
 
 
 def _name(each: Runtime, offer: Offer) -> str:
     scales = f" {offer.settings.activations}" if offer.settings is not None else ""
     return f"{each.name} {offer.precision}{scales} {offer.graph}"
+
+
+def _some(judging: Judging, most: int | None) -> Judging:
+    """At most so many of the rows, drawn at random."""
+    count = len(judging.rows)
+    if most is None or count <= most:
+        return judging
+    chosen = sorted(np.random.default_rng(1).choice(count, most, replace=False).tolist())
+    return replace(judging, rows=judging.rows.select(chosen), labels=judging.labels[chosen])
 
 
 class Trials:
@@ -126,6 +140,10 @@ class Trials:
         judging: the rows.
         calibration: training rows.
         batch_size, threads: of the deployment.
+        most_rows: that candidates are judged on, a quarter of them also one by one.
+
+    Attributes:
+        ms: of float32, milliseconds of processor time a text in batches.
 
     Raises:
         HFPruneError: if ``model.onnx`` itself does not run on the rows.
@@ -139,15 +157,21 @@ class Trials:
         calibration: Any,
         batch_size: int,
         threads: int,
+        most_rows: int | None = None,
     ) -> None:
-        self._onnx_dir, self._work, self._judging = onnx_dir, work, judging
+        self._onnx_dir, self._work = onnx_dir, work
+        self._judging = judging = _some(judging, most_rows)
         self._calibration = calibration
         self._batch_size, self._threads = batch_size, threads
         self.ranges: dict[str, Any] = {}
+        self._rule: str | None = None
         rng = np.random.default_rng(0)
         self._order = rng.permutation(len(judging.rows)).tolist()
-        self._alone = sorted(self._order[:MOST_ALONE])
-        self._float = self._together(OnnxClassifier(onnx_dir / MODEL_FILE, threads))
+        self._alone = sorted(self._order[: MOST_ALONE if most_rows is None else most_rows // 4])
+        session = OnnxClassifier(onnx_dir / MODEL_FILE, threads)
+        start = time.process_time()
+        self._float = self._together(session)
+        self.ms = 1e3 * (time.process_time() - start) / len(judging.rows)
         self._temperature = 1.0
         labels = np.asarray(judging.labels)
         one_label = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
@@ -160,19 +184,26 @@ class Trials:
         late: Callable[[], bool],
         tell: Callable[[str], None] = lambda what: None,
     ) -> None:
-        """Try them in turn; when it is late those that are not usual are passed over."""
+        """Try them in turn; when it is late those that are not usual are passed over.
+
+        So is then another graph in int8, where there is one that may be deployed.
+        """
         for number, candidate in enumerate(candidates):
-            if late() and not candidate.offer.usual:
+            int8 = candidate.offer.settings is not None
+            have = int8 and any(c.eligible and c.offer.settings is not None for c in candidates)
+            if late() and (have or not candidate.offer.usual):
                 continue
             tell(candidate.name)
             try:
-                self._try(candidate, self._work / str(number))
+                self._try(candidate, self._work / str(number), late)
             except HFPruneError as error:
-                candidate.failure = str(error)[:300]
+                # Published with the results: without places of this machine.
+                said = str(error).replace(f"{self._work}/", "").replace(f"{self._onnx_dir}/", "")
+                candidate.failure = said[:300]
                 logger.info("%s: %s", candidate.name, error)
 
     def write(self, candidate: Candidate, folder: Path) -> Path:
-        """Write a candidate's file into a folder, as it was tried."""
+        """Write a candidate's file into a folder, to be tried."""
         return candidate.runtime.write(
             self._onnx_dir,
             folder,
@@ -181,18 +212,46 @@ class Trials:
             ranges=self.ranges,
         )
 
-    def _try(self, candidate: Candidate, folder: Path) -> None:
+    def place(self, candidate: Candidate, folder: Path) -> None:
+        """Put the very file that was tried, with its weights, into a folder.
+
+        Raises:
+            ExportError: if it was not tried.
+        """
+        if candidate.file is None:
+            raise ExportError(f"{candidate.name} was not tried, so there is no file of it")
+        if candidate.runtime.keeps:  # the saved model, which is where it belongs
+            return
+        file = candidate.file
+        beside = (file.with_suffix(".bin"), Path(f"{file}_data"), Path(f"{file}.data"))
+        with staged(folder) as staging:
+            for part in (file, *beside):
+                if part.is_file():
+                    shutil.copy2(part, staging / part.name)
+
+    def _try(self, candidate: Candidate, folder: Path, late: Callable[[], bool]) -> None:
         rules = [candidate]
         settings = candidate.offer.settings
-        if settings is not None and settings.activations == "constant":
-            rules = [self._with_rule(candidate, settings, rule) for rule in RULES]
+        constant = settings is not None and settings.activations == "constant"
+        if settings is not None and constant and not candidate.asked:
+            # The rule is about the activations, which all graphs have alike. Its first usually
+            # comes nearest to float32, and will do where it is late.
+            order = RULES if self._rule is None else (self._rule,)
+            rules = [self._with_rule(candidate, settings, rule) for rule in order]
+        tried: list[Candidate] = []
         for number, one in enumerate(rules):
+            if tried and late() and any(other.eligible for other in tried):
+                break
             one.file = self.write(one, folder / str(number))
             one.session = one.runtime.open(one.file, self._threads, one.offer.precision)
             self._judge(one)
+            tried.append(one)
+        rules = tried
         best = min(rules, key=lambda one: (not one.eligible, one.verdict.divergence))  # type: ignore[union-attr]
         for key in ("offer", "file", "session", "evidence", "verdict", "depends"):
             setattr(candidate, key, getattr(best, key))
+        if constant and best.offer.settings is not None and candidate.eligible:
+            self._rule = best.offer.settings.activation_range
         if candidate.file is not None:
             candidate.file_bytes = file_size(candidate.file)
             if settings is not None:

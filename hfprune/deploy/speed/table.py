@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.isotonic import isotonic_regression
 from torch import nn
 
 from hfprune.core.errors import HFPruneError, PlanError
@@ -42,6 +43,9 @@ MANY_HEADS = 16
 NEURON_RATIO = 0.75
 LEAST_NEURONS = 8
 
+# How times are fitted: part of the key of kept tables, which older ones then miss.
+FITTED = "isotonic, own time"
+
 # Seconds of timing for the whole table, about: fewer rounds where a round takes long.
 TIME_BOX = 40.0
 
@@ -54,6 +58,7 @@ def latency_table(
     batch_size: int,
     sequence_length: int,
     threads: int,
+    opset: int | None = None,
     cache: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LatencyTable:
@@ -65,12 +70,13 @@ def latency_table(
         tokenizer: saved with each probe, as the exporter wants.
         quantization: as the result will be quantized; ``None``: float32.
         batch_size, sequence_length, threads: of the deployment.
-        cache: folder of earlier tables, keyed by configuration, machine, library versions, shape
-            and quantization; default ``~/.cache/hfprune/latency``.
+        opset: of the export, as the result will be exported.
+        cache: folder of earlier tables, keyed by configuration, machine, library versions, shape,
+            quantization and opset; default ``~/.cache/hfprune/latency``.
         progress: called with what is done, how far, of how much.
     """
     config = _plain_config(model)
-    key = _key(config, quantization, batch_size, sequence_length, threads)
+    key = _key(config, quantization, batch_size, sequence_length, threads, opset)
     place = (cache or cache_folder("latency")) / f"{key}.json"
     with torch.device("meta"):
         units = model_sizes(type(model)(config))[0]
@@ -82,8 +88,9 @@ def latency_table(
     ):
         return kept
     table = _measure(
-        type(model), config, tokenizer, quantization, batch_size, sequence_length, threads, progress
-    )
+        type(model), config, tokenizer, quantization,
+        batch_size, sequence_length, threads, opset, progress,
+    )  # fmt: skip
     keep_in_cache(place, json.dumps(table.to_dict(), allow_nan=False).encode())
     return table
 
@@ -140,6 +147,7 @@ def _key(
     batch_size: int,
     sequence_length: int,
     threads: int,
+    opset: int | None,
 ) -> str:
     ignored = ("_name_or_path", "id2label", "label2id", "transformers_version", "problem_type")
     values = {k: v for k, v in config.to_diff_dict().items() if k not in ignored and k[0] != "_"}
@@ -148,7 +156,7 @@ def _key(
         [
             values,
             None if quantization is None else quantization.model_dump(),
-            [batch_size, sequence_length, threads],
+            [batch_size, sequence_length, threads, opset, FITTED],
             environment(),
         ],
         sort_keys=True,
@@ -165,6 +173,7 @@ def _measure(
     batch_size: int,
     sequence_length: int,
     threads: int,
+    opset: int | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> LatencyTable:
     tell = progress or (lambda step, done, total: None)
@@ -189,7 +198,7 @@ def _measure(
         dynamic = quantization and quantization.model_copy(update={"nodes_to_exclude": []})
 
         def add(label: str, model: Any, settings: QuantizationConfig | None) -> None:
-            file = deployed(model, tokenizer, settings, folder / label)
+            file = deployed(model, tokenizer, settings, folder / label, opset=opset)
             runners[label] = onnx_runner(file, threads)
 
         total = len(wanted) * len(depths) + 3
@@ -218,7 +227,9 @@ def _measure(
             make_batch=make,
             progress=lambda done, of: tell("timing", done, of),
         )
-    times = {row.name: np.array(row.times_ms) for row in rows}
+    # Of the processor where there is one thread: it does not see what else the machine does.
+    own = all(row.has_own_times for row in rows)
+    times = {row.name: np.array(row.process_times_ms if own else row.times_ms) for row in rows}
 
     # Differences are taken within a round, so that a slow spell of the machine cancels out.
     def gap(more: str, less: str) -> float:
@@ -267,6 +278,10 @@ def _neuron_counts(neurons: int) -> list[int]:
 
 
 def _rising(points: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """A larger block is never faster: what says so is noise."""
-    times = np.maximum.accumulate([max(ms, 0.0) for _, ms in points])
+    """A larger block is never faster: what says so is noise, and is averaged out.
+
+    Isotonic regression (pool adjacent violators): the rising line with the least squared error. The
+    running maximum would take every outlier upward for the truth of all larger blocks.
+    """
+    times = isotonic_regression([ms for _, ms in points], y_min=0.0)
     return ((0, 0.0), *((n, float(ms)) for (n, _), ms in zip(points, times, strict=True)))

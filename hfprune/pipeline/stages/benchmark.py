@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hfprune.core.machine import usable_cpus
-from hfprune.core.model_ref import BASELINE, REFERENCE, ModelRef
-from hfprune.core.results import Benchmark
+from hfprune.core.model_ref import BASELINE, PRUNED, REFERENCE, ModelRef
+from hfprune.core.records import Target
+from hfprune.core.results import Benchmark, RunResults
+from hfprune.deploy.speed.landing import misses
 from hfprune.measure.latency import latency_facts, measure_latency, ratios
+from hfprune.measure.quiet import quiet
 from hfprune.measure.runners import batches_for, onnx_runner, torch_runner
 from hfprune.measure.sizes import count_macs, count_parameters, file_size
 from hfprune.pipeline.context import Context
@@ -17,6 +20,8 @@ from hfprune.pipeline.prepared import WEIGHTS, Prepared
 from hfprune.pipeline.results import AllExported, SavedModel, Timed
 from hfprune.pipeline.stages.evaluate import RuntimeFile, candidates
 from hfprune.pipeline.stages.latency import lengths_to_time
+from hfprune.recipe.sections.evaluation import BenchmarkConfig
+from hfprune.recipe.sections.pruning import PruningConfig
 
 # Shapes of benchmark.full_table, as far as the model's positions go.
 TABLE_BATCHES, TABLE_LENGTHS = (1, 8, 32), (16, 32, 64, 128, 256)
@@ -44,13 +49,18 @@ def run(
             make_batch=make_batch,
             progress=progress,
         )
-    ratio = ratios(rows, str(BASELINE))
+    ratio = ratios(rows, str(BASELINE), own=True)
+    machine = quiet(rows, str(BASELINE))
+    if (note := machine.note()) is not None:
+        context.console.note(note)
     of_images = prepared.data.of_images
     benchmark = {
         "threads": settings.threads,
         "repeats": settings.repeats,
         "baseline": str(BASELINE),
         "length_unit": "pixels" if of_images else "tokens",
+        "busy": round(machine.busy, 4),
+        "spread": round(machine.spread, 4),
         "rows": [
             {
                 "name": row.name,
@@ -89,6 +99,39 @@ def run(
         },
     }
     return Timed(benchmark=Benchmark.model_validate(benchmark))
+
+
+def targets(
+    pruning: PruningConfig, results: RunResults, settings: BenchmarkConfig
+) -> dict[str, Target] | None:
+    """By label, the speed-up that was asked for beside the one of the file that is recommended.
+
+    Both are at the first shape, over the dense float32 ONNX model. ``None`` where none was asked.
+    """
+    wanted: dict[str, float] = {}
+    if results.search is not None:  # what the search for max_metric_drop ended with
+        wanted[PRUNED] = float(results.search.chosen.rstrip("x"))
+    elif isinstance(pruning.speedup, list):
+        wanted = {f"{speed:g}x": float(speed) for speed in pruning.speedup}
+    elif pruning.speedup is not None:
+        wanted[PRUNED] = float(pruning.speedup)
+    found = {}
+    for label, speed in wanted.items():
+        name = str(results.served(label))
+        row = next(
+            row
+            for row in results.benchmark.rows
+            if row.name == name and row.batch_size == settings.batch_sizes[0]
+        )
+        found[label] = Target(
+            wanted=speed,
+            reached=row.speedup,
+            name=name,
+            batch_size=row.batch_size,
+            sequence_length=row.sequence_length,
+            missed=misses(speed, row.speedup),
+        )
+    return found or None
 
 
 def _runner(candidate: Any, threads: int) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,25 +19,38 @@ from hfprune.deploy.choose.record import (
     Deployment,
     Recommended,
     one_line,
+    read_deployment,
     write_deployment,
 )
+from hfprune.deploy.choose.settling import FLOAT_FILE, Rival
 from hfprune.deploy.choose.targets import choice_for
 from hfprune.deploy.choose.trying import Judging
-from hfprune.deploy.files import MODEL_FILE
+from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
 from hfprune.deploy.runtimes.registry import runtime
+from hfprune.deploy.staging import copy_of_export
 from hfprune.measure.scores import score
+from hfprune.measure.traffic import Use
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, Reading
-from hfprune.pipeline.results import AllExported, Exported
+from hfprune.pipeline.results import AllExported, Exported, SavedModel
 from hfprune.pipeline.stages.export import calibration_rows, reading_of
 from hfprune.recipe.sections.export import DeployConfig
 
+# Rows that files of the dense model are judged on, and that its int8 scales are calibrated with. It
+# is what others are compared with, and slow: fewer rows let more of its files through, which is in
+# its favour, and take a fraction of the time.
+DENSE_ROWS, DENSE_CALIBRATION = 200, 64
+
 
 def run(
-    context: Context, prepared: Prepared, exported: AllExported, settings: DeployConfig
+    context: Context,
+    prepared: Prepared,
+    models: Mapping[str, SavedModel],
+    exported: AllExported,
+    settings: DeployConfig,
 ) -> AllExported:
-    """Choose the files of all models, the dense one's by the same means as the others'."""
-    found = {}
+    """Choose the files of all models, the dense one's first and by the same means."""
+    found: dict[str, Exported] = {}
     for label, entry in exported.models.items():
         place = f"deployed/{label}"
         shutil.rmtree(context.path(place), ignore_errors=True)
@@ -45,10 +59,14 @@ def run(
         reading = reading_of(prepared, label)
         source = context.path(entry.folder)
         if settings.cpu == "here":
-            dense = context.path(exported.models[DENSE].folder) / MODEL_FILE
-            record = _measured(context, reading, source, output, dense, settings, label)
+            copy_of_export(source, output / "onnx")
+            if any(runtime(name).keeps for name in settings.runtimes):
+                # Their file is the saved model itself.
+                shutil.copytree(context.path(models[label].folder), output, dirs_exist_ok=True)
+            record = _measured(context, reading, output, exported, settings, label)
         else:
             record = _by_rule(context, reading, source, output, settings)
+        _complete(context, source, output / "onnx")
         context.console.note(f"{label}, to deploy: {one_line(record)}")
         for note in record.notes:
             context.console.note(f"{label}: {note}")
@@ -61,33 +79,69 @@ def run(
     return AllExported(models=found)
 
 
+def _complete(context: Context, source: Path, target: Path) -> None:
+    """What else an export holds, the tokenizer say; and the int8 file whose settings were named.
+
+    That one is written even where it is refused: the recipe asks for it.
+    """
+    asked = context.recipe.export.quantization not in ("auto", None)
+    for file in source.iterdir():
+        graph = ".onnx" in file.name and not (asked and file.name.startswith(QUANTIZED_FILE))
+        if file.is_file() and not graph and not (target / file.name).exists():
+            shutil.copy2(file, target / file.name)
+
+
 def _measured(
     context: Context,
     reading: Reading,
-    source: Path,
     output: Path,
-    dense: Path,
+    exported: AllExported,
     settings: DeployConfig,
     label: str,
 ) -> Deployment:
     recipe = context.recipe
+    threads, dense = recipe.benchmark.threads, label == DENSE
     with context.console.progress(f"files of {label}") as progress:
         return choose_files(
-            source,
+            output / "onnx",
             output,
             judging_of(context, reading),
-            calibration=calibration_rows(context, reading),
+            calibration=_calibration(context, reading, dense=dense),
             task=kind_of_task(recipe.task).export_task,
             uses=recipe.benchmark.uses,
             batch_size=recipe.benchmark.batch_sizes[-1],
-            threads=recipe.benchmark.threads,
+            threads=threads,
             seconds=settings.seconds,
             quantization=recipe.export.quantization,
             runtimes=settings.runtimes,
-            baseline=dense,
+            baseline=None if dense else context.path(exported.models[DENSE].folder) / MODEL_FILE,
+            rivals=None if dense else _rivals(context.path(f"deployed/{DENSE}"), threads),
+            most_rows=DENSE_ROWS if dense else None,
             keep_all=settings.keep_all,
             progress=lambda done, what: progress(round(1000 * done), 1000),
         )
+
+
+def _calibration(context: Context, reading: Reading, *, dense: bool) -> Any:
+    if not dense:
+        return calibration_rows(context, reading)
+    rows = calibration_rows(context, reading, DENSE_CALIBRATION)
+    if len(rows) <= DENSE_CALIBRATION:
+        return rows
+    rng = np.random.default_rng(context.recipe.training.seed)
+    return rows.select(sorted(rng.permutation(len(rows))[:DENSE_CALIBRATION].tolist()))
+
+
+def _rivals(folder: Path, threads: int) -> dict[Use, Rival]:
+    """The dense model's best file for each use, opened."""
+    found: dict[Use, Rival] = {}
+    for use, best in read_deployment(folder).uses.items():
+        name = f"dense {best.runtime} {best.precision}, {best.graph}"
+        session = None
+        if best.path != FLOAT_FILE:
+            session = runtime(best.runtime).open(folder / best.path, threads, best.precision)
+        found[cast(Use, use)] = Rival(name, session)
+    return found
 
 
 def judging_of(context: Context, reading: Reading) -> Judging:

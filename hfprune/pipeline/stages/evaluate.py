@@ -10,11 +10,12 @@ from typing import Any
 from hfprune.core.machine import usable_cpus
 from hfprune.core.model_ref import ModelRef
 from hfprune.core.results import Evaluation
-from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
+from hfprune.deploy.choose.record import read_deployment
+from hfprune.deploy.files import MODEL_FILE, OPTIMIZED_FILE, QUANTIZED_FILE
 from hfprune.deploy.runtimes.base import Session
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
-from hfprune.deploy.runtimes.registry import runtime
+from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
 from hfprune.measure.comparison import changes, class_scores
 from hfprune.measure.intervals import interval, paired_interval
 from hfprune.measure.metrics import compute
@@ -22,6 +23,9 @@ from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
 from hfprune.pipeline.stages.export import reading_of
+
+# By the word for such a model, its file in the folder of ONNX files.
+ONNX_FORMS = {"ONNX": MODEL_FILE, "ONNX-lean": OPTIMIZED_FILE, "int8": QUANTIZED_FILE}
 
 # Of a text whose prediction changed: characters, or words, that are kept.
 MOST_TEXT = 1000
@@ -51,24 +55,50 @@ def candidates(
     """All models that are compared: PyTorch modules, paths of ONNX files, other runtimes' files."""
     found: dict[ModelRef, Any] = {}
     for label, model in models.items():
-        folder = context.path(exported.models[label].folder)
+        entry = exported.models[label]
+        folder = context.path(entry.folder)
         found[ModelRef(label, "PyTorch")] = prepared.saved(context, model).eval()
-        found[ModelRef(label, "ONNX")] = folder / MODEL_FILE
-        if (folder / QUANTIZED_FILE).is_file():
-            found[ModelRef(label, "int8")] = folder / QUANTIZED_FILE
-        if exported.models[label].deployed is not None:
-            found |= _of_openvino(label, folder.parent)
+        for form, name in ONNX_FORMS.items():
+            if (folder / name).is_file():
+                found[ModelRef(label, form)] = folder / name
+        if entry.deployed is not None:
+            found |= _of_others(context, label, context.path(entry.deployed))
     return found
 
 
-def _of_openvino(label: str, folder: Path) -> dict[ModelRef, Any]:
-    found = runtime("openvino")
-    if found.missing() is not None:
-        return {}
-    return {
-        ModelRef(label, found.forms[precision]): RuntimeFile(file, "openvino", precision)
-        for precision, file in found.files(folder).items()
-    }
+def _of_others(context: Context, label: str, folder: Path) -> dict[ModelRef, Any]:
+    """Files of runtimes that are neither ONNX Runtime nor the saved model as it is.
+
+    Of a runtime whose file is the saved model, only what is recommended.
+    """
+    found: dict[ModelRef, Any] = {}
+    settings = context.recipe.deploy
+    for each in usable_runtimes():
+        if settings is None or each.name == "onnxruntime" or each.keeps:
+            continue
+        for precision, file in each.files(folder).items():
+            file_of = RuntimeFile(file, each.name, precision)
+            found[ModelRef(label, each.forms[precision])] = file_of
+    for chosen in read_deployment(folder).uses.values():
+        each = runtime(chosen.runtime)
+        ref = ModelRef(label, each.forms[chosen.precision])
+        if each.keeps and ref.form != "PyTorch":
+            file = folder / chosen.path
+            found[ref] = RuntimeFile(file, chosen.runtime, chosen.precision)
+    return found
+
+
+def recommended(context: Context, exported: AllExported, label: str) -> set[ModelRef]:
+    """The forms of a model that its users will get; empty where none were chosen."""
+    place = exported.models[label].deployed
+    if place is None:
+        return set()
+    found = set()
+    for chosen in read_deployment(context.path(place)).uses.values():
+        form = runtime(chosen.runtime).forms[chosen.precision]
+        lean = chosen.path.endswith(OPTIMIZED_FILE)
+        found.add(ModelRef(label, "ONNX-lean" if lean else form))
+    return found
 
 
 def opened(candidate: Any, threads: int) -> Any:
@@ -110,7 +140,8 @@ def run(
             first = logits
         elif not ref.is_dense:
             entry["changes"], rows = changes(first, logits, labels, *about)
-            if ref.precision == "int8" or ModelRef(ref.label, "int8") not in found:
+            served = recommended(context, exported, ref.label) or {ModelRef(ref.label, "int8")}
+            if ref in served or not served & set(found):
                 changed[str(ref)] = _with_texts(prepared, rows)
         entry["interval"] = interval(primary, logits, labels, *about, level)
         entry["difference"] = paired_interval(primary, logits, first, labels, *about, level)

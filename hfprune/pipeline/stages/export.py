@@ -17,9 +17,10 @@ from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
 from hfprune.deploy.quantize.outcome import PLAIN, describe_settings
 from hfprune.deploy.quantize.quantizing import quantize_onnx
-from hfprune.deploy.quantize.search import quantize_auto
+from hfprune.deploy.quantize.search import quantize_auto, usual_settings
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.measure.runners import config_beside
 from hfprune.measure.scores import score
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.decisions import judged_metric
@@ -46,17 +47,24 @@ def run(
     found = {}
     for label, model in models.items():
         place = f"onnx/{label}"
-        if label in made:
-            earlier = made[label].exported
-            shutil.copytree(context.path(earlier.folder), context.path(place), dirs_exist_ok=True)
-            found[label] = earlier.model_copy(update={"folder": place})
-        else:
+        if label not in made:
             found[label] = export(context, prepared, model, place, label)
+            continue
+        earlier = made[label].exported
+        shutil.copytree(context.path(earlier.folder), context.path(place), dirs_exist_ok=True)
+        record = earlier.quantization
+        if label == DENSE:  # which was judged in float32 alone
+            record = _quantize(context, prepared, place, label, judged=False)
+        found[label] = earlier.model_copy(update={"folder": place, "quantization": record})
     return AllExported(models=found)
 
 
 def validate(context: Context, prepared: Prepared, model: SavedModel, label: str) -> Validated:
-    """The metric that chooses checkpoints, of the exported (and quantized) model."""
+    """The metric that chooses checkpoints, of the exported model as it will be deployed.
+
+    Of the dense model that is the float32 file: what int8 costs the dense model is no reason to
+    allow the pruned one less.
+    """
     exported = export(context, prepared, model, f"{VALIDATION}/{label}", label)
     recipe, reading = context.recipe, reading_of(prepared, label)
     data = reading.data
@@ -88,34 +96,45 @@ def deployed_file(folder: Path) -> Path:
 def export(
     context: Context, prepared: Prepared, model: SavedModel, place: str, label: str
 ) -> Exported:
-    """Export, and quantize where the recipe wants it.
-
-    The dense model is what others are compared with, so nothing is searched for it.
-    """
+    """Export, and quantize where the recipe wants it."""
     reading, settings = reading_of(prepared, label), context.recipe.export
-    folder = context.path(place)
     loaded = prepared.saved(context, model)
-    export_onnx(loaded, reading.processor, folder, opset=settings.opset)
-    record: dict[str, Any] | None = None
-    quantization = settings.quantization
-    # Where files are chosen among runtimes, int8 is one of the candidates; else it is made here.
+    export_onnx(loaded, reading.processor, context.path(place), opset=settings.opset)
     judged = place.startswith(VALIDATION)
-    if context.recipe.deploy is not None and not judged:
-        quantization = None
-    if quantization == "auto":
-        if label == DENSE:
-            quantize_onnx(folder, PLAIN)
-        else:
-            lengths = lengths_to_time(context, prepared, loaded.config)
-            record = _search(context, reading, folder, label, lengths)
-    elif quantization is not None:
-        samples = quantization.calibration_samples
-        needed = (
-            calibration_rows(context, reading, samples) if quantization.needs_calibration else None
-        )
-        quantize_onnx(folder, quantization, calibration=needed)
+    record = _quantize(context, prepared, place, label, judged=judged)
     digest = context.store.digest(model.folder)
     return Exported(folder=place, model=digest, quantization=record)
+
+
+def _quantize(
+    context: Context, prepared: Prepared, place: str, label: str, *, judged: bool
+) -> dict[str, Any] | None:
+    """Write the int8 file that the recipe names or that is searched; the record of the search.
+
+    Where files are chosen among runtimes, int8 is one of the candidates there: here only what will
+    be chosen as a rule is made, of models that are judged before they are taken.
+
+    Args:
+        judged: whether the file is only for that.
+    """
+    recipe, reading, folder = context.recipe, reading_of(prepared, label), context.path(place)
+    quantization = recipe.export.quantization
+    if quantization is None or (judged and label == DENSE):
+        return None
+    if isinstance(quantization, str):
+        if recipe.deploy is None and label != DENSE:
+            config = config_beside(folder / MODEL_FILE)
+            return _search(
+                context, reading, folder, label, lengths_to_time(context, prepared, config)
+            )
+        if recipe.deploy is not None and not judged:
+            return None
+        # Nothing is searched for the dense model, with which others are compared.
+        quantization = PLAIN if recipe.deploy is None else usual_settings(folder, constant=True)
+    samples = quantization.calibration_samples
+    rows = calibration_rows(context, reading, samples) if quantization.needs_calibration else None
+    quantize_onnx(folder, quantization, calibration=rows)
+    return None
 
 
 def calibration_rows(

@@ -46,11 +46,13 @@ def run(
             batch_size=recipe.benchmark.batch_sizes[0],
             sequence_length=lengths_to_time(context, prepared, model.config)[0],
             threads=recipe.benchmark.threads,
+            opset=recipe.export.opset,
             progress=lambda step, done, total: progress(done, total),
         )
     table.budget_ms(speedup)  # refuses the impossible
     if target.method == "gates":  # reconstruction measures its own plans
-        table = calibrated(table, model, processor, quantization, speedup)
+        opset = recipe.export.opset
+        table = calibrated(table, model, processor, quantization, speedup, opset)
     return Latency(table=table.to_dict())
 
 

@@ -117,6 +117,7 @@ def _landed(
         folder / MODEL_FILE,
         prepared.small.processor,
         probe_settings(context.recipe.export.quantization, folder),
+        context.recipe.export.opset,
     )
 
 

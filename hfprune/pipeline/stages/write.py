@@ -33,7 +33,7 @@ from hfprune.pipeline.fingerprint import recipe_digest
 from hfprune.pipeline.members import Member, Members
 from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
-from hfprune.pipeline.stages import deploy
+from hfprune.pipeline.stages import benchmark, deploy
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.search import plan_sparsity
@@ -64,7 +64,7 @@ def results(
         label: entry.quantization for label, entry in exported.models.items() if entry.quantization
     }
     single = [member.label for member in members.all] == [PRUNED]
-    return RunResults.model_validate(
+    found = RunResults.model_validate(
         {
             "format_version": RESULTS_VERSION,
             "recipe_sha256": recipe_digest(recipe),
@@ -97,6 +97,8 @@ def results(
             "benchmark": timed.benchmark,
         }
     )
+    reached = benchmark.targets(recipe.pruning, found, recipe.benchmark)
+    return found if reached is None else found.model_copy(update={"targets": reached})
 
 
 def deployments(context: Context, exported: AllExported) -> dict[str, Any] | None:

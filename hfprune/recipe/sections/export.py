@@ -116,37 +116,42 @@ class ExportConfig(Section):
     )
     quantization: QuantizationConfig | Literal["auto"] | None = Field(
         default="auto",
-        description="Also write an int8 model. auto: the best of many settings, by speed measured "
-        "on this machine and a little by size, that keeps the metric on the validation rows; a "
+        description="Also write an int8 model. auto: the fastest as measured on this machine that "
+        "keeps the metric on the validation rows, beside what else `deploy` chooses among; a "
         "section: these settings; null: float only.",
     )
     quantization_seconds: float = Field(
         default=120.0,
         gt=0,
         le=MOST,
-        description="Time for the search (quantization: auto); what was not tried by then is not.",
+        description="Time for the search of int8 settings (quantization: auto with deploy: null); "
+        "what was not tried by then is not.",
     )
     max_quantization_drop: float = Field(
         default=0.002,
         ge=0,
         le=MOST_WEIGHT,
-        description="How much of the first metric the search may lose against float32 "
-        "(quantization: auto).",
+        description="How much of the first metric a file may lose against float32: it is refused "
+        "where it is shown to lose more (quantization: auto, and deploy).",
     )
 
     def _clashes(self) -> Iterator[Clash]:
-        for key in ("quantization_seconds", "max_quantization_drop"):
-            default = type(self).model_fields[key].default
-            if self.quantization != "auto" and getattr(self, key) != default:
-                yield Clash(
-                    f"{key} is only used with quantization: auto: remove it, or set quantization "
-                    "to auto",
-                    (key, "quantization"),
-                )
+        # max_quantization_drop is also for what `deploy` chooses, which the whole recipe knows.
+        key = "quantization_seconds"
+        default = type(self).model_fields[key].default
+        if self.quantization != "auto" and getattr(self, key) != default:
+            yield Clash(
+                f"{key} is only used with quantization: auto: remove it, or set quantization to "
+                "auto",
+                (key, "quantization"),
+            )
 
 
 class DeployConfig(Section):
-    """Which file is recommended for deployment: among runtimes, precisions and graphs."""
+    """Which file is recommended for deployment: among runtimes, precisions and graphs.
+
+    The dense model gets the same search, so that speed-ups can be told over the best of it too.
+    """
 
     cpu: Literal["here", "avx2", "avx512", "vnni", "amx", "arm64"] = Field(
         default="here",
@@ -159,9 +164,11 @@ class DeployConfig(Section):
         "plug-ins); those whose packages are missing are passed over and told.",
     )
     seconds: float = Field(
-        default=240.0,
+        default=120.0,
         gt=0,
-        description="Time for the choice (cpu: here); what usually wins is tried in any case.",
+        le=MOST,
+        description="Time for the choice of one model's files (cpu: here), dense or pruned; what "
+        "usually wins is tried in any case.",
     )
     keep_all: bool = Field(
         default=False, description="Keep also the files that turned out slower (cpu: here)."

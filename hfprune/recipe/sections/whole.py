@@ -58,10 +58,12 @@ class Recipe(Section):
     )
     export: ExportConfig = Field(default_factory=ExportConfig, description="Export to ONNX.")
     deploy: DeployConfig | None = Field(
-        default=None,
-        description="Also choose the files to deploy among runtimes, precisions and graphs, judged "
+        default_factory=DeployConfig,
+        description="Which files to deploy: chosen among runtimes, precisions and graphs, judged "
         "on validation rows and timed on their real lengths; deploy.json says which to take for "
-        "which use. {}: the defaults; null: an int8 file as `export.quantization` says.",
+        "which use. null: none are chosen, an int8 file is written as `export.quantization` says. "
+        "Not given: the defaults where `export.quantization` is auto, else null, for the file is "
+        "named already.",
     )
     benchmark: BenchmarkConfig = Field(
         default_factory=BenchmarkConfig,
@@ -101,12 +103,7 @@ class Recipe(Section):
                 f"data.max_length {self.data.max_length}: lower one or raise the other",
                 ("benchmark.sequence_lengths", "data.max_length"),
             )
-        if self.deploy is None and self.benchmark.traffic != "both":
-            yield Clash(
-                "benchmark.traffic is only used where files are chosen for deployment: remove it, "
-                "or add `deploy: {}`",
-                ("benchmark.traffic", "deploy"),
-            )
+        yield from self._deployment_clashes()
         if self.overwrite and self.resume:
             yield Clash(
                 "overwrite starts afresh and resume goes on: set one of them to false",
@@ -119,6 +116,30 @@ class Recipe(Section):
                 ("model.new_head", "teacher.name_or_path"),
             )
         yield from self._output_clashes()
+
+    def _deployment_clashes(self) -> Iterator[Clash]:
+        chosen = self.deploy is not None and not self._chosen_already
+        if not chosen and self.benchmark.traffic != "both":
+            yield Clash(
+                "benchmark.traffic is only used where files are chosen for deployment: remove it, "
+                "or add `deploy: {}`",
+                ("benchmark.traffic", "deploy"),
+            )
+        usual = {name: field.default for name, field in ExportConfig.model_fields.items()}
+        if chosen and self.export.quantization_seconds != usual["quantization_seconds"]:
+            yield Clash(
+                "export.quantization_seconds is for the search for int8 settings alone, which the "
+                "choice of files to deploy takes the place of: set deploy.seconds instead, or "
+                "deploy to null",
+                ("export.quantization_seconds", "deploy"),
+            )
+        drop = self.export.max_quantization_drop != usual["max_quantization_drop"]
+        if drop and not chosen and self.export.quantization != "auto":
+            yield Clash(
+                "export.max_quantization_drop is only used where files are chosen: remove it, set "
+                "export.quantization to auto, or add `deploy: {}`",
+                ("export.max_quantization_drop", "export.quantization"),
+            )
 
     def _task_clashes(self) -> Iterator[Clash]:
         if self.task != "multi_label_classification" and isinstance(self.data.label_column, list):
@@ -278,6 +299,11 @@ class Recipe(Section):
                     ("output_dir", key, "overwrite"),
                 )
 
+    @property
+    def _chosen_already(self) -> bool:
+        """Whether the recipe names the file to deploy, and asks for no other choice."""
+        return "deploy" not in self.model_fields_set and self.export.quantization != "auto"
+
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         metrics = self.evaluation.metrics or list(DEFAULT_METRICS[self.task])
@@ -297,6 +323,7 @@ class Recipe(Section):
                 }
             ),
             "benchmark": self.benchmark.model_copy(update={"sequence_lengths": lengths}),
+            "deploy": None if self._chosen_already else self.deploy,
         }
         for key, section in resolved.items():
             # The recipe is still being made; it is frozen from here on.
