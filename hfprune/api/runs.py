@@ -121,8 +121,8 @@ class Runs:
             raise
         self._adopt(Made(context, prepared, dense, members), costs)
         if trainer.outputs:
-            output: TrainOutput = trainer.outputs[-1]
-            return output
+            found: TrainOutput = trainer.outputs[-1]
+            return found
         # Nothing was trained: all was done before, or the target takes no training.
         return TrainOutput(0, 0.0, {"train_runtime": round(time.monotonic() - start, 4)})
 

@@ -120,7 +120,7 @@ def open_run(
             if trainer.given_teacher is None
             else weights_digest(trainer.given_teacher),
         )
-    from_main(None)  # the work folder is there
+    require_shared(context.store.folder)
     set_seed(recipe.training.seed)
     return context, prepared
 

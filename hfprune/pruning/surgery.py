@@ -21,6 +21,29 @@ from hfprune.pruning.plan import PruningPlan
 RECORD_KEY = "hfprune"
 RECORD_VERSION = 1
 
+# What plain ``from_pretrained`` of transformers says of a model whose layers differ, before it
+# reads a weight: it refuses a kind of attention that it does not know, by this name. Versions 4 and
+# 5 read it under different keys. Without it there is still the size mismatch, which names nobody.
+HINT = "none: layers differ in size, load it with hfprune.from_pretrained(folder)"
+_HINT_KEYS = ("_attn_implementation", "attn_implementation")
+
+
+def hint_(config: Any, *, wanted: bool) -> None:
+    """Make a config say, once it is saved, who can build its model; or take that back. In place."""
+    for key in _HINT_KEYS:
+        if wanted:
+            vars(config)[key] = HINT
+        elif str(vars(config).get(key)).startswith(HINT):
+            vars(config).pop(key)
+
+
+def forget_hint_(config: Any) -> Any:
+    """The config, of which a model can be built though the hint stood in its file. In place."""
+    hint_(config, wanted=False)
+    if str(getattr(config, "_attn_implementation", None)).startswith(HINT):
+        config._attn_implementation = None
+    return config
+
 
 def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """Remove what the plan does not keep. In place; returns the same model.
@@ -43,6 +66,7 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
             model is then untouched.
     """
     plan.require_sizes(model_sizes(model))
+    differs = plan.sizes() != plan.totals() or _HINT_KEYS[0] in vars(model.config)
     if plan.vocabulary is not None:
         _check_vocabulary(model, plan.vocabulary)
     for key, view in block_views(model).items():
@@ -54,7 +78,8 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
     if plan.vocabulary is not None:
         _slice_vocabulary(model, plan.vocabulary)
     adapter_of(model).settle(model)
-    _write_record(model)
+    write_record_(model)
+    hint_(model.config, wanted=differs)
     return model
 
 
@@ -103,18 +128,48 @@ def read_record(config: Any, source: str) -> tuple[tuple[int, int], ...] | None:
     return tuple(zip(heads, neurons, strict=True))
 
 
-def _write_record(model: nn.Module) -> None:
+def write_record_(
+    model: nn.Module, *, layers: Sequence[int] | None = None, of_layers: int | None = None
+) -> None:
+    """Write what each layer of a model keeps into its config.
+
+    ``per_layer_config`` repeats it in the words of transformers 5 (which records such values, and
+    does not build models of them yet): ``intermediate_size`` and ``skip``, by layer.
+
+    Args:
+        layers, of_layers: of a model without the layers that it lost: numbers of those that it
+            has, and how many there were.
+    """
     sizes = model_sizes(model)
     config: Any = model.config
-    setattr(
-        config,
-        RECORD_KEY,
-        {
-            "format_version": RECORD_VERSION,
-            "heads": [heads for heads, _ in sizes],
-            "neurons": [neurons for _, neurons in sizes],
+    before = getattr(config, RECORD_KEY, None)
+    before = before if isinstance(before, Mapping) else {}
+    record: dict[str, Any] = {
+        "format_version": RECORD_VERSION,
+        "heads": [heads for heads, _ in sizes],
+        "neurons": [neurons for _, neurons in sizes],
+        "per_layer_config": {
+            str(index): {
+                **({"intermediate_size": neurons} if neurons else {}),
+                **({"skip": skip} if (skip := _skipped(heads, neurons)) else {}),
+            }
+            for index, (heads, neurons) in enumerate(sizes)
         },
-    )
+    }
+    earlier = before.get("layers")
+    if layers is not None and isinstance(earlier, list):  # layers had left before
+        layers = [earlier[index] for index in layers]
+        of_layers = before.get("of_layers")
+    elif layers is None and isinstance(earlier, list) and len(earlier) == len(sizes):
+        layers, of_layers = earlier, before.get("of_layers")
+    if layers is not None and isinstance(of_layers, int) and len(layers) < of_layers:
+        record |= {"layers": list(layers), "of_layers": of_layers}
+    setattr(config, RECORD_KEY, record)
+
+
+def _skipped(heads: int, neurons: int) -> list[str]:
+    """The blocks that a layer lacks, as transformers 5 calls them."""
+    return [name for name, units in (("attention", heads), ("mlp", neurons)) if not units]
 
 
 def required_tokens(model: nn.Module) -> frozenset[int]:

@@ -24,7 +24,6 @@ from hfprune.core.results import (
 )
 from hfprune.data.task_data import SPLITS, TEXT_ROW
 from hfprune.deploy.choose.record import read_deployment
-from hfprune.families import model_sizes
 from hfprune.measure.environment import environment
 from hfprune.models.layout import layout_or_note
 from hfprune.models.sentences import save_encoder
@@ -35,7 +34,7 @@ from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
 from hfprune.pipeline.stages import benchmark, deploy
 from hfprune.pruning.cost import parameter_costs
-from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.layout import loads_alone
 from hfprune.pruning.search import plan_sparsity
 from hfprune.pruning.surgery import RECORD_KEY
 from hfprune.publish.card import write_card
@@ -113,15 +112,19 @@ def deployments(context: Context, exported: AllExported) -> dict[str, Any] | Non
 
 def _kept(context: Context, prepared: Prepared, dense: Any, member: Member) -> Kept:
     """What a model kept, and what of the dense model's encoder weights is gone."""
-    totals, kept = model_sizes(dense), model_sizes(prepared.saved(context, member.model))
-    plan = PruningPlan.first_units(totals, kept)
+    plan = plan_in(context.path(member.model.folder))
+    totals, kept = plan.totals(), plan.sizes()
     found: dict[str, Any] = {
+        "layout": context.recipe.pruning.layout,
+        "stock": loads_alone(prepared.saved(context, member.model)),
         "sparsity": round(plan_sparsity(plan, parameter_costs(dense)), 6),
         "heads": [heads for heads, _ in kept],
         "neurons": [neurons for _, neurons in kept],
         "of_heads": [heads for heads, _ in totals],
         "of_neurons": [neurons for _, neurons in totals],
     }
+    if member.temperature is not None:
+        found["temperature"] = member.temperature
     if member.candidates:
         found["candidates"] = member.candidates
         (best,) = (entry for entry in member.candidates.values() if entry["chosen"])
@@ -160,7 +163,11 @@ def check_agreement(context: Context, members: Members, exported: AllExported) -
         plan = plan_in(folder)
         record = read_json(folder / "config.json").get(RECORD_KEY, {})
         sizes = list(zip(record.get("heads", []), record.get("neurons", []), strict=False))
-        if sizes and tuple(sizes) != plan.sizes():
+        # A finished model has lost its emptied layers, and says which it has.
+        layers = record.get("layers", range(len(plan)))
+        whole = set(layers) | {n for n, size in enumerate(plan.sizes()) if not any(size)}
+        here = [plan.sizes()[layer] for layer in layers if layer < len(plan)]
+        if sizes and (sizes != here or len(whole) != len(plan)):
             raise _mixed(folder, f"its config has the sizes {sizes}, its plan {plan.sizes()}")
         made_of = exported.models[member.label].model
         if made_of != context.store.digest(member.made_of):
