@@ -17,12 +17,13 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hfprune.api.asked import Asked
 from hfprune.api.given import task_data
-from hfprune.core.exchange import from_main, tell_failure
+from hfprune.core.exchange import tell_failure
 from hfprune.core.locks import FolderLock
 from hfprune.models.checkpoint import load_shrunk
 from hfprune.models.whole import load_whole
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import data_digest, digest_of, recipe_digest
+from hfprune.pipeline.preflight import require_shared
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import SavedModel
 from hfprune.pipeline.store import CHECKPOINTS, StageStore
