@@ -51,7 +51,7 @@ def benchmark(
     if choose:
         _choose(folder, (batch_size or [32])[-1], threads, quiet, as_json)
         return
-    with explained("nothing was changed"):
+    with explained("nothing was changed", as_json=as_json):
         from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files
         from hfprune.measure.latency import measure_latency, ratios
         from hfprune.measure.runners import batches_for, config_beside, onnx_runner
@@ -113,7 +113,7 @@ def benchmark(
 
 
 def _choose(folder: Path, batch_size: int, threads: int, quiet: bool, as_json: bool) -> None:
-    with explained("nothing was changed"):
+    with explained("nothing was changed", as_json=as_json):
         from hfprune.deploy.choose.present import choose_among
         from hfprune.deploy.choose.record import one_line
         from hfprune.report.console import Console

@@ -19,7 +19,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the HTML report of a finished run, and its figures as PNG, from metrics.json."""
-    with explained("an earlier report may be left"):
+    with explained("an earlier report may be left", as_json=as_json):
         from hfprune.report.html import write_report
 
         files, note = write_report(folder, output)

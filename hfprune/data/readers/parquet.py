@@ -18,7 +18,12 @@ def read_parquet(file: RowsFile) -> Table:
         try:
             with pyarrow.parquet.ParquetFile(raw) as parquet:
                 file.check_columns(parquet.schema_arrow.names)
-                table = parquet.read(columns=list(file.wanted))
+                wanted = list(file.wanted)
+                if file.most is None or file.most >= parquet.metadata.num_rows:
+                    table = parquet.read(columns=wanted)
+                else:
+                    batches = parquet.iter_batches(max(file.most, 1), columns=wanted)
+                    table = pyarrow.Table.from_batches([next(batches)])
         except pyarrow.ArrowException as error:
             raise DataError(f"{file.where}: not a valid Parquet file: {error}") from error
     # The datasets library keeps class names in the schema's metadata.
