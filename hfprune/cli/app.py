@@ -108,8 +108,13 @@ def in_words(text: str, words: Mapping[str, str]) -> str:
     'set --max-length to 64 or less'
     """
     for key in sorted(words, key=len, reverse=True):
-        text = re.sub(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)(: (?=[\w'\"]))?",
-                      lambda found, key=key: words[key] + (" " if found[1] else ""), text)  # fmt: skip
+        pattern = rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)(: (?=[\w'\"]))?"
+        found = re.split(pattern, text)
+        # Parts, and between them the colon or nothing.
+        text = found[0] + "".join(
+            words[key] + (" " if colon else "") + part
+            for colon, part in zip(found[1::2], found[2::2], strict=True)
+        )
     return text
 
 

@@ -17,6 +17,8 @@ OPTIONS: Final = {
     "data.text_pair_column": "--text-pair-column",
     "data.label_column": "--label-column",
     "data.label_names": "--label-name",
+    "data.label_names holds": "the labels of the model (or of --label-name) are",
+    "add it to data.label_names": "say how the rows spell each class by --label-name",
     "data.max_length": "--max-length",
     "data.test_file": "--data",
     "evaluation.metrics": "--metric",

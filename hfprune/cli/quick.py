@@ -1,4 +1,4 @@
-"""``hfprune quick``: from a model and a file of rows to a result; and what ``recipe new`` shares."""
+"""``hfprune quick``: from a model and a file to a result; ``recipe new`` shares its options."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ MaxDrop = Annotated[
 ]
 TeacherName = Annotated[
     str | None,
-    typer.Option(help="A fine-tuned model to learn from; without: MODEL, if it is one, or trained."),
+    typer.Option(
+        help="A fine-tuned model to learn from; without: MODEL, if it is one, or trained."
+    ),
 ]
 TaskName = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(_TASKS)}; without: by the labels.")
@@ -92,7 +94,7 @@ def look_for(
 
 
 def tell(looked: Looked) -> None:
-    """What was assumed, the labels, and how long it may take; to stderr, as results go to stdout."""
+    """What was assumed, the labels, how long it may take; to stderr, as results go to stdout."""
     from hfprune.early.checks import label_counts
     from hfprune.early.duration import in_words
 
@@ -132,7 +134,7 @@ def write_recipe(file: Path, looked: Looked) -> Any:
     epilog=example(
         "hfprune quick my-fine-tuned-model tickets.csv",
         "hfprune quick microsoft/MiniLM-L12-H384-uncased tickets.csv --speedup 8",
-        "hfprune quick my-model tickets.csv --text-column body --label-column topic --max-drop 0.01",
+        "hfprune quick my-model tickets.csv --label-column topic --max-drop 0.01",
     )
 )
 def quick(

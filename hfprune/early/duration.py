@@ -1,8 +1,8 @@
 """How long a run may take: a guess from sizes, told as a range because it is one.
 
-The rates come from the demonstration (MiniLM, 3,200 sentences, two cores: its teacher computes about
-110 GFLOP a second, a fifth to a half of what such cores can multiply) and hold within a factor of
-two on like machines. The run itself tells what is left from its own pace.
+The rates come from the demonstration (MiniLM, 3,200 sentences, two cores: its teacher computes
+about 110 GFLOP a second) and hold within a factor of two on like machines. The run itself tells
+what is left from its own pace.
 """
 
 from __future__ import annotations

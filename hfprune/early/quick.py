@@ -50,7 +50,7 @@ def look(
     *,
     output: str,
     test_file: str | None = None,
-    columns: Columns = Columns(),  # noqa: B008 (frozen)
+    columns: Columns = Columns(),
     target: Target = Target(),  # noqa: B008 (a tuple)
     teacher: str | None = None,
 ) -> Looked:

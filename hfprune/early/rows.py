@@ -105,15 +105,14 @@ def _total(path: Path, columns: dict[str, list[Any]], size: int, read: int) -> i
     if read > size + 1 or not path.is_file():
         return read  # a reader that reads all
     shown = min(size, 2000)
-    text = 0
-    for name, values in columns.items():
-        extra = len(name) + 5 if "json" in _ending(path) else 1
-        text += sum(len(_written(value).encode("utf-8", "replace")) for value in values[:shown])
-        text += extra * shown
+    if "json" in _ending(path):
+        rows = ({name: values[row] for name, values in columns.items()} for row in range(shown))
+        written = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+    else:
+        written = [
+            ",".join(str(values[row]) for values in columns.values()) for row in range(shown)
+        ]
+    text = sum(len(row.encode("utf-8", "replace")) + 1 for row in written)
     # Text packs to about a third.
     packed = 3 if path.suffix.lower() in PACKED else 1
     return max(size, round(packed * path.stat().st_size / max(1.0, text / shown)))
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

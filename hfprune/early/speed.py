@@ -57,9 +57,9 @@ def check_speed(speeds: list[float], facts: ModelFacts, batch: int, length: int,
         return
     raise RecipeError(
         f"{key} is {max(speeds):g}, but {facts.name} cannot get that fast: with all its "
-        f"{facts.layers} layers gone, what is left (embeddings, classifier, the runtime's own work) "
-        f"takes more than 1/{bound:.0f} of its time at batch {batch}, {length} tokens. Ask for "
-        f"less: 4 to {MEASURED:g} has been measured"
+        f"{facts.layers} layers gone, what is left (embeddings, classifier, the runtime's own "
+        f"work) takes more than 1/{bound:.0f} of its time at batch {batch}, {length} tokens. Ask "
+        f"for less: 4 to {MEASURED:g} has been measured"
     )
 
 
@@ -68,6 +68,7 @@ def daring(speeds: list[float]) -> str | None:
     if not speeds or max(speeds) <= MEASURED:
         return None
     return (
-        f"a speed of {max(speeds):g}x is beyond what hfprune's benchmark has measured ({MEASURED:g}x "
-        "cost 1.4 points there): expect to lose more, and look at the report before you deploy it"
+        f"a speed of {max(speeds):g}x is beyond what hfprune's benchmark has measured "
+        f"({MEASURED:g}x cost 1.4 points there): expect to lose more, and look at the report "
+        "before you deploy it"
     )

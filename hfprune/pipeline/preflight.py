@@ -16,6 +16,7 @@ from hfprune.core.tasks import problem_of
 from hfprune.core.trackers import check_trackers
 from hfprune.data.readers.paths import listed
 from hfprune.deploy.exporters.backends import check_backend
+from hfprune.early.checks import check_early
 from hfprune.measure.metrics import load_metrics
 from hfprune.models.layout import layout_or_note
 from hfprune.models.loading import check_model
@@ -97,3 +98,6 @@ def check(context: Context) -> None:
     _, note = layout_or_note(recipe.model.name_or_path)
     if note is not None:
         context.console.warn(note)
+    # Targets and teachers that sizes and labels rule out; the rows are read whole right after this.
+    for note in check_early(recipe, rows=False):
+        context.console.note(note)

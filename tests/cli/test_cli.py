@@ -28,7 +28,7 @@ from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.recipe.reading import load_recipe, recipe_schema
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("prune", "export", "evaluate", "benchmark", "inspect", "push")
+COMMANDS = ("quick", "prune", "export", "evaluate", "benchmark", "inspect", "push")
 RECIPE_COMMANDS = ("check", "schema", "new")
 
 
@@ -59,7 +59,7 @@ def test_every_command_has_an_example_and_the_common_options() -> None:
         shown = call(*names, "--help").stdout
         assert f"  hfprune {' '.join(names)}" in shown.partition("Example")[2], names
         assert ("--json" in shown) == (names[-1] != "schema"), "which is JSON anyway"
-        shows_progress = names[-1] in ("prune", "evaluate", "benchmark", "push")
+        shows_progress = names[-1] in ("quick", "prune", "evaluate", "benchmark", "push")
         assert ("--quiet" in shown) == shows_progress, names
 
 
@@ -77,7 +77,11 @@ def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout.split() == ["export", "evaluate"]
 
 
-def test_a_new_recipe_is_whole_and_never_overwrites(tmp_path: Path) -> None:
+def test_a_new_recipe_is_whole_and_never_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_reviews(tmp_path / "a.csv", 40)
     file = tmp_path / "reviews.yaml"
     made = call("recipe", "new", file, "--model", "some/model", "--train", "a.csv", "--speedup", 9)
     assert f"next: hfprune recipe check {file}" in made.stdout
@@ -87,7 +91,7 @@ def test_a_new_recipe_is_whole_and_never_overwrites(tmp_path: Path) -> None:
     again = call("recipe", "new", file, "--model", "m", "--train", "a.csv", code=1)
     assert "exists; name a file that does not" in again.stderr
     other = tmp_path / "slow.yaml"
-    bad = call("recipe", "new", other, "--model", "m", "--train", "a", "--speedup", 0.5, code=1)
+    bad = call("recipe", "new", other, "--model", "m", "--train", "a.csv", "--speedup", 0.5, code=1)
     assert "speedup" in bad.stderr
     assert not other.exists()
 
@@ -254,7 +258,8 @@ def test_evaluate_of_a_model_without_a_recipe(tmp_path: Path) -> None:
     assert "holds no recipe.yaml that would name its test rows; name files" in nothing.stderr
     file = ("--data", tmp_path / "rows.csv")
     unknown = call("evaluate", tmp_path, *file, code=1)
-    assert "the label 'positive' is unknown; data.label_names holds 'LABEL_0'" in unknown.stderr
+    told = "the label 'positive' is unknown; the labels of the model (or of --label-name) are"
+    assert told in unknown.stderr
     names = ("--label-name", "negative", "--label-name", "positive")
     found = json.loads(call("evaluate", tmp_path, *file, *names, "--json").stdout)
     assert found["rows"] == ["rows.csv"]
