@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hfprune.cli.completion import complete_override
 from hfprune.core.errors import HFPruneError
 from hfprune.core.text import visible, visible_json
 
@@ -50,7 +51,10 @@ recipes = typer.Typer(help="Write and check recipes.", no_args_is_help=True, ric
 app.add_typer(recipes, name="recipe")
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of it.")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY.PATH=VALUE", help="Replaces values of it.", autocompletion=complete_override
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What a run or save_model wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
@@ -160,7 +164,7 @@ def run_recipe(recipe: Any, *, quiet: bool, as_json: bool) -> None:
     """Carry a recipe out, after the checks that take no time."""
     from hfprune.early.checks import check_early
 
-    check_early(recipe, rows=True)
+    check_early(recipe)
     from hfprune.core.processes import leave_processes
     from hfprune.pipeline import run
     from hfprune.report.console import Console

@@ -31,12 +31,8 @@ ROWS: Final = 1000
 _WHOLE_BYTES: Final = 8_000_000
 
 
-def check_early(recipe: Recipe, *, rows: bool = True) -> tuple[str, ...]:
+def check_early(recipe: Recipe) -> tuple[str, ...]:
     """Refuse what can be refused at once.
-
-    Args:
-        recipe: of the run.
-        rows: whether to look into files of rows; a run reads them itself.
 
     Returns:
         What a person should know, a sentence each.
@@ -46,12 +42,9 @@ def check_early(recipe: Recipe, *, rows: bool = True) -> tuple[str, ...]:
     """
     check_trackers(recipe.training.report_to)
     check_output_dir(recipe.output_dir, recipe.overwrite or recipe.resume)
-    told: list[str] = []
-    labels: list[str] | None = recipe.data.label_names
-    if rows:
-        found, notices = check_data(recipe.data, recipe.task)
-        labels = found or labels
-        told += [notice.text for notice in notices if notice.level == "warning"]
+    labels, notices = check_data(recipe.data, recipe.task)
+    labels = labels or recipe.data.label_names
+    told = [notice.text for notice in notices if notice.level == "warning"]
     model = look_at(recipe.model.name_or_path, "model.name_or_path")
     check_tokenizer(model, "model.name_or_path", recipe.model.tokenizer)
     _check_lengths(recipe, model)
@@ -136,13 +129,19 @@ def _size(data: DataConfig) -> int:
 
 
 def _check_lengths(recipe: Recipe, model: ModelFacts) -> None:
-    limit = model.limit
-    if recipe.task == "image_classification" or limit is None or recipe.model.tokenizer is not None:
+    if recipe.task == "image_classification":
         return
-    if recipe.data.max_length > limit:
+    longest = model.tokenizer_limit if recipe.model.tokenizer is None else None
+    if longest is not None and recipe.data.max_length > longest:
         raise DataError(
-            f"data.max_length is {recipe.data.max_length}, but the model reads at most {limit} "
-            f"tokens: set data.max_length to {limit} or less"
+            f"data.max_length is {recipe.data.max_length}, but the model reads at most {longest} "
+            f"tokens (the tokenizer's model_max_length): set data.max_length to {longest} or less"
+        )
+    timed, positions = max(recipe.benchmark.sequence_lengths, default=0), model.positions
+    if positions is not None and timed > positions:
+        raise RecipeError(
+            f"benchmark.sequence_lengths asks for {timed} tokens, but the model has positions for "
+            f"{positions}: list shorter lengths"
         )
 
 

@@ -38,7 +38,8 @@ class ModelFacts:
         kind: what its class predicts, where it has a head.
         labels: of a fine-tuned classifier, in the order of their numbers.
         problem: its ``problem_type``.
-        limit: most tokens of an input, special ones included.
+        tokenizer_limit, positions: most tokens of an input, special ones included, as its tokenizer
+            and its positions have it.
         tokenizer: ``tokenizer.json``, which lengths are measured with.
     """
 
@@ -52,13 +53,15 @@ class ModelFacts:
     kind: Kind | None = None
     labels: tuple[str, ...] | None = None
     problem: str | None = None
-    limit: int | None = None
+    tokenizer_limit: int | None = None
+    positions: int | None = None
     tokenizer: Path | None = None
 
     @property
-    def fine_tuned(self) -> bool:
-        """Whether it has the head of a classifier."""
-        return self.kind is not None
+    def limit(self) -> int | None:
+        """Most tokens of an input; ``None`` where nothing says."""
+        limits = [one for one in (self.tokenizer_limit, self.positions) if one is not None]
+        return min(limits, default=None)
 
     @property
     def named_labels(self) -> bool:
@@ -106,7 +109,6 @@ def look_at(name: str, key: str) -> ModelFacts:
     except CheckpointError as error:
         raise CheckpointError(f"{key} {name!r}: {error}") from error
     _check_family(raw.get("model_type"), f"{key} {name!r}")
-    limits = _limit_of_tokenizer(folder), _positions(raw)
     kind = _kind(raw)
     return ModelFacts(
         name=name,
@@ -119,7 +121,8 @@ def look_at(name: str, key: str) -> ModelFacts:
         kind=kind,
         labels=None if kind is None else _labels(raw),
         problem=raw.get("problem_type"),
-        limit=min((limit for limit in limits if limit is not None), default=None),
+        tokenizer_limit=_limit_of_tokenizer(folder),
+        positions=_positions(raw),
         tokenizer=_tokenizer(folder),
     )
 

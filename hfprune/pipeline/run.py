@@ -21,7 +21,7 @@ from hfprune.core.model_ref import DENSE
 from hfprune.core.processes import lost_processes
 from hfprune.core.results import RunResults
 from hfprune.core.signals import terminated_as_interrupted
-from hfprune.pipeline import preflight
+from hfprune.pipeline import preflight, progress
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import recipe_digest
 from hfprune.pipeline.members import Maker, Members
@@ -101,9 +101,15 @@ def _finished(context: Context, found: RunResults) -> RunResults:
     """What is left to do for a run that was finished before."""
     context.store.remove_leftovers()
     context.console.note(f"{context.store.output}: finished before, nothing to resume")
-    context.console.summary(found)
+    _tell(context, found)
     push.run(context, found.members)
     return found
+
+
+def _tell(context: Context, found: RunResults) -> None:
+    """The table of all models, what it comes to, and what to type next."""
+    context.console.summary(found)
+    context.console.verdict(found, context.recipe.pruning, str(context.store.output))
 
 
 def _prepare(context: Context) -> Prepared:
@@ -122,7 +128,9 @@ def _prepare(context: Context) -> Prepared:
         )
     preflight.require_shared(context.store.folder)
     set_seed(recipe.training.seed)
-    return data.prepare(context)
+    prepared = data.prepare(context)
+    progress.plan(context, prepared)
+    return prepared
 
 
 def _teacher(context: Context, prepared: Prepared) -> SavedModel:
@@ -197,7 +205,7 @@ def _results(
         more = write.details(context, dense, members, evaluated)
         write.write(context, prepared, members, exported, found, more)
     context.store.remove()
-    context.console.summary(found)
+    _tell(context, found)
     context.console.note(f"results: {context.store.output}")
     push.run(context, [member.label for member in members.all])
     return found

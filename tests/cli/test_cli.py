@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import hfprune
 from hfprune.cli import app
+from hfprune.cli.completion import complete_override
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.recipe.reading import load_recipe, recipe_schema
 
@@ -75,6 +76,70 @@ def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["export", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("pruning.sp", ["pruning.sparsity=", "pruning.speedup="]),
+        ("pruning.method=", ["pruning.method=gates", "pruning.method=reconstruction"]),
+        ("training.bf16=", ["training.bf16=true", "training.bf16=false", "training.bf16=auto"]),
+        ("pruning.vocabulary.m", ["pruning.vocabulary.min_count="]),
+        ("rec", ["recovery."]),
+        ("nothing", []),
+    ],
+)
+def test_shells_complete_keys_of_recipes(typed: str, found: list[str]) -> None:
+    assert complete_override(typed) == found
+
+
+def test_a_reader_that_stops_early_is_no_failure() -> None:
+    """`hfprune recipe schema | head -1`: more than a pipe holds, and nobody reads it."""
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", '"$0" -m hfprune recipe schema | head -1', sys.executable],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
+
+
+def test_errors_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    for words in (("inspect", tmp_path / "no"), ("recipe", "check", tmp_path / "no.yaml")):
+        failed = call(*words, "--json", code=1)
+        told = json.loads(failed.stdout)["error"]
+        assert set(told) == {"type", "message"}
+        assert failed.stderr.strip() == f"error: {told['message']}"
+
+
+def test_quick_looks_writes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hfprune.pipeline as pipeline
+
+    monkeypatch.chdir(tmp_path)
+    save_tiny_classifier("bert", tmp_path / "mine")
+    write_reviews(tmp_path / "tickets.csv", 60)
+    seen: list[Any] = []
+    monkeypatch.setattr(pipeline, "run", lambda *args: seen.append(args) or {"format_version": 1})
+    done = call("quick", "mine", "tickets.csv", "--speedup", 4)
+    recipe = load_recipe("runs/tickets.yaml")
+    assert seen[0][0] == recipe
+    assert (recipe.pruning.speedup, recipe.output_dir) == (4, "runs/tickets")
+    for said in ("texts: column 'text'", "labels: column 'label'", "2 labels: 'negative' 30",
+                 "it may take", "recipe: runs/tickets.yaml"):  # fmt: skip
+        assert said in done.stderr
+    # The same again goes on; something else is not written over it.
+    call("quick", "mine", "tickets.csv", "--speedup", 4, "--dry-run")
+    other = call("quick", "mine", "tickets.csv", "--speedup", 5, code=1)
+    assert "runs/tickets.yaml is there already and says something else" in other.stderr
+    dry = call("quick", "mine", "tickets.csv", "--sparsity", 0.5, "--output", "o/x", "--dry-run",
+               "--json")  # fmt: skip
+    assert json.loads(dry.stdout) == {"file": "o/x.yaml"}
+    assert load_recipe("o/x.yaml").pruning.sparsity == 0.5
+    two = call("quick", "mine", "tickets.csv", "--sparsity", 0.5, "--max-drop", 0.1, code=1)
+    assert "--sparsity and --max-drop are different targets" in two.stderr
+    task = call("quick", "mine", "tickets.csv", "--task", "ranking", code=1)
+    assert "--task is 'ranking'; expected one of single_label_classification" in task.stderr
+    gone = call("quick", "mine", "tikets.csv", code=1)
+    assert "Did you mean 'tickets.csv'?" in gone.stderr
+    assert len(seen) == 1
 
 
 def test_a_new_recipe_is_whole_and_never_overwrites(

@@ -200,7 +200,7 @@ def test_a_good_recipe_passes_and_tells_what_the_rows_are_like(place: Path, tmp_
     ("changed", "kind", "text"),
     [
         ({"data": {"text_column": "txt"}}, DataError, "Did you mean 'text'?"),
-        ({"data": {"max_length": 65}}, DataError, "at most 64 tokens: set data.max_length to 64"),
+        ({"data": {"max_length": 65}}, DataError, "model_max_length): set data.max_length to 64"),
         ({"data": {"label_names": ["a", "b"]}}, DataError, "the label 'positive' is unknown"),
         ({"pruning": {"sparsity": None, "keep_layers": [0, 3]}}, RecipeError,
          "names layer 3, but {tuned} has 3: numbers are 0 to 2"),

@@ -16,8 +16,8 @@ from hfprune.early.speed import check_speed, daring, fastest
 from hfprune.early.writing import SCHEMA_LINE, recipe_text
 from hfprune.recipe.reading import parse_recipe
 
-MINILM = ModelFacts("minilm", None, "bert", 6, 384, 1536, 30522, limit=512)
-BASE = ModelFacts("base", None, "bert", 12, 768, 3072, 30522, limit=512)
+MINILM = ModelFacts("minilm", None, "bert", 6, 384, 1536, 30522, positions=512)
+BASE = ModelFacts("base", None, "bert", 12, 768, 3072, 30522, positions=512)
 
 
 def chosen(task: Any = "single_label_classification", **changed: Any) -> Chosen:
@@ -241,3 +241,38 @@ def test_durations_grow_with_the_work_and_are_told_as_a_range() -> None:
     assert 300 < usual[0] < usual[1] < 6000
     assert seconds_of.__doc__
     assert in_words((3600, 7200)) == "1.0 to 2.0 hours"
+
+
+# -- stages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pruning", "more", "names"),
+    [
+        ({"sparsity": 0.5}, {}, ["data", "teacher", "prune", "export", "evaluate", "benchmark"]),
+        (
+            {"speedup": 6, "method": "reconstruction"},
+            {"recovery": {"num_train_epochs": 1}},
+            ["data", "teacher", "baseline", "latency", "reconstruct", "trial", "recover", "export",
+             "evaluate", "benchmark"],
+        ),
+        (
+            {"speedup": [4, 8], "vocabulary": {}},
+            {"deploy": {}},
+            ["data", "teacher", "vocabulary", "tokens", "baseline", "latency 4x", "prune 4x",
+             "latency 8x", "prune 8x", "export", "deploy", "evaluate", "benchmark"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_plan_has_the_stages_of_the_run(
+    pruning: dict[str, Any], more: dict[str, Any], names: list[str]
+) -> None:
+    from hfprune.early.duration import planned_stages, work_of
+    from hfprune.recipe.sections.whole import Recipe
+
+    recipe = Recipe(model={"name_or_path": "m"}, data={"train_file": "a.csv"}, pruning=pruning,
+                    output_dir="x", **more)  # fmt: skip
+    work = work_of(recipe, rows=1000, test_rows=100, tokens=30.0, weights=10**7, cores=2)
+    plan = planned_stages(recipe, work)
+    assert [name for name, _ in plan] == names
+    assert all(seconds >= 0 for _, seconds in plan)
