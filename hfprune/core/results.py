@@ -208,14 +208,15 @@ class RunResults(Part):
         return self._fastest(forms)
 
     def _fastest(self, forms: list[ModelRef]) -> ModelRef:
+        """By speed-ups, which compare times of the same rounds; medians of all may lie otherwise."""
         shapes, times = self.benchmark.shapes(), self.benchmark.times()
         timed = {
-            ref: times[str(ref), shapes[0]].median_ms for ref in forms
+            ref: times[str(ref), shapes[0]].speedup for ref in forms
             if shapes and (str(ref), shapes[0]) in times and str(ref) in self.benchmark.file_bytes
         }  # fmt: skip
         if not timed:
             return next((ref for ref in forms if ref.precision == "int8"), forms[0])
-        near = [ref for ref in timed if timed[ref] <= AS_FAST * min(timed.values())]
+        near = [ref for ref in timed if AS_FAST * timed[ref] >= max(timed.values())]
         return min(near, key=lambda ref: self.benchmark.file_bytes[str(ref)])
 
     def member_results(self, label: str) -> RunResults:

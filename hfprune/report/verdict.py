@@ -17,6 +17,8 @@ from hfprune.recipe.sections.pruning import PruningConfig
 
 # A speed that falls short by no more than this counts as reached: it is what rounds differ by.
 SHORT: Final = 0.03
+# Ends of an interval of a speed-up that are further apart were not measured on an idle machine.
+UNSTEADY: Final = 1.6
 # Files as runs write them, below the folder of a model.
 FILES: Final = {
     "ONNX": "onnx/model.onnx",
@@ -100,7 +102,8 @@ def _times(row: Timing) -> str:
     low_high = row.speedup_interval
     if low_high is None or f"{low_high[0]:.1f}" == f"{low_high[1]:.1f}":
         return f"{row.speedup:.1f}x"
-    return f"{row.speedup:.1f}x ({low_high[0]:.1f} to {low_high[1]:.1f})"
+    unsteady = "" if low_high[1] <= UNSTEADY * low_high[0] else ", unsteady: time it when idle"
+    return f"{row.speedup:.1f}x ({low_high[0]:.1f} to {low_high[1]:.1f}{unsteady})"
 
 
 def _reached(
@@ -156,18 +159,19 @@ def _deploy(results: RunResults, label: str, ref: ModelRef, file: str) -> str:
         if each.label == label and each.format != "pytorch" and each != ref
         and (str(each), shape) in times
     ]  # fmt: skip
-    mine = times[str(ref), shape].median_ms
+    mine = times[str(ref), shape]
     if uses:
         why = f"chosen here for {next(iter(uses))} inputs, by time and metric (deploy.json)"
     elif not others:
         why = "the only file that was written"
     else:
-        other = min(others, key=lambda each: times[str(each), shape].median_ms)
-        theirs = times[str(other), shape].median_ms
-        if theirs > AS_FAST * mine:
-            why = f"the fastest: {mine:.3g} ms, {theirs:.3g} ms as {other.form}"
+        other = max(others, key=lambda each: times[str(each), shape].speedup)
+        theirs = times[str(other), shape]
+        told = f"{mine.median_ms:.3g} ms, {theirs.median_ms:.3g} ms as {other.form}"
+        if mine.speedup > AS_FAST * theirs.speedup:
+            why = f"the fastest: {mine.speedup:.1f}x, {theirs.speedup:.1f}x as {other.form}"
         else:
-            why = f"as fast as {other.form} ({mine:.3g} and {theirs:.3g} ms) and smaller"
+            why = f"as fast as the others and smaller: {told}"
     return f"Deploy {file or ref} ({size}), {why}."
 
 
@@ -221,13 +225,13 @@ def _slower(results: RunResults, ref: ModelRef) -> str | None:
     dense = [each for each in results.refs() if each.label == DENSE and each.format != "pytorch"]
     found = []
     for shape in results.benchmark.shapes():
-        rivals = [(times[str(each), shape].median_ms, each) for each in dense
+        rivals = [(times[str(each), shape].speedup, each) for each in dense
                   if (str(each), shape) in times]  # fmt: skip
         if (str(ref), shape) not in times or not rivals:
             continue
-        best, rival = min(rivals)
-        if times[str(ref), shape].median_ms * AS_FAST >= best:
-            found.append(f"{_at(results, shape)} ({rival} takes {best:.3g} ms)")
+        best, rival = max(rivals)
+        if times[str(ref), shape].speedup <= AS_FAST * best:
+            found.append(f"{_at(results, shape)} ({rival} is {best:.1f}x)")
     if not found:
         return None
     return f"It is no faster than the dense model was for {' and '.join(found)}."
