@@ -208,7 +208,7 @@ class RunResults(Part):
         return self._fastest(forms)
 
     def _fastest(self, forms: list[ModelRef]) -> ModelRef:
-        """By speed-ups, which compare times of the same rounds; medians of all may lie otherwise."""
+        """By speed-ups, which compare times of the same rounds, not by medians of all rounds."""
         shapes, times = self.benchmark.shapes(), self.benchmark.times()
         timed = {
             ref: times[str(ref), shapes[0]].speedup for ref in forms

@@ -59,8 +59,8 @@ def compare(pages: Sequence[Page]) -> tuple[list[Entry], list[str]]:
     metrics = {page.results.primary for page in pages}
     if len(metrics) > 1:
         raise OutputError(
-            f"the runs are judged by different metrics ({', '.join(sorted(metrics))}): compare runs "
-            "whose recipes name the same one first in evaluation.metrics"
+            f"the runs are judged by different metrics ({', '.join(sorted(metrics))}): compare "
+            "runs whose recipes name the same one first in evaluation.metrics"
         )
     names = _names(pages)
     entries: list[Entry] = []
