@@ -18,6 +18,7 @@ __all__ = ["app", "main"]
 # In the order in which --help lists them; each module adds its command to the application.
 for _command in (
     "quick", "prune", "recipe", "export", "evaluate", "inspect", "benchmark", "push", "report",
+    "env",
 ):  # fmt: skip
     import_module(f"hfprune.cli.{_command}")
 

@@ -177,7 +177,7 @@ class Drawn:
     begins: str | None
 
 
-def drawn(charts: Sequence[LineChart] | Sequence[ScatterChart]) -> list[Drawn]:
+def drawn(charts: Sequence[LineChart | ScatterChart]) -> list[Drawn]:
     """Charts for two columns; the last of an odd number has a row to itself."""
     last = len(charts) - 1
     return [draw(chart, wide=place == last and not last % 2) for place, chart in enumerate(charts)]
