@@ -218,7 +218,7 @@ def lengths_of(tokenizer: Path, texts: list[str], pairs: list[str] | None = None
     Raises:
         CheckpointError: the file is no tokenizer.
     """
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
     try:
         found = Tokenizer.from_file(str(tokenizer))

@@ -17,8 +17,8 @@ def read_parquet(file: RowsFile) -> Table:
     with file.binary() as raw:
         try:
             with pyarrow.parquet.ParquetFile(raw) as parquet:
-                names = list(parquet.schema_arrow.names)
-                file.check_columns(names)
+                there = list(parquet.schema_arrow.names)
+                file.check_columns(there)
                 wanted, total = list(file.wanted), parquet.metadata.num_rows
                 if file.most is None or file.most >= total or not wanted:
                     table = parquet.read(columns=wanted)
@@ -30,7 +30,7 @@ def read_parquet(file: RowsFile) -> Table:
     # The datasets library keeps class names in the schema's metadata.
     features = datasets.Features.from_arrow_schema(table.schema)
     return Table(
-        names=names,
+        names=there,
         columns={column: table.column(column).to_pylist() for column in file.wanted},
         # Without a column there is nothing to count in the table itself.
         size=table.num_rows if wanted else min(total, file.most or total),
