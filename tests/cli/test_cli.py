@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import hfprune
 from hfprune.cli import app
+from hfprune.cli.app import in_words
 from hfprune.cli.completion import complete_override
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.recipe.reading import load_recipe, recipe_schema
@@ -108,6 +109,23 @@ def test_errors_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
         told = json.loads(failed.stdout)["error"]
         assert set(told) == {"type", "message"}
         assert failed.stderr.strip() == f"error: {told['message']}"
+
+
+def test_errors_of_evaluate_name_its_own_options(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path / "m")
+    write_reviews(tmp_path / "rows.csv", 10)
+    rows = ("evaluate", tmp_path / "m", "--data", tmp_path / "rows.csv")
+    column = call(*rows, "--text-column", "txt", code=1).stderr
+    assert "has no column 'txt', which --text-column asks for" in column
+    assert "Did you mean 'text'?" in column
+    length = call(*rows, "--max-length", 500, code=1).stderr
+    assert "--max-length is 500, but the model reads at most 64 tokens" in length
+    assert "set --max-length to 64 or less" in length
+    assert "data." not in column + length
+    key = {"data.text_column": "--text-column", "data.text": "--text"}
+    assert in_words("data.text_column: x, data.texts, data.text", key) == (
+        "--text-column x, data.texts, --text"
+    )
 
 
 def test_quick_looks_writes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

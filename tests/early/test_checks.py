@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from tiny import TEXT_FAMILIES, save_tiny_classifier, tiny_model, tiny_tokenizer, write_reviews
+from typer.testing import CliRunner
 
+from hfprune.cli import app
 from hfprune.core.errors import (
     CheckpointError,
     DataError,
@@ -235,6 +237,34 @@ def test_a_teacher_of_other_labels_and_a_full_output_are_found(place: Path, tmp_
     (tmp_path / "bare/config.json").write_text((place / "tuned/config.json").read_text())
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
         check_early(recipe(place, model={"name_or_path": str(tmp_path / "bare")}))
+
+
+def test_a_speed_that_cannot_be_is_refused_by_the_commands(place: Path, tmp_path: Path) -> None:
+    """From the sizes of a config alone: nothing is loaded, nothing trained."""
+    big = {
+        "model_type": "bert",
+        "num_hidden_layers": 6,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "vocab_size": 100,
+        "max_position_embeddings": 512,
+    }
+    tiny_tokenizer().save_pretrained(tmp_path / "big")
+    (tmp_path / "big/config.json").write_text(json.dumps(big))
+    wanted = {"sparsity": None, "speedup": 900, "method": "reconstruction"}
+    asked = recipe(place, model={"name_or_path": str(tmp_path / "big")}, pruning=wanted)
+    with pytest.raises(
+        RecipeError, match=r"pruning\.speedup is 900, but .*big cannot get that fast"
+    ):
+        check_early(asked)
+    words = ["quick", str(tmp_path / "big"), str(place / "rows.csv"), "--speedup", "900",
+             "--output", str(tmp_path / "out")]  # fmt: skip
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 1
+    assert "cannot get that fast" in found.stderr
+    assert not (tmp_path / "out.yaml").exists(), "nothing is left of a recipe that cannot be run"
+    daring = recipe(place, model=asked.model.model_dump(), pruning={**wanted, "speedup": 40})
+    assert "40x is beyond what" in check_early(daring)[0]
 
 
 def test_of_large_files_only_the_head_is_read(
