@@ -30,7 +30,7 @@ from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.recipe.reading import load_recipe, recipe_schema
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("quick", "prune", "export", "evaluate", "benchmark", "inspect", "push")
+COMMANDS = ("quick", "prune", "export", "evaluate", "benchmark", "inspect", "push", "env")
 RECIPE_COMMANDS = ("check", "schema", "new")
 
 
@@ -76,7 +76,7 @@ def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
              "COMP_CWORD": "1"},
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
-    assert done.stdout.split() == ["export", "evaluate"]
+    assert done.stdout.split() == ["export", "evaluate", "env"]
 
 
 @pytest.mark.parametrize(
