@@ -305,6 +305,46 @@ def methods() -> str:
     return svg(780, 390, "Accuracy against measured speed-up of each method", parts)
 
 
+def routes() -> str:
+    """Questions from the simplest route on, with the numbers of the benchmark's table."""
+    rows = {f"{name} {label}".strip(): (speed, change) for name, label, speed, change in measured()}
+
+    def told(row: str) -> str:
+        speed, change = rows[row]
+        return f"{speed:g}x, {change:+.2f} points"
+
+    int8, whole = rows["dense int8"][0], rows["layers 4"][0]
+    steps = (
+        (("Does it generate text?",), ("LLM Compressor, vLLM", "and their like")),
+        (("Is it fast and small enough?",), ("You are done.",)),
+        (("Do words alone tell the classes", "apart? (topics, language, spam)"),
+         ("Static embeddings (model2vec)", "or TF-IDF and a linear model")),
+        (("Is it large, and no small", "pretrained model was tried?"),
+         ("Fine-tune MiniLM, Ettin or the like,", "distil into it, and come back")),
+        ((f"Is {int8:g} times as fast enough?",), ("int8 alone, an export:", told("dense int8"))),
+        ((f"Is {whole:g} times as fast enough?",),
+         ("Whole layers dropped, int8:", told("layers 4"))),
+    )  # fmt: skip
+    parts, left, right, wide, high, step = [], 8, 408, 304, 58, 84
+    for index, (question, answer) in enumerate(steps):
+        y = 8 + index * step
+        for x, lines, fill in ((left, question, "card"), (right, answer, "gone")):
+            parts.append(box(x, y, wide, high, fill, radius=8))
+            top = y + (35 if len(lines) == 1 else 25)
+            parts += [text(x + wide / 2, top + 20 * n, part) for n, part in enumerate(lines)]
+        parts += arrow((left + wide + 2, y + high / 2), (right - 2, y + high / 2))
+        parts.append(text((left + wide + right) / 2, y + high / 2 - 7, "yes", size=13, fill="soft"))
+        parts += arrow((left + wide / 2, y + high + 2), (left + wide / 2, y + step - 2))
+        parts.append(text(left + wide / 2 + 18, y + high + 18, "no", size=13, fill="soft"))
+    y = 8 + len(steps) * step
+    parts.append(box(left, y, right - left + wide, high + 26, "card", radius=8))
+    parts.append(box(left, y, right - left + wide, 5, "kept"))
+    parts.append(text((left + right + wide) / 2, y + 32, "hfprune, int8", size=17, bold=True))
+    ours = "; ".join(told(f"hfprune {speed}") for speed in ("6x", "10x", "16x"))
+    parts.append(text((left + right + wide) / 2, y + 58, ours))
+    return svg(720, y + high + 34, "Which route to take, from the simplest on", parts)
+
+
 PICTURES = {
     "pipeline": pipeline,
     "shrinking": shrinking,
@@ -312,6 +352,7 @@ PICTURES = {
     "layers": layers,
     "prices": prices,
     "methods": methods,
+    "routes": routes,
 }
 
 

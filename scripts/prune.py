@@ -37,14 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     # Late: --help answers at once.
     from hfprune.core.errors import HFPruneError
+    from hfprune.early.checks import check_early
     from hfprune.recipe.reading import dump_recipe, load_recipe
     from hfprune.recipe.workplan import describe
 
     try:
         recipe = load_recipe(options.recipe, options.overrides)
+        notes = check_early(recipe)
         if options.dry_run:
             print(dump_recipe(recipe))
             print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
+            print("".join(f"note: {note}\n" for note in notes), end="", file=sys.stderr)
             return 0
         from hfprune.core.processes import leave_processes
         from hfprune.pipeline import run

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
+from hfprune.cli.completion import complete_override
 from hfprune.core.errors import HFPruneError
 from hfprune.core.text import visible, visible_json
 
 EXAMPLES = """Examples:
+
+  hfprune quick my-model tickets.csv --speedup 6
 
   hfprune recipe new reviews.yaml --model microsoft/MiniLM-L12-H384-uncased --train train.csv
 
@@ -47,7 +53,10 @@ recipes = typer.Typer(help="Write and check recipes.", no_args_is_help=True, ric
 app.add_typer(recipes, name="recipe")
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of it.")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY.PATH=VALUE", help="Replaces values of it.", autocompletion=complete_override
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What a run or save_model wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
@@ -60,12 +69,32 @@ def example(*lines: str) -> str:
 
 
 @contextmanager
-def explained(interrupted: str) -> Iterator[None]:
-    """Our errors as one line and exit code 1; Ctrl-C as a line that says how to go on."""
+def explained(
+    interrupted: str, *, as_json: bool = False, words: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Our errors as one line and exit code 1; Ctrl-C as a line that says how to go on.
+
+    Who reads a part of the output and closes the pipe (``| head``) has what was wanted: that is no
+    failure.
+
+    Args:
+        interrupted: what to say after Ctrl-C.
+        as_json: whether the command was asked for JSON; then an error is JSON on stdout as well,
+            besides its line on stderr.
+        words: keys of recipes, and what the command calls them, for errors of commands that read
+            no recipe.
+    """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+        raise typer.Exit(0) from None
     except HFPruneError as error:
-        say(f"error: {error}", err=True)
+        text = in_words(str(error), words or {})
+        say(f"error: {text}", err=True)
+        if as_json:
+            print_json({"error": {"type": type(error).__name__, "message": text}})
         raise typer.Exit(1) from error
     except UnicodeEncodeError as error:
         # Paths and labels may hold halves of characters, or what the terminal's encoding has not.
@@ -73,7 +102,31 @@ def explained(interrupted: str) -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         typer.echo(f"interrupted; {interrupted}", err=True)
+        if as_json:
+            print_json({"error": {"type": "KeyboardInterrupt", "message": interrupted}})
         raise typer.Exit(130) from error
+
+
+def in_words(text: str, words: Mapping[str, str]) -> str:
+    """A text with keys of recipes replaced, longest first; ``data.text_column:`` loses its colon.
+
+    >>> in_words("set data.max_length to 64 or less", {"data.max_length": "--max-length"})
+    'set --max-length to 64 or less'
+    """
+    for key in sorted(words, key=len, reverse=True):
+        pattern = rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)(: (?=[\w'\"]))?"
+        found = re.split(pattern, text)
+        # Parts, and between them the colon or nothing.
+        text = found[0] + "".join(
+            words[key] + (" " if colon else "") + part
+            for colon, part in zip(found[1::2], found[2::2], strict=True)
+        )
+    return text
+
+
+def _close_stdout() -> None:
+    """Nobody reads any more: what is left in the buffer must not be written when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:
@@ -92,17 +145,38 @@ def _main(
 
 
 def describe_recipe(recipe: Any, as_json: bool) -> None:
-    from hfprune.core.trackers import check_trackers
+    """The recipe whole, what a run will do, and what was found in the files that it names."""
+    from hfprune.early.checks import check_early
     from hfprune.recipe.reading import dump_recipe
     from hfprune.recipe.workplan import describe
 
-    check_trackers(recipe.training.report_to)
+    notes = check_early(recipe)
     if as_json:
-        print_json({"recipe": recipe.model_dump(mode="json"), "plan": describe(recipe)})
+        plan = describe(recipe)
+        print_json({"recipe": recipe.model_dump(mode="json"), "plan": plan, "notes": list(notes)})
         return
     say(dump_recipe(recipe))
     for number, line in enumerate(describe(recipe), 1):
         say(f"{number}. {line}")
+    for note in notes:
+        say(f"note: {note}", err=True)
+
+
+def run_recipe(recipe: Any, *, quiet: bool, as_json: bool) -> None:
+    """Carry a recipe out, after the checks that take no time."""
+    from hfprune.early.checks import check_early
+
+    check_early(recipe)
+    from hfprune.core.processes import leave_processes
+    from hfprune.pipeline import run
+    from hfprune.report.console import Console
+
+    try:
+        results = run(recipe, Console(quiet=quiet or as_json))
+    finally:
+        leave_processes()
+    if as_json and results is not None:
+        print_json(results)
 
 
 def print_json(value: Any) -> None:

@@ -55,7 +55,7 @@ def benchmark(
     if choose:
         _choose(folder, (batch_size or [32])[-1], threads, traffic, quiet, as_json)
         return
-    with explained("nothing was changed"):
+    with explained("nothing was changed", as_json=as_json):
         from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files
         from hfprune.deploy.runtimes.registry import usable_runtimes
         from hfprune.measure.latency import measure_latency, ratios
@@ -133,7 +133,7 @@ def _bytes(file: Path) -> int:
 def _choose(
     folder: Path, batch_size: int, threads: int, traffic: str, quiet: bool, as_json: bool
 ) -> None:
-    with explained("nothing was changed"):
+    with explained("nothing was changed", as_json=as_json):
         from hfprune.deploy.choose.present import choose_among
         from hfprune.deploy.choose.record import one_line
         from hfprune.measure.traffic import USES

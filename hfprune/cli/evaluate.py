@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json
 from hfprune.cli.limits import MOST_BATCH, MOST_TOKENS
+
+# What errors on rows call a recipe's key, and what it is here.
+OPTIONS: Final = {
+    "data.text_column": "--text-column",
+    "data.text_pair_column": "--text-pair-column",
+    "data.label_column": "--label-column",
+    "data.label_names": "--label-name",
+    "data.label_names holds": "the labels of the model (or of --label-name) are",
+    "add it to data.label_names": "say how the rows spell each class by --label-name",
+    "data.max_length": "--max-length",
+    "data.test_file": "--data",
+    "evaluation.metrics": "--metric",
+    "evaluation.confidence": "--confidence",
+    "data.encoding": "data.encoding (of a recipe)",
+    "data.format": "data.format (of a recipe)",
+}
 
 
 @app.command(
@@ -73,7 +89,9 @@ def evaluate(
 
     Accuracy, precision, recall and F1 (other metrics for other tasks), each with its interval.
     """
-    with explained("nothing was changed, run the same command again"):
+    words = OPTIONS if data else None  # else the rows are the recipe's, and so are its keys
+    again = "nothing was changed, run the same command again"
+    with explained(again, as_json=as_json, words=words):
         from rich.console import Console as RichConsole
 
         from hfprune.deploy.evaluation import evaluate as measure

@@ -27,7 +27,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what a model is made of, what was pruned and what can be."""
-    with explained("nothing was changed"):
+    with explained("nothing was changed", as_json=as_json):
         from rich.console import Console as RichConsole
 
         from hfprune.models.inspection import inspect as look

@@ -15,7 +15,7 @@ from hfprune.cli.app import (
     describe_recipe,
     example,
     explained,
-    print_json,
+    run_recipe,
 )
 
 
@@ -36,20 +36,11 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Carry a recipe out: teacher, pruning, recovery, export, evaluation, timing."""
-    with explained("run the same command with resume=true to go on"):
+    with explained("run the same command with resume=true to go on", as_json=as_json):
         from hfprune.recipe.reading import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])
         if dry_run:
             describe_recipe(loaded, as_json)
             return
-        from hfprune.core.processes import leave_processes
-        from hfprune.pipeline import run
-        from hfprune.report.console import Console
-
-        try:
-            results = run(loaded, Console(quiet=quiet or as_json))
-        finally:
-            leave_processes()
-        if as_json and results is not None:
-            print_json(results)
+        run_recipe(loaded, quiet=quiet, as_json=as_json)

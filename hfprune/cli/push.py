@@ -24,7 +24,7 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Upload a finished run to the Hub, with a model card made from its measurements."""
-    with explained("nothing here was changed, run the same command again"):
+    with explained("nothing here was changed, run the same command again", as_json=as_json):
         from hfprune.publish.push import push as upload
 
         silent = quiet or as_json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,13 +18,27 @@ from hfprune.cli.app import (
     recipes,
     say,
 )
+from hfprune.cli.quick import (
+    LabelColumn,
+    MaxDrop,
+    PairColumn,
+    Sparsity,
+    Speedup,
+    TaskName,
+    TeacherName,
+    Test,
+    TextColumn,
+    look_for,
+    tell,
+    write_recipe,
+)
 from hfprune.core.errors import RecipeError
 
 
 @recipes.command(epilog=example("hfprune recipe check reviews.yaml pruning.sparsity=0.9"))
 def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read a recipe as a run would; print it whole, and what the run will do."""
-    with explained("nothing was changed"):
+    with explained("nothing was changed", as_json=as_json):
         from hfprune.recipe.reading import load_recipe
 
         describe_recipe(load_recipe(recipe, overrides or []), as_json)
@@ -33,9 +47,10 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
 @recipes.command(epilog=example("hfprune recipe schema > recipe.schema.json"))
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from hfprune.recipe.reading import recipe_schema
+    with explained("nothing was changed"):
+        from hfprune.recipe.reading import recipe_schema
 
-    print_json(recipe_schema())
+        print_json(recipe_schema())
 
 
 @recipes.command(
@@ -48,42 +63,38 @@ def new(
     file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
     model: Annotated[str, typer.Option(help="Pretrained or fine-tuned model: folder or Hub name.")],
     train: Annotated[Path, typer.Option(help="CSV, JSON lines or Parquet file to learn from.")],
-    test: Annotated[
-        Path | None, typer.Option(help="File to report on; without: a part of the training file.")
-    ] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
-    speedup: Annotated[float, typer.Option(help="How many times faster it shall get.")] = 6.0,
+    test: Test = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    speedup: Speedup = None,
+    sparsity: Sparsity = None,
+    max_drop: MaxDrop = None,
+    teacher: TeacherName = None,
+    task: TaskName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a recipe that prunes to a speed on this machine."""
-    with explained("nothing was written"):
-        import yaml
-
-        from hfprune.core.files import atomic_write_text
-        from hfprune.recipe.reading import load_recipe
-
+    """Look at a model and a file of rows, and write the recipe that they suggest, commented."""
+    with explained("nothing was written", as_json=as_json):
         if file.exists():
             raise RecipeError(f"{file} exists; name a file that does not, or remove it")
-        data = {"train_file": str(train), "text_column": text_column, "label_column": label_column}
-        values: dict[str, Any] = {
-            "model": {"name_or_path": model},
-            "data": data | ({} if test is None else {"test_file": str(test)}),
-            "teacher": {"num_train_epochs": 3, "learning_rate": 5e-5},
-            "training": {"group_by_length": True},
-            "pruning": {"speedup": speedup, "method": "reconstruction"},
-            "distillation": {"augmentation": 1},
-            "recovery": {
-                "num_train_epochs": 4, "learning_rate": 2e-4, "freeze_embeddings": True,
-            },
-            "output_dir": f"runs/{file.stem}",
-        }  # fmt: skip
-        atomic_write_text(file, yaml.safe_dump(values, sort_keys=False))
-        try:
-            load_recipe(file)
-        except RecipeError:
-            file.unlink()
-            raise
+        looked = look_for(
+            model,
+            train,
+            f"runs/{file.stem}",
+            test=test,
+            text_column=text_column,
+            pair_column=text_pair_column,
+            label_column=label_column,
+            speedup=speedup,
+            sparsity=sparsity,
+            max_drop=max_drop,
+            teacher=teacher,
+            task=task,
+        )
+        if not as_json:
+            tell(looked)
+        write_recipe(file, looked)
         if as_json:
             print_json({"file": str(file)})
         else:

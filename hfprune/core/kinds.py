@@ -11,6 +11,12 @@ from typing import Any, Final
 from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.tasks import Task
 
+# What hfprune's own families are for, as config.json spells them; a test compares them with the
+# adapters, which need PyTorch.
+OWN_MODEL_TYPES: Final = (
+    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "mpnet"),
+    *("deberta-v2", "modernbert", "gpt2", "llama", "qwen2", "qwen3", "vit", "deit"),
+)
 TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 IMAGE_INPUTS: Final = ("pixel_values",)
 

@@ -22,6 +22,8 @@ METRICS_FILE: Final = "metrics.json"
 DETAILS_FILE: Final = "details.json"
 # Details hold texts of test rows.
 MOST_BYTES: Final = 2**29
+# Files whose times differ by no more than this factor are taken for equally fast.
+AS_FAST: Final = 1.03
 EXPECTED: Final = "give the output_dir of a finished run"
 PartT = TypeVar("PartT", bound=Part)
 ValueT = TypeVar("ValueT")
@@ -199,7 +201,9 @@ class RunResults(Part):
     def served(self, label: str) -> ModelRef:
         """The form of a model that one would deploy.
 
-        Where files were chosen, the one for the first use; else int8 where there is one.
+        Where files were chosen, the one for the first use; else the fastest at the first shape, and
+        of files within :data:`AS_FAST` of it the smallest (int8 is only written where it keeps the
+        metric).
 
         Raises:
             OutputError: no form but that of PyTorch was evaluated.
@@ -221,7 +225,19 @@ class RunResults(Part):
                 f"the results hold no model that could serve as {label!r}: of {found_names}, none "
                 "is its ONNX form; was metrics.json edited?"
             )
-        return next((ref for ref in forms if ref.precision == "int8"), forms[0])
+        return self._fastest(forms)
+
+    def _fastest(self, forms: list[ModelRef]) -> ModelRef:
+        """By speed-ups, which compare times of the same rounds, not by medians of all rounds."""
+        shapes, times = self.benchmark.shapes(), self.benchmark.times()
+        timed = {
+            ref: times[str(ref), shapes[0]].speedup for ref in forms
+            if shapes and (str(ref), shapes[0]) in times and str(ref) in self.benchmark.file_bytes
+        }  # fmt: skip
+        if not timed:
+            return next((ref for ref in forms if ref.precision == "int8"), forms[0])
+        near = [ref for ref in timed if AS_FAST * timed[ref] >= max(timed.values())]
+        return min(near, key=lambda ref: self.benchmark.file_bytes[str(ref)])
 
     def member_results(self, label: str) -> RunResults:
         """The results of one model of a family, as if it had been the only one."""

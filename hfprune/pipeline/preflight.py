@@ -16,6 +16,8 @@ from hfprune.core.tasks import problem_of
 from hfprune.core.trackers import check_trackers
 from hfprune.data.readers.paths import listed
 from hfprune.deploy.exporters.backends import check_backend
+from hfprune.early.checks import check_target
+from hfprune.early.model import look_at
 from hfprune.measure.metrics import load_metrics
 from hfprune.models.layout import layout_or_note
 from hfprune.models.loading import check_model
@@ -100,3 +102,6 @@ def check(context: Context) -> None:
     _, note = layout_or_note(recipe.model.name_or_path)
     if note is not None:
         context.console.warn(note)
+    # What sizes alone rule out; everything else that is known early is checked again as it is read.
+    for note in check_target(recipe, look_at(recipe.model.name_or_path, "model.name_or_path")):
+        context.console.note(note)

@@ -19,7 +19,7 @@ from hfprune.core.locks import FolderLock
 from hfprune.core.processes import lost_processes
 from hfprune.core.results import RunResults
 from hfprune.core.signals import terminated_as_interrupted
-from hfprune.pipeline import preflight
+from hfprune.pipeline import preflight, progress
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import recipe_digest
 from hfprune.pipeline.made import Made
@@ -30,7 +30,6 @@ from hfprune.pipeline.stages import data, push, teacher, write
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
-from hfprune.report.next_steps import predict_line
 
 
 def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None:
@@ -91,9 +90,15 @@ def _finished(context: Context, found: RunResults) -> RunResults:
     """What is left to do for a run that was finished before."""
     context.store.remove_leftovers()
     context.console.note(f"{context.store.output}: finished before, nothing to resume")
-    context.console.summary(found)
+    _tell(context, found)
     push.run(context, found.members)
     return found
+
+
+def _tell(context: Context, found: RunResults) -> None:
+    """The table of all models, what it comes to, and what to type next."""
+    context.console.summary(found)
+    context.console.verdict(found, context.recipe.pruning, str(context.store.output))
 
 
 def _prepare(context: Context) -> Prepared:
@@ -112,7 +117,9 @@ def _prepare(context: Context) -> Prepared:
         )
     preflight.require_shared(context.store.folder)
     set_seed(recipe.training.seed)
-    return data.prepare(context)
+    prepared = data.prepare(context)
+    progress.plan(context, prepared)
+    return prepared
 
 
 def _teacher(context: Context, prepared: Prepared) -> SavedModel:
@@ -127,8 +134,7 @@ def _results(
     made = Made(context, prepared, dense, members)
     found = made.written(context.store.output, replace=recipe.overwrite or recipe.resume)
     context.store.remove()
-    context.console.summary(found)
+    _tell(context, found)
     context.console.note(f"results: {context.store.output}")
-    context.console.note(predict_line(context.store.output, found))
     push.run(context, [member.label for member in members.all])
     return found

@@ -14,9 +14,13 @@ from hfprune.core.text import visible
 
 Shape = Literal["circle", "square", "diamond"]
 
-# In CSS pixels; narrow, so that text is of its size on a phone as well.
+# In CSS pixels; narrow, so that text is of its size on a phone as well. A chart that has a row of
+# the page to itself is as wide as two and what is between them.
 WIDTH, HEIGHT = 360.0, 230.0
+WIDE = 2 * WIDTH + 18
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 12.0, 38.0
+# A line of more points shows none of them.
+MOST_MARKS = 30
 
 
 def escape(text: str) -> Markup:
@@ -62,13 +66,14 @@ class Point:
 
 @dataclass(frozen=True)
 class ScatterChart:
-    """Points over a logarithmic x; ``front`` are those that no other beats in both."""
+    """Points over a logarithmic x in ``unit``; ``front`` are those that no other beats in both."""
 
     title: str
     x_name: str
     y_name: str
     points: tuple[Point, ...]
     front: tuple[Point, ...]
+    unit: str = " ms"
 
 
 def front_of(points: Iterable[Point], *, lower_is_better: bool) -> tuple[Point, ...]:
@@ -112,8 +117,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 class _Plane:
     """From values to places in the drawing."""
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, log: bool) -> None:
-        self.log = log
+    def __init__(
+        self, xs: Sequence[float], ys: Sequence[float], *, log: bool, width: float = WIDTH
+    ) -> None:
+        self.log, self.width = log, width
         low, high = min(xs), max(xs)
         if log:
             self.x = (low / 1.25, high * 1.25)
@@ -127,7 +134,7 @@ class _Plane:
         low, high, at = self.x[0], self.x[1], value
         if self.log:
             low, high, at = math.log(low), math.log(high), math.log(at)
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (at - low) / (high - low), 1)
+        return round(LEFT + (self.width - LEFT - RIGHT) * (at - low) / (high - low), 1)
 
     def down(self, value: float) -> float:
         low, high = self.y
@@ -139,30 +146,63 @@ class _Plane:
         for value in ticks(*self.y):
             y = self.down(value)
             text = f"{value:.4g}" if not percent else f"{100 * value:.4g}%"
-            parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
+            parts.append(f'<path class="grid" d="M{LEFT} {y}H{self.width - RIGHT}"/>')
             parts.append(f'<text class="end" x="{LEFT - 6}" y="{y + 4}">{text}</text>')
         for value in log_ticks(*self.x) if self.log else ticks(*self.x):
             x = self.across(value)
             parts.append(f'<path class="grid" d="M{x} {TOP}V{HEIGHT - BOTTOM}"/>')
             parts.append(f'<text class="mid" x="{x}" y="{HEIGHT - BOTTOM + 15}">{value:.6g}</text>')
-        centre = (LEFT + WIDTH - RIGHT) / 2
+        centre = (LEFT + self.width - RIGHT) / 2
         parts.append(f'<text class="mid" x="{centre}" y="{HEIGHT - 6}">{escape(x_name)}</text>')
         return parts
 
+    @property
+    def begins(self) -> str | None:
+        """What to say of a y axis that does not begin at zero; a change looks larger on it."""
+        return f"y axis from {self.y[0]:.3g}, not from 0" if self.y[0] > 0 else None
 
-def _svg(title: str, parts: Iterable[str]) -> Markup:
+
+@dataclass(frozen=True)
+class Drawn:
+    """A chart as SVG, without its title and legend, which the page sets.
+
+    Attributes:
+        svg: the drawing.
+        whole: whether it is as wide as the page.
+        begins: what to say of its y axis, if that does not begin at zero.
+    """
+
+    svg: Markup
+    whole: bool
+    begins: str | None
+
+
+def drawn(charts: Sequence[LineChart | ScatterChart]) -> list[Drawn]:
+    """Charts for two columns; the last of an odd number has a row to itself."""
+    last = len(charts) - 1
+    return [draw(chart, wide=place == last and not last % 2) for place, chart in enumerate(charts)]
+
+
+def draw(chart: LineChart | ScatterChart, *, wide: bool = False) -> Drawn:
+    """One chart."""
+    make = draw_lines if isinstance(chart, LineChart) else draw_scatter
+    svg, begins = make(chart, WIDE if wide else WIDTH)  # type: ignore[arg-type]  # as chosen above
+    return Drawn(svg, wide, begins)
+
+
+def _svg(title: str, width: float, parts: Iterable[str]) -> Markup:
     body = "".join(parts)
     return Markup(  # noqa: S704 (what came from outside was escaped)
-        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img">'
+        f'<svg viewBox="0 0 {width:g} {HEIGHT:g}" role="img">'
         f"<title>{escape(title)}</title>{body}</svg>"
     )
 
 
-def draw_lines(chart: LineChart) -> Markup:
-    """The chart as SVG, without its title and legend, which the page sets."""
+def draw_lines(chart: LineChart, width: float = WIDTH) -> tuple[Markup, str | None]:
+    """The chart as SVG, and what to say of its y axis."""
     points = [point for line in chart.lines for point in line.points]
     ends = [0.0, chart.until, *(x for x, _ in points)]
-    plane = _Plane(ends, [y for _, y in points], log=False)
+    plane = _Plane(ends, [y for _, y in points], log=False, width=width)
     parts = plane.frame(chart.x_name, percent=chart.percent)
     for x, name in chart.marks:
         at = plane.across(x)
@@ -178,13 +218,16 @@ def draw_lines(chart: LineChart) -> Markup:
                 path += f"H{across}V{down}" if line.steps else f"L{across} {down}"
         look = f"c{line.colour}{' faint' if line.faint else ''}"
         parts.append(f'<path class="line {look}" d="{path}"/>')
-        if len(line.points) <= 30:
-            parts += [
-                f'<circle class="fill {look}" r="2.5" cx="{plane.across(x)}" '
-                f'cy="{plane.down(y)}"><title>{escape(line.name)}: {y:.6g}</title></circle>'
-                for x, y in line.points
-            ]
-    return _svg(chart.title, parts)
+        few = len(line.points) <= MOST_MARKS
+        # Of many points some, unseen: they tell their value under the pointer.
+        step = 1 if few else -(-len(line.points) // (2 * MOST_MARKS))
+        mark = f'class="fill {look}" r="2.5"' if few else 'class="fill unseen" r="6"'
+        parts += [
+            f'<circle {mark} cx="{plane.across(x)}" cy="{plane.down(y)}">'
+            f"<title>{escape(line.name)}: {y:.6g} at {x:.3g}</title></circle>"
+            for x, y in line.points[::step]
+        ]
+    return _svg(chart.title, width, parts), plane.begins
 
 
 def marker(shape: Shape, x: float, y: float, colour: int, inside: str = "") -> str:
@@ -198,20 +241,20 @@ def marker(shape: Shape, x: float, y: float, colour: int, inside: str = "") -> s
     )
 
 
-def draw_scatter(chart: ScatterChart) -> Markup:
-    """The chart as SVG, without its title and legend, which the page sets."""
+def draw_scatter(chart: ScatterChart, width: float = WIDTH) -> tuple[Markup, str | None]:
+    """The chart as SVG, and what to say of its y axis."""
     values = [v for p in chart.points for v in (p.low, p.high, p.y)]
-    plane = _Plane([p.x for p in chart.points], values, log=True)
+    plane = _Plane([p.x for p in chart.points], values, log=True, width=width)
     parts = plane.frame(chart.x_name, percent=False)
     path = " ".join(f"{plane.across(p.x)} {plane.down(p.y)}" for p in chart.front)
     parts.append(f'<polyline class="mark" points="{path}"/>')
     for p in chart.points:
         x = plane.across(p.x)
         low, high = plane.down(p.low), plane.down(p.high)
-        told = f"{escape(p.name)}: {escape(chart.y_name)} {p.y:.4f}, {p.x:.4g} ms"
+        told = f"{escape(p.name)}: {escape(chart.y_name)} {p.y:.4f}, {p.x:.4g}{chart.unit}"
         parts.append(f'<path class="whisker c{p.colour}" d="M{x} {low}V{high}"/>')
         parts.append(marker(p.shape, x, plane.down(p.y), p.colour, f"<title>{told}</title>"))
-    return _svg(chart.title, parts)
+    return _svg(chart.title, width, parts), plane.begins
 
 
 def draw_marker(shape: Shape, colour: int) -> Markup:

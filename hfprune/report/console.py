@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -22,13 +22,18 @@ from hfprune.core.records import QuantizationRecord
 from hfprune.core.results import RunResults
 from hfprune.core.text import cell, visible
 from hfprune.deploy.choose.told import last_lines
+from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.report.overall import Overall, about
 from hfprune.report.tables import quantization_table, summary_table
+from hfprune.report.verdict import next_commands, verdicts
 
 logger = logging.getLogger(__name__)
 
 
 # Where there is no terminal, how often a long stage says how far it is.
 SECONDS_BETWEEN_LINES = 30.0
+# Columns of tables where there is no terminal; they take what they need of it.
+WIDE = 200
 
 
 class _Work:
@@ -100,6 +105,9 @@ class Console:
         self._rich = RichConsole(
             file=sys.stderr, highlight=False, force_terminal=None if live else False
         )
+        # Lines of a log are not cut: who reads them searches in them.
+        self._whole = not self._rich.is_terminal
+        self._overall: Overall | None = None
         self._finished: list[str] = []
         self._stage: _Work | None = None
         self._told = 0.0
@@ -111,19 +119,27 @@ class Console:
     def note(self, text: str) -> None:
         """One line."""
         if not self.silent:
-            self._rich.print(f"  {visible(text)}", markup=False)
+            self._line(f"  {visible(text)}")
 
     def warn(self, text: str) -> None:
         """One line that is shown also where progress is not."""
         if processes().is_main_process:
-            self._rich.print(f"warning: {visible(text)}", markup=False, style="yellow")
+            self._line(f"warning: {visible(text)}", style="yellow")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        self._rich.print(text, markup=False, style=style, soft_wrap=self._whole)
+
+    def plan(self, stages: Sequence[tuple[str, float]]) -> None:
+        """What the run will go through: its stages with the seconds expected of each."""
+        self._overall = Overall(stages)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announce a stage, and how long it took when it ends well."""
         stage = _Work(name)
+        number = None if self._overall is None else self._overall.begin(name)
         if not self.silent:
-            self._rich.print(f"== {visible(name)}", markup=False, style="bold")
+            self._line(f"== {visible(name)}{self._of_all(number)}", style="bold")
         self._stage, self._told = stage, stage.start
         try:
             with self._shown(stage):
@@ -132,6 +148,20 @@ class Console:
             self._stage = None
         self.note(f"{name}: {stage.elapsed:.0f} s")
         self._finished.append(f"{name} {clock(stage.elapsed)}")
+        if self._overall is not None:
+            self._overall.end(name, stage.elapsed)
+
+    def _of_all(self, number: int | None) -> str:
+        """`` (stage 3 of 8, about 12 minutes left in all)``, as far as that is known."""
+        if self._overall is None or number is None:
+            return ""
+        left = self._overall.left(0.0, None)
+        more = "" if left is None else f", {about(left)} left in all"
+        return f" (stage {number} of {len(self._overall.planned)}{more})"
+
+    def _left_in_all(self, work: _Work) -> str:
+        left = None if self._overall is None else self._overall.left(work.elapsed, work.left)
+        return "" if left is None else f"{about(left)} left in all"
 
     @contextmanager
     def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
@@ -201,6 +231,8 @@ class Console:
         remaining = "" if left is None else f"{clock(left)} left"
         row.add_row(cell(work.name), bar, counted, clock(work.elapsed), remaining)
         lines: list[Any] = [row]
+        if in_all := self._left_in_all(work):
+            lines.append(Text(f"  {in_all}", style="dim"))
         if work.facts:
             lines.append(Text(f"  {visible(work.facts_text())}", overflow="ellipsis", no_wrap=True))
         if self._finished:
@@ -213,12 +245,13 @@ class Console:
         if self.silent or self._rich.is_terminal or now - self._told < SECONDS_BETWEEN_LINES:
             return
         self._told = now
-        self.note(f"{work.name}: {work.text()}")
+        in_all = self._left_in_all(work)
+        self.note(f"{work.name}: {work.text()}" + (f"; {in_all}" if in_all else ""))
 
     def quantization(self, label: str, record: QuantizationRecord) -> None:
         """The candidates of a search for int8 settings, to stderr."""
         if not self.silent:
-            width = None if self._rich.is_terminal else 160
+            width = None if self._rich.is_terminal else WIDE
             RichConsole(file=sys.stderr, highlight=False, width=width).print(
                 quantization_table(label, record)
             )
@@ -230,6 +263,26 @@ class Console:
             shown.print(summary_table(results))
             for line in last_lines(results):
                 shown.print(visible(line), markup=False, soft_wrap=True)
+
+    def verdict(self, results: RunResults, asked: PruningConfig | None, folder: str) -> None:
+        """What the run came to, in a sentence or four, and what to type next; to stdout.
+
+        Args:
+            results: of the run.
+            asked: the recipe's ``pruning``.
+            folder: of the output.
+        """
+        if self.silent:
+            return
+        out = RichConsole(highlight=False, width=_width())
+        plain = not out.is_terminal
+        for found in verdicts(results, asked):
+            name = f"{found.label}: " if results.family is not None else ""
+            out.print(f"{visible(name + found.text())}", markup=False, soft_wrap=plain)
+        labels = list(results.members) if results.family is not None else []
+        out.print("next:", markup=False)
+        for command in next_commands(folder, labels, results.task):
+            out.print(f"  {visible(command)}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -302,4 +355,4 @@ class _TrainingProgress(TrainerCallback):
 
 
 def _width() -> int | None:
-    return None if sys.stdout.isatty() else 120
+    return None if sys.stdout.isatty() else WIDE

@@ -7,6 +7,8 @@ sentences in it are rows of the test split: think of that before you pass it on.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from hfprune.core.errors import MissingExtraError, OutputError
 from hfprune.core.files import atomic_write_bytes, atomic_write_text
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
-from hfprune.report.charts import draw_lines, draw_marker, draw_scatter
+from hfprune.report.charts import draw_marker, drawn
 from hfprune.report.curves import colour_of, pareto, schedules, shape_of
 from hfprune.report.deployment import deployment_part
 from hfprune.report.figures import (
@@ -31,6 +33,7 @@ from hfprune.report.page import NEEDED_BY, Page
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
 TEMPLATE = "report.html.jinja"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
@@ -53,7 +56,7 @@ def write_report(
     target = Path(output) if output is not None else place / REPORT_FILE
     if target.is_dir():
         raise OutputError(f"{target} is a folder; name the HTML file to write")
-    with _explained(place):
+    with explained_results(place):
         text = _html(page)
     written, figures = [target], {}
     note: str | None = None
@@ -62,7 +65,7 @@ def write_report(
     except MissingExtraError as error:
         note = f"the report has no PNG figures: {error}"
     else:
-        with _explained(place):
+        with explained_results(place):
             figures = _figures(page)
     for name, data in figures.items():
         written.append(target.parent / FIGURES_FOLDER / f"{name}.png")
@@ -75,12 +78,12 @@ def render(folder: str | Path) -> str:
     """The report of a finished run as HTML; errors as :func:`write_report`."""
     place = Path(folder)
     page = Page.read(place)
-    with _explained(place):
+    with explained_results(place):
         return _html(page)
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained_results(folder: Path) -> Iterator[None]:
     """Results that lack what they must have are an OutputError."""
     from jinja2 import UndefinedError
 
@@ -94,20 +97,43 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _html(page: Page) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+def filled(template: str, **values: Any) -> str:
+    """A template with values; text of theirs is escaped, and only our own script may run.
 
-    results = page.results
+    The style and the script are in the page itself, and a policy names the script by its digest.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (ours)
+        script=Markup(script),  # noqa: S704 (ours)
+        script_digest=digest,
+        **values,
+    )
+
+
+def _html(page: Page) -> str:
+    results = page.results
+    found = page.verdicts()
+    charts = pareto(results)
+    return filled(
+        TEMPLATE,
         name=page.name,
+        verdicts=found,
+        deployed=[str(each.ref) for each in found],
+        usage=page.usage(),
+        origin=page.origin,
         results=results,
         primary=results.primary,
         metrics=page.metrics,
@@ -120,14 +146,14 @@ def _html(page: Page) -> str:
         headlines=list(page.headlines()),
         deployment=deployment_part(results),
         table=list(page.table()),
-        pareto=[(chart, draw_scatter(chart)) for chart in pareto(results)],
+        pareto=list(zip(charts, drawn(charts), strict=True)),
         legend=[
             (str(ref), draw_marker(shape_of(ref), colour_of(results, ref.label)))
             for ref in results.refs()
         ],
         schedules=[
-            (label, [(chart, draw_lines(chart)) for chart in charts])
-            for label, charts in schedules(results, page.details)
+            (label, list(zip(curves, drawn(curves), strict=True)))
+            for label, curves in schedules(results, page.details)
         ],
         by_class=list(page.by_class()),
         changed=list(page.changed()),

@@ -8,18 +8,21 @@ as in the model card.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 from hfprune.core.errors import OutputError, RecipeError
+from hfprune.core.kinds import IMAGE, kind_of_task
 from hfprune.core.model_ref import DENSE, REFERENCE
 from hfprune.core.records import SizesCandidate
 from hfprune.core.results import Details, RunResults, Timing, read_details, read_results
 from hfprune.recipe.public import public_recipe
 from hfprune.recipe.reading import dump_recipe, load_recipe
+from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.curves import colour_of
+from hfprune.report.verdict import Verdict, verdict, verdicts
 
 NEEDED_BY = "a report"
 RECIPE_FILE = "recipe.yaml"
@@ -116,8 +119,21 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a run began with, by name; of local files and folders the last part of their paths."""
+
+    model: str = "not recorded"
+    data: str = "not recorded"
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
 class Page:
     """A finished run, read for its report; ``recipe`` is its YAML without local paths.
+
+    Attributes:
+        asked: the recipe's target, if there is a recipe.
+        origin: base model and data.
 
     Methods raise KeyError and the like, or OutputError, where results were edited.
     """
@@ -126,6 +142,8 @@ class Page:
     results: RunResults
     details: Details
     recipe: str | None
+    asked: PruningConfig | None = None
+    origin: Origin = field(default_factory=Origin)
 
     @classmethod
     def read(cls, folder: Path) -> Page:
@@ -136,13 +154,23 @@ class Page:
         """
         results = read_results(folder, NEEDED_BY)
         details = read_details(folder, NEEDED_BY)
-        recipe = _recipe(folder / RECIPE_FILE, results)
-        if recipe is None:
+        whole = _recipe(folder / RECIPE_FILE)
+        if whole is None:
             return cls(folder.resolve().name, results, details, None)
+        recipe = public_recipe(whole, results.sources)
         # By its recipe, as the folder may still be a temporary one.
         name, member = Path(recipe.output_dir).name, results.member
         title = name if member is None else f"{name}, {member}"
-        return cls(title, results, details, dump_recipe(recipe))
+        begun = origin_of(whole, results)
+        return cls(title, results, details, dump_recipe(recipe), recipe.pruning, begun)
+
+    def verdicts(self) -> list[Verdict]:
+        """What it came to, a model."""
+        return verdicts(self.results, self.asked)
+
+    def usage(self) -> list[tuple[str, str]]:
+        """How the first model's file is used, as titles and texts to copy."""
+        return usage(self.results)
 
     @property
     def metrics(self) -> list[str]:
@@ -257,12 +285,57 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _recipe(file: Path, results: RunResults) -> Recipe | None:
-    """The recipe of the run without local paths."""
+def _recipe(file: Path) -> Recipe | None:
+    """The recipe of the run, as it was."""
     if not file.is_file():
         return None
     try:
-        recipe = load_recipe(file)
+        return load_recipe(file)
     except RecipeError as error:
         raise OutputError(f"the recipe of the run cannot be read: {error}") from error
-    return public_recipe(recipe, results.sources)
+
+
+def origin_of(recipe: Recipe, results: RunResults) -> Origin:
+    """What a run began with; no more of a local path than its last part."""
+
+    def named(key: str, value: str | list[str] | None) -> str | None:
+        if value is None or results.sources.get(key) is not None:
+            return results.sources.get(key)
+        names = [value] if isinstance(value, str) else value
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"{PurePath(names[0]).name}{more} (local)"
+
+    data = recipe.data
+    return Origin(
+        model=named("model", recipe.model.name_or_path) or "not recorded",
+        data=named("dataset", data.name) or named("files", data.train_file) or "not recorded",
+        teacher=named("teacher", recipe.teacher.name_or_path),
+    )
+
+
+def usage(results: RunResults) -> list[tuple[str, str]]:
+    """How a run's first model is used from the folder of its report: titles and texts to copy."""
+    label = next(iter(results.members))
+    found = verdict(results, label, None)
+    place = label if results.family is not None else "."
+    texts = []
+    if results.task != "image_classification":
+        command = f'hfprune predict {place} "a text of yours"'
+        texts.append(("On the command line, in the folder of this report", command))
+    if found.ref.runtime == "onnxruntime":
+        kind = kind_of_task(results.task)
+        name = PurePath(found.file).name
+        loads = "AutoImageProcessor" if kind is IMAGE else "AutoTokenizer"
+        argument = "image_processor" if kind is IMAGE else "tokenizer"
+        texts.append(
+            (
+                "In Python, with Optimum and without hfprune",
+                f"from optimum.onnxruntime import {kind.onnx_class}\n"
+                f"from transformers import {loads}, pipeline\n\n"
+                f'model = {kind.onnx_class}.from_pretrained("{place}", subfolder="onnx", '
+                f'file_name="{name}")\n'
+                f'reader = {loads}.from_pretrained("{place}")\n'
+                f'classify = pipeline("{kind.export_task}", model=model, {argument}=reader)',
+            )
+        )
+    return texts

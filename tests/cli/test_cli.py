@@ -24,11 +24,13 @@ from typer.testing import CliRunner
 
 import hfprune
 from hfprune.cli import app
+from hfprune.cli.app import in_words
+from hfprune.cli.completion import complete_override
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.recipe.reading import load_recipe, recipe_schema
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("prune", "export", "evaluate", "benchmark", "inspect", "push")
+COMMANDS = ("quick", "prune", "export", "evaluate", "benchmark", "inspect", "push", "env")
 RECIPE_COMMANDS = ("check", "schema", "new")
 
 
@@ -59,7 +61,7 @@ def test_every_command_has_an_example_and_the_common_options() -> None:
         shown = call(*names, "--help").stdout
         assert f"  hfprune {' '.join(names)}" in shown.partition("Example")[2], names
         assert ("--json" in shown) == (names[-1] != "schema"), "which is JSON anyway"
-        shows_progress = names[-1] in ("prune", "evaluate", "benchmark", "push")
+        shows_progress = names[-1] in ("quick", "prune", "evaluate", "benchmark", "push")
         assert ("--quiet" in shown) == shows_progress, names
 
 
@@ -74,10 +76,95 @@ def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
              "COMP_CWORD": "1"},
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
-    assert done.stdout.split() == ["export", "evaluate"]
+    assert done.stdout.split() == ["export", "evaluate", "env"]
 
 
-def test_a_new_recipe_is_whole_and_never_overwrites(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("pruning.sp", ["pruning.sparsity=", "pruning.speedup="]),
+        ("pruning.method=", ["pruning.method=gates", "pruning.method=reconstruction"]),
+        ("training.bf16=", ["training.bf16=true", "training.bf16=false", "training.bf16=auto"]),
+        ("pruning.vocabulary.m", ["pruning.vocabulary.min_count="]),
+        ("rec", ["recovery."]),
+        ("nothing", []),
+    ],
+)
+def test_shells_complete_keys_of_recipes(typed: str, found: list[str]) -> None:
+    assert complete_override(typed) == found
+
+
+def test_a_reader_that_stops_early_is_no_failure() -> None:
+    """`hfprune recipe schema | head -1`: more than a pipe holds, and nobody reads it."""
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", '"$0" -m hfprune recipe schema | head -1', sys.executable],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
+
+
+def test_errors_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    for words in (("inspect", tmp_path / "no"), ("recipe", "check", tmp_path / "no.yaml")):
+        failed = call(*words, "--json", code=1)
+        told = json.loads(failed.stdout)["error"]
+        assert set(told) == {"type", "message"}
+        assert failed.stderr.strip() == f"error: {told['message']}"
+
+
+def test_errors_of_evaluate_name_its_own_options(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path / "m")
+    write_reviews(tmp_path / "rows.csv", 10)
+    rows = ("evaluate", tmp_path / "m", "--data", tmp_path / "rows.csv")
+    column = call(*rows, "--text-column", "txt", code=1).stderr
+    assert "has no column 'txt', which --text-column asks for" in column
+    assert "Did you mean 'text'?" in column
+    length = call(*rows, "--max-length", 500, code=1).stderr
+    assert "--max-length is 500, but the model reads at most 64 tokens" in length
+    assert "set --max-length to 64 or less" in length
+    assert "data." not in column + length
+    key = {"data.text_column": "--text-column", "data.text": "--text"}
+    assert in_words("data.text_column: x, data.texts, data.text", key) == (
+        "--text-column x, data.texts, --text"
+    )
+
+
+def test_quick_looks_writes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hfprune.pipeline as pipeline
+
+    monkeypatch.chdir(tmp_path)
+    save_tiny_classifier("bert", tmp_path / "mine")
+    write_reviews(tmp_path / "tickets.csv", 60)
+    seen: list[Any] = []
+    monkeypatch.setattr(pipeline, "run", lambda *args: seen.append(args) or {"format_version": 1})
+    done = call("quick", "mine", "tickets.csv", "--speedup", 4)
+    recipe = load_recipe("runs/tickets.yaml")
+    assert seen[0][0] == recipe
+    assert (recipe.pruning.speedup, recipe.output_dir) == (4, "runs/tickets")
+    for said in ("texts: column 'text'", "labels: column 'label'", "2 labels: 'negative' 30",
+                 "it may take", "recipe: runs/tickets.yaml"):  # fmt: skip
+        assert said in done.stderr
+    # The same again goes on; something else is not written over it.
+    call("quick", "mine", "tickets.csv", "--speedup", 4, "--dry-run")
+    other = call("quick", "mine", "tickets.csv", "--speedup", 5, code=1)
+    assert "runs/tickets.yaml is there already and says something else" in other.stderr
+    dry = call("quick", "mine", "tickets.csv", "--sparsity", 0.5, "--output", "o/x", "--dry-run",
+               "--json")  # fmt: skip
+    assert json.loads(dry.stdout) == {"file": "o/x.yaml"}
+    assert load_recipe("o/x.yaml").pruning.sparsity == 0.5
+    two = call("quick", "mine", "tickets.csv", "--sparsity", 0.5, "--max-drop", 0.1, code=1)
+    assert "--sparsity and --max-drop are different targets" in two.stderr
+    task = call("quick", "mine", "tickets.csv", "--task", "ranking", code=1)
+    assert "--task is 'ranking'; expected one of single_label_classification" in task.stderr
+    gone = call("quick", "mine", "tikets.csv", code=1)
+    assert "Did you mean 'tickets.csv'?" in gone.stderr
+    assert len(seen) == 1
+
+
+def test_a_new_recipe_is_whole_and_never_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_reviews(tmp_path / "a.csv", 40)
     file = tmp_path / "reviews.yaml"
     made = call("recipe", "new", file, "--model", "some/model", "--train", "a.csv", "--speedup", 9)
     assert f"next: hfprune recipe check {file}" in made.stdout
@@ -87,7 +174,7 @@ def test_a_new_recipe_is_whole_and_never_overwrites(tmp_path: Path) -> None:
     again = call("recipe", "new", file, "--model", "m", "--train", "a.csv", code=1)
     assert "exists; name a file that does not" in again.stderr
     other = tmp_path / "slow.yaml"
-    bad = call("recipe", "new", other, "--model", "m", "--train", "a", "--speedup", 0.5, code=1)
+    bad = call("recipe", "new", other, "--model", "m", "--train", "a.csv", "--speedup", 0.5, code=1)
     assert "speedup" in bad.stderr
     assert not other.exists()
 
@@ -282,7 +369,8 @@ def test_evaluate_of_a_model_without_a_recipe(tmp_path: Path) -> None:
     assert "holds no recipe.yaml that would name its test rows; name files" in nothing.stderr
     file = ("--data", tmp_path / "rows.csv")
     unknown = call("evaluate", tmp_path, *file, code=1)
-    assert "the label 'positive' is unknown; data.label_names holds 'LABEL_0'" in unknown.stderr
+    told = "the label 'positive' is unknown; the labels of the model (or of --label-name) are"
+    assert told in unknown.stderr
     names = ("--label-name", "negative", "--label-name", "positive")
     found = json.loads(call("evaluate", tmp_path, *file, *names, "--json").stdout)
     assert found["rows"] == ["rows.csv"]

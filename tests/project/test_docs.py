@@ -199,9 +199,14 @@ def test_recipes_load(path: Path, tmp_path: Path) -> None:
         load_recipe(file)
 
 
-def test_the_recipe_of_the_quickstart_is_what_recipe_new_writes(tmp_path: Path) -> None:
+def test_the_recipe_of_the_quickstart_is_what_recipe_new_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny import write_reviews
     from typer.testing import CliRunner
 
+    monkeypatch.chdir(tmp_path)
+    write_reviews(tmp_path / "train.csv", 1000)
     shown = next(text for text in blocks(DOCS / "quickstart.md", "yaml") if "train.csv" in text)
     written = tmp_path / "reviews.yaml"
     model = yaml.safe_load(shown)["model"]["name_or_path"]

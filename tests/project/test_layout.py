@@ -27,6 +27,7 @@ FLOORS = {
     "models": 4,
     "training": 5,
     "deploy": 5,
+    "early": 5,
     "report": 6,
     "publish": 6,
     "pipeline": 7,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -20,7 +22,9 @@ from hfprune.measure.comparison import changes, class_scores
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.charts import Point, front_of, log_ticks, ticks
-from hfprune.report.html import render, write_report
+from hfprune.report.compare import compare, write_comparison
+from hfprune.report.html import TEMPLATES, render, write_report
+from hfprune.report.page import Page as ReportPage
 
 NASTY = "<script>alert('x')</script> & <img src=\"http://evil.example/a.png\">"
 KINDS = ("PyTorch", "ONNX", "int8")
@@ -214,7 +218,7 @@ def test_numbers_are_those_of_the_results(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
-    always = {"headline", "models", "pareto", "layers", "origin"}
+    always = {"verdict", "use", "headline", "models", "pareto", "layers", "origin"}
     assert Page(render(folder_of(tmp_path / "old", results_of()))).sections == always
     assert Page(render(rich_run(tmp_path / "rich"))).sections == always | {
         "training", "classes", "changed-1", "choices", "quantization",
@@ -233,7 +237,11 @@ def test_a_family(tmp_path: Path) -> None:
 def test_words_of_users_are_escaped_and_nothing_is_loaded(tmp_path: Path) -> None:
     html = render(rich_run(tmp_path / "run"))
     page = Page(html)
-    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "iframe", "object")]
+    assert not [tag for tag, _ in page.tags if tag in ("img", "iframe", "object")]
+    # One script, ours, without a word of the run in it; the policy runs no other.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    assert script == (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    assert [found for tag, found in page.tags if tag == "script"] == [{}]
     assert page.text.count(NASTY) >= 7, "twice a text, the label, the verdict, the search"
     for tag, found in page.tags:
         for name in ("src", "href", "action", "srcset", "data"):
@@ -244,6 +252,8 @@ def test_words_of_users_are_escaped_and_nothing_is_loaded(tmp_path: Path) -> Non
     assert "@import" not in style
     policy = next(found["content"] for tag, found in page.tags if "http-equiv" in found)
     assert str(policy).startswith("default-src 'none'")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert str(policy).endswith(f"script-src 'sha256-{digest}'")
     assert "/secret/place" not in html
     assert "a local model" in page.text
     assert "Some <CPU>" in page.text
@@ -330,6 +340,84 @@ def test_ticks_and_the_front() -> None:
     ]
     assert [p.name for p in front_of(points, lower_is_better=False)] == ["a", "c"]
     assert [p.name for p in front_of(points, lower_is_better=True)] == ["a", "b"]
+
+
+def test_the_verdict_stands_on_top_with_what_to_copy(tmp_path: Path) -> None:
+    html = render(rich_run(tmp_path / "run"))
+    text = " ".join(Page(html).text.split())
+    assert html.index('id="verdict"') < html.index('id="use"') < html.index('id="headline"')
+    assert "Asked to remove 85% of the encoder's weights, but only 80.0% are gone" in text
+    assert "Base model: model (local); data: train.csv (local)" in text
+    assert 'hfprune predict . "a text of yours"' in text
+    assert 'ORTModelForSequenceClassification.from_pretrained(".", subfolder="onnx"' in text
+
+
+def test_what_scrolls_is_reachable_and_headers_have_a_scope(tmp_path: Path) -> None:
+    for page in (Page(render(rich_run(tmp_path / "run"))), Page(comparison(tmp_path)[0])):
+        scrolls = [found for tag, found in page.tags
+                   if found.get("class") == "scroll" or tag == "pre"]  # fmt: skip
+        assert scrolls
+        names = [found["aria-label"] for found in scrolls]
+        assert len(set(names)) == len(names), "each has a name of its own"
+        for found in scrolls:
+            assert (found["role"], found["tabindex"]) == ("region", "0")
+        heads = [found for tag, found in page.tags if tag == "th"]
+        assert {found.get("scope") for found in heads} <= {"col", "row", "colgroup"}
+
+
+def test_charts_stand_in_two_columns_without_an_orphan(tmp_path: Path) -> None:
+    html = render(rich_run(tmp_path / "run"))
+    widths = re.findall(r'<figure( class="whole")?><b>([^<]+)</b>.*?viewBox="0 0 (\d+) ', html)
+    alone = [width for whole, _, width in widths if whole]
+    assert set(alone) == {"738"}
+    assert {width for whole, _, width in widths if not whole} == {"360"}
+    assert len(alone) == 1, "of two charts none, of the three of pruning the last"
+    assert "y axis from 0.7" in html, "accuracies do not begin at zero, which is said"
+
+
+# -- several runs --------------------------------------------------------------------------------
+
+
+def comparison(folder: Path, **changed: Any) -> tuple[str, list[Path]]:
+    runs = [
+        folder_of(folder / "first", results_of()),
+        folder_of(folder / "second", results_of(("4x", "12x"), **changed)),
+    ]
+    file = write_comparison(runs, folder / "page.html")
+    return file.read_text(encoding="utf-8"), runs
+
+
+def test_several_runs_stand_on_one_page(tmp_path: Path) -> None:
+    html, runs = comparison(tmp_path, environment={"cpu": NASTY}, seed=14)
+    page = Page(html)
+    assert page.sections == {"notes", "runs", "pareto", "asked"}
+    entries, notes = compare([ReportPage.read(run) for run in runs])
+    # Both were written by a recipe of one name.
+    assert [entry.name for entry in entries] == [
+        "a-run", "a-run dense", "a-run (2) 4x", "a-run (2) 12x", "a-run (2) dense",
+    ]  # fmt: skip
+    assert entries[0].quality == 0.85 - 5 / 100
+    assert [time.speedup for time in entries[0].times if time] == pytest.approx([6.337, 7.297])
+    assert len(notes) == 2
+    assert notes[0].startswith("CPUs differ (a-run: Some <CPU>; a-run (2): <script>")
+    assert (
+        notes[1] == "Seeds differ (a-run: 13; a-run (2): 14): a part of the difference is chance."
+    )
+    assert html.count("<script>") == 1, "and none of a name of a CPU"
+
+
+def test_runs_that_are_judged_otherwise_are_not_compared(tmp_path: Path) -> None:
+    first = folder_of(tmp_path / "first", results_of())
+    values = results_of()
+    values["evaluation"]["primary"] = "f1_macro"
+    other = folder_of(tmp_path / "other", values)
+    found = CliRunner().invoke(app, ["report", str(first), str(other)])
+    assert found.exit_code == 1
+    assert "judged by different metrics (accuracy, f1_macro)" in found.stderr
+    again = CliRunner().invoke(
+        app, ["report", str(first), str(first), "--output", str(tmp_path / "c.html"), "--json"]
+    )
+    assert json.loads(again.stdout) == {"report": str(tmp_path / "c.html"), "figures": []}
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def test_the_name_is_that_of_the_recipe_or_of_the_folder(tmp_path: Path) -> None
 def test_the_report_of_the_first_format(tmp_path: Path) -> None:
     html = render(written(tmp_path / "run", first_format()))
     assert "<h1>run</h1>" in html
-    assert html.count("<section") == 5, "headline, models, pareto, layers, origin"
+    assert html.count("<section") == 7, "verdict, use, headline, models, pareto, layers, origin"
     assert "Some CPU, 2 threads" in html
 
 

@@ -11,6 +11,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from hfprune.core.errors import DataError
@@ -41,7 +42,8 @@ def _read(file: RowsFile, options: Mapping[str, Any]) -> Table:
             needed = max((place for place, name in enumerate(header) if name), default=-1) + 1
             places = [header.index(column) for column in file.wanted]
             columns: list[list[str]] = [[] for _ in places]
-            for number, cells in enumerate(_rows(reader), start=1):
+            number = 0
+            for number, cells in enumerate(islice(_rows(reader), file.most), start=1):
                 if len(cells) != len(header) and not needed <= len(cells) <= len(header):
                     raise _wrong_width(file, number, reader.line_num, cells, header, options)
                 for values, place in zip(columns, places, strict=True):
@@ -53,7 +55,7 @@ def _read(file: RowsFile, options: Mapping[str, Any]) -> Table:
             raise DataError(
                 f"{file.where}, line {reader.line_num}: not valid CSV: {told}"
             ) from error
-    table = Table(header, dict(zip(file.wanted, columns, strict=True)), len(columns[0]))
+    table = Table(header, dict(zip(file.wanted, columns, strict=True)), number)
     if options["delimiter"] == "\t":
         table.notices += _quoted(file, table)
     return table

@@ -17,8 +17,16 @@ if TYPE_CHECKING:
     from hfprune.recipe.sections.data import DataConfig
 
 
-def read_file(split: str, path: str, config: DataConfig, task: Task) -> Table:
+def read_file(
+    split: str, path: str, config: DataConfig, task: Task, most: int | None = None
+) -> Table:
     """Read one existing file, by ``data.format`` or its ending; or a folder of ``save_to_disk``.
+
+    Args:
+        split: For errors.
+        path: Of the file.
+        config, task: Say which columns are wanted.
+        most: Only so many rows from the beginning, where the format's reader can stop there.
 
     Raises:
         DataError: No reader knows the file, or it cannot be read.
@@ -28,11 +36,12 @@ def read_file(split: str, path: str, config: DataConfig, task: Task) -> Table:
         where=f"{split} ({path})",
         wanted=wanted_columns(config, task),
         encoding=config.encoding,
+        most=most,
     )
     if saved_kind(file.path) is not None:
         return read_saved(file)
     table = _checked(file, reader_for(file.where, file.path, config.format)(file))
-    if file.misread():
+    if most is None and file.misread():
         table.notices.append(
             f"{file.where} is read as {file.encoding} (data.encoding), but is valid UTF-8 beyond "
             "ASCII: if its letters come out wrong, leave the option out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, TextIO
 
 from hfprune.core.errors import DataError
@@ -18,7 +19,7 @@ def read_json(file: RowsFile) -> Table:
     size = 0
     # Only "\n" ends a line: JSON text may hold U+2028 and the like inside one.
     with file.text(newline="\n") as text:
-        for size, record in enumerate(_records(file, text), start=1):
+        for size, record in enumerate(islice(_records(file, text), file.most), start=1):
             if not isinstance(record, dict):
                 raise DataError(
                     f"{file.where}, row {size}: expected an object with a key a column, got "

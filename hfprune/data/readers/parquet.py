@@ -17,16 +17,23 @@ def read_parquet(file: RowsFile) -> Table:
     with file.binary() as raw:
         try:
             with pyarrow.parquet.ParquetFile(raw) as parquet:
-                file.check_columns(parquet.schema_arrow.names)
-                table = parquet.read(columns=list(file.wanted))
+                there = list(parquet.schema_arrow.names)
+                file.check_columns(there)
+                wanted, total = list(file.wanted), parquet.metadata.num_rows
+                if file.most is None or file.most >= total or not wanted:
+                    table = parquet.read(columns=wanted)
+                else:
+                    batches = parquet.iter_batches(max(file.most, 1), columns=wanted)
+                    table = pyarrow.Table.from_batches([next(batches)])
         except pyarrow.ArrowException as error:
             raise DataError(f"{file.where}: not a valid Parquet file: {error}") from error
     # The datasets library keeps class names in the schema's metadata.
     features = datasets.Features.from_arrow_schema(table.schema)
     return Table(
-        names=table.column_names,
+        names=there,
         columns={column: table.column(column).to_pylist() for column in file.wanted},
-        size=table.num_rows,
+        # Without a column there is nothing to count in the table itself.
+        size=table.num_rows if wanted else min(total, file.most or total),
         classes={
             column: names
             for column in file.wanted

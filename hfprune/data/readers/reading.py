@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from hfprune.recipe.sections.data import DataConfig
 
 
-def read_splits(config: DataConfig, task: Task) -> dict[str, Rows]:
-    """Read every split that the recipe names; train is always among them."""
+def read_splits(config: DataConfig, task: Task, most: int | None = None) -> dict[str, Rows]:
+    """Read every split that the recipe names; train is always among them.
+
+    Args:
+        config, task: The recipe's.
+        most: Only so many rows of each file, from its beginning; ``None``: all.
+    """
     named = {
         "train": config.train_file,
         "validation": config.validation_file,
@@ -39,7 +44,7 @@ def read_splits(config: DataConfig, task: Task) -> dict[str, Rows]:
     for name in SPLITS:
         split = splits[name]
         if name in files:
-            rows[name] = read_files(name, files[name], config, task)
+            rows[name] = read_files(name, files[name], config, task, most)
         elif split is not None and config.name is not None:
             table = read_named(name, split, config.name, config, task)
             rows[name] = check_rows(name, f"{config.name}, split {split!r}", table, config, task)
@@ -48,11 +53,13 @@ def read_splits(config: DataConfig, task: Task) -> dict[str, Rows]:
     return rows
 
 
-def read_files(split: str, files: Sequence[str], config: DataConfig, task: Task) -> Rows:
+def read_files(
+    split: str, files: Sequence[str], config: DataConfig, task: Task, most: int | None = None
+) -> Rows:
     """Read the files of one split; their rows follow one another."""
     return joined_rows(
         [
-            check_rows(split, file, read_file(split, file, config, task), config, task)
+            check_rows(split, file, read_file(split, file, config, task, most), config, task)
             for file in files
         ]
     )

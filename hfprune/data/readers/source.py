@@ -34,12 +34,15 @@ class RowsFile:
         wanted: The columns to return, each with the recipe key that names it.
         encoding: The recipe's ``data.encoding``; ``None`` is UTF-8, with or without a byte order
             mark.
+        most: Read only so many rows from the beginning; ``None`` reads all. A reader that does not
+            look at it reads all, which is slower and no mistake.
     """
 
     path: Path
     where: str
     wanted: Mapping[str, str]
     encoding: str | None = None
+    most: int | None = None
 
     def check_columns(self, names: Sequence[str]) -> None:
         """Raise DataError for the first wanted column that is not among the names."""

@@ -1,0 +1,65 @@
+"""Answer texts over HTTP with an exported model; needs onnxruntime, tokenizers, numpy, no hfprune.
+
+python examples/serve_http.py runs/tickets 8080
+curl -s localhost:8080 -d '["my card was charged twice"]'
+"""
+
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+MOST_BYTES = 1_000_000
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+folder, port = Path(sys.argv[1]), int(sys.argv[2])
+config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
+# RoBERTa and its kin count positions from after the padding's id: of 514 they use 512.
+first = (config.get("pad_token_id") or 0) + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
+tokenizer.enable_truncation(config.get("max_position_embeddings", 512) - first)
+files = [folder / "onnx" / name for name in ("model_quantized.onnx", "model.onnx")]
+session = onnxruntime.InferenceSession(str(next(file for file in files if file.is_file())))
+
+
+def answers(texts: list[str]) -> list[dict[str, object]]:
+    rows = tokenizer.encode_batch(texts)
+    columns = {
+        "input_ids": [row.ids for row in rows],
+        "attention_mask": [row.attention_mask for row in rows],
+        "token_type_ids": [row.type_ids for row in rows],
+    }
+    feed = {node.name: np.array(columns[node.name], np.int64) for node in session.get_inputs()}
+    logits = session.run(["logits"], feed)[0].astype(np.float64)
+    likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+    likely /= likely.sum(axis=1, keepdims=True)
+    return [
+        {"label": config["id2label"][str(row.argmax())], "probability": round(float(row.max()), 4)}
+        for row in likely
+    ]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        try:
+            length = int(self.headers.get("Content-Length") or 0)
+            texts = json.loads(self.rfile.read(length)) if length <= MOST_BYTES else None
+            good = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        except ValueError:
+            good, texts = False, None
+        status = 200 if good and texts else 400
+        told = answers(texts) if status == 200 else {"error": 'send a list: ["a text"]'}
+        body = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+print(f"http://localhost:{port}", flush=True)
+ThreadingHTTPServer(("localhost", port), Handler).serve_forever()

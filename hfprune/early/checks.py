@@ -1,0 +1,184 @@
+"""What of a recipe is found wrong within two seconds, before anything is loaded.
+
+A run calls this first, and so do ``recipe check`` and ``--dry-run``: whatever can be known from the
+files' heads, the model's small files and sizes is not found out after a teacher was trained. Names
+on the Hub are not looked up. All rows are checked again, whole, when a run reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from hfprune.core.errors import CheckpointError, DataError, RecipeError
+from hfprune.core.files import check_output_dir
+from hfprune.core.tasks import Task
+from hfprune.core.trackers import check_trackers
+from hfprune.data.labels import encode_labels
+from hfprune.data.notices import Notice, notices_of
+from hfprune.data.readers.named import saved_kind
+from hfprune.data.readers.paths import files_of, listed
+from hfprune.data.readers.reading import read_splits
+from hfprune.data.splits import Piece, hold_out, take_subsets
+from hfprune.early.model import ModelFacts, check_tokenizer, look_at
+from hfprune.early.speed import check_speed, daring
+from hfprune.recipe.sections.data import DataConfig
+from hfprune.recipe.sections.whole import Recipe
+
+# Rows that are read of files that are too large to be read whole in a second.
+ROWS: Final = 1000
+_WHOLE_BYTES: Final = 8_000_000
+
+
+def check_early(recipe: Recipe) -> tuple[str, ...]:
+    """Refuse what can be refused at once.
+
+    Returns:
+        What a person should know, a sentence each.
+
+    Raises:
+        HFPruneError: naming what came, what was expected and which key to change.
+    """
+    check_trackers(recipe.training.report_to)
+    check_output_dir(recipe.output_dir, recipe.overwrite or recipe.resume)
+    labels, notices = check_data(recipe.data, recipe.task)
+    labels = labels or recipe.data.label_names
+    told = [notice.text for notice in notices if notice.level == "warning"]
+    model = look_at(recipe.model.name_or_path, "model.name_or_path")
+    check_tokenizer(model, "model.name_or_path", recipe.model.tokenizer)
+    _check_lengths(recipe, model)
+    if recipe.teacher.name_or_path is not None:
+        teacher = look_at(recipe.teacher.name_or_path, "teacher.name_or_path")
+        _check_teacher(teacher, recipe, labels)
+        model = teacher if model.block_weights is None else model
+    told += check_target(recipe, model)
+    return tuple(told)
+
+
+def check_target(recipe: Recipe, model: ModelFacts) -> list[str]:
+    """Refuse a target that a model of these sizes cannot reach; what to tell otherwise.
+
+    Raises:
+        RecipeError: a speed beyond any, or a layer that is not there.
+    """
+    pruning, benchmark = recipe.pruning, recipe.benchmark
+    layers = model.layers
+    wrong = [n for n in pruning.keep_layers or () if layers is not None and n >= layers]
+    if wrong:
+        raise RecipeError(
+            f"pruning.keep_layers names layer {wrong[0]}, but {model.name} has {layers}: numbers "
+            f"are 0 to {(layers or 1) - 1}"
+        )
+    if pruning.speedup is None or not benchmark.sequence_lengths:
+        return []
+    speeds = pruning.speedup if isinstance(pruning.speedup, list) else [pruning.speedup]
+    shape = benchmark.batch_sizes[0], benchmark.sequence_lengths[0]
+    check_speed(speeds, model, *shape, "pruning.speedup")
+    note = daring(speeds)
+    return [] if note is None else [note]
+
+
+def check_data(data: DataConfig, task: Task) -> tuple[list[str] | None, tuple[Notice, ...]]:
+    """Look into the files of rows.
+
+    Returns:
+        The labels and what to tell, where the files are small enough to be read whole.
+
+    Raises:
+        DataError: a file is not there, lacks a column, or its first rows do not fit the task.
+    """
+    if data.train_file is None or task == "image_classification":
+        _check_files(data)
+        return None, ()
+    whole = _size(data) <= _WHOLE_BYTES
+    rows = read_splits(data, task, None if whole else ROWS)
+    if not whole:
+        return None, ()
+    names, labels = encode_labels(rows, data, task)
+    pieces = {
+        name: Piece(split, labels[name], list(range(len(split.texts))))
+        for name, split in rows.items()
+    }
+    hold_out(pieces, data, task)
+    take_subsets(pieces, data, task)
+    known = set(pieces["train"].contents())
+    seen = {
+        name: sum(content in known for content in piece.contents())
+        for name, piece in pieces.items()
+        if name != "train"
+    }
+    return names, notices_of(pieces, names, seen, data, task)
+
+
+def _check_files(data: DataConfig) -> None:
+    for split in ("train", "validation", "test"):
+        named = getattr(data, f"{split}_file")
+        if named is not None:
+            files_of(split, named)
+
+
+def _size(data: DataConfig) -> int:
+    """Bytes of all files of rows; folders count as large, as they are opened by `datasets`."""
+    total = 0
+    for split in ("train", "validation", "test"):
+        for file in files_of(split, listed(getattr(data, f"{split}_file"))):
+            path = Path(file)
+            total += _WHOLE_BYTES + 1 if saved_kind(path) is not None else path.stat().st_size
+    return total
+
+
+def _check_lengths(recipe: Recipe, model: ModelFacts) -> None:
+    if recipe.task == "image_classification":
+        return
+    longest = model.tokenizer_limit if recipe.model.tokenizer is None else None
+    if longest is not None and recipe.data.max_length > longest:
+        raise DataError(
+            f"data.max_length is {recipe.data.max_length}, but the model reads at most {longest} "
+            f"tokens (the tokenizer's model_max_length): set data.max_length to {longest} or less"
+        )
+    timed, positions = max(recipe.benchmark.sequence_lengths, default=0), model.positions
+    if positions is not None and timed > positions:
+        raise RecipeError(
+            f"benchmark.sequence_lengths asks for {timed} tokens, but the model has positions for "
+            f"{positions}: list shorter lengths"
+        )
+
+
+def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None) -> None:
+    """A teacher must be fine-tuned for the task and its labels."""
+    key = f"teacher.name_or_path {teacher.name!r}"
+    if teacher.folder is None or teacher.model_type is None:
+        return
+    if teacher.kind is None:
+        raise CheckpointError(
+            f"{key} was not fine-tuned as a classifier, and random weights would teach nothing. "
+            "Name a fine-tuned model, or set teacher.name_or_path to null to fine-tune one first"
+        )
+    if teacher.problem not in (None, recipe.task) and teacher.kind.ending.startswith("ForSeq"):
+        raise CheckpointError(
+            f"{key} was fine-tuned for {teacher.problem}, the recipe's task is {recipe.task}: name "
+            "a teacher of this task"
+        )
+    theirs = teacher.labels or ()
+    if labels and len(theirs) != len(labels):
+        raise CheckpointError(
+            f"{key} has a head for {len(theirs)} labels ({_shown(theirs)}), the data has "
+            f"{len(labels)} ({_shown(labels)}): name a teacher of this task"
+        )
+
+
+def _shown(labels: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+
+
+def label_counts(values: Mapping[str, int], most: int = 10) -> str:
+    """Labels and how often each occurs, the most frequent first.
+
+    >>> label_counts({"bad": 2, "good": 5})
+    "'good' 5, 'bad' 2"
+    """
+    ordered = sorted(values.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = ", ".join(f"{name!r} {count}" for name, count in ordered[:most])
+    rest = len(ordered) - most
+    return shown + (f", and {rest} more" if rest > 0 else "")
