@@ -12,9 +12,10 @@ import pytest
 from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
 
 import hfprune
+from hfprune.api.compressed import Compressed
 from hfprune.core.errors import CheckpointError
 from hfprune.deploy.evaluation import evaluate
-from hfprune.publish.card import card_text
+from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
 
 QUICK: dict[str, Any] = {
@@ -55,10 +56,11 @@ def cross_encoder(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> hfprune.api.compressed.Compressed:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Compressed:
     place = tmp_path_factory.mktemp("reranker")
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     return hfprune.compress(
-        cross_encoder(place / "dense"), train=rows(), task="reranking", sparsity=0.4, quiet=True,
+        cross_encoder(place / "dense"), train=place / "rows.jsonl", task="reranking", sparsity=0.4, quiet=True,
         output_dir=place / "small", **QUICK,
     )  # fmt: skip
 
@@ -126,10 +128,11 @@ def test_it_is_evaluated_again(small: Any, tmp_path: Path) -> None:
 
 
 def test_its_card_and_report_say_what_it_is(small: Any) -> None:
-    card = card_text(small.folder, "me/small")
+    card = model_card(small.folder, "me/small")
     assert "pipeline_tag: text-ranking" in card
     assert "A pruned reranker." in card
-    assert "test pairs of 5 queries" in card
+    assert "20 test pairs, 95% intervals over their queries." in card
+    assert 'rows = score([{"text": query, "text_pair": text} for text in texts])' in card
     html = (small.folder / "report.html").read_text(encoding="utf-8")
     assert "ndcg_at_10" in html
     assert (small.folder / "details.json").is_file()
