@@ -60,8 +60,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Compressed:
     place = tmp_path_factory.mktemp("reranker")
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     return hfprune.compress(
-        cross_encoder(place / "dense"), train=place / "rows.jsonl", task="reranking", sparsity=0.4, quiet=True,
-        output_dir=place / "small", **QUICK,
+        cross_encoder(place / "dense"), train=place / "rows.jsonl", task="reranking", sparsity=0.4,
+        quiet=True, output_dir=place / "small", **QUICK,
     )  # fmt: skip
 
 
