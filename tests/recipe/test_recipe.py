@@ -240,7 +240,7 @@ REFUSED = {
     "choice": (
         MINIMAL + "task: regresion\n",
         "line 8: task: expected one of single_label_classification, multi_label_classification, "
-        "regression, token_classification, image_classification, got 'regresion' (text). Did you "
+        "regression, token_classification, image_classification, reranking, got 'regresion' (text). Did you "
         "mean 'regression'?",
     ),
     "lengths of images": (
