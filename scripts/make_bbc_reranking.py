@@ -7,8 +7,8 @@ and this script refuses files of another content. What is written under ``--dest
 
 bbc-reranking/train.jsonl, bbc-reranking/test.jsonl
     A row a pair: ``query``, the headline of an article; ``text``, the rest of an article;
-    ``label``, 1 where it is the same article, else 0. An article whose headline occurred before is
-    left out.
+    ``label``, 1 where it is the same article, else 0. An article whose headline or text
+    occurred before is left out.
 
     Of test, each of 200 queries drawn with a fixed seed has its article and the nine others that
     have most in common with the headline (cosine of TF-IDF), as a search by words would find them.
@@ -17,7 +17,7 @@ bbc-reranking/train.jsonl, bbc-reranking/test.jsonl
 
 What it cannot show: headlines are no questions that people type; one text alone is right, even
 where two articles report the same; and words of the headline often stand in its article, so that
-a search by words is good already (nDCG@10 0.887 by that cosine, 0.450 by lot).
+a search by words is good already (nDCG@10 0.899 by that cosine, 0.450 by lot).
 """
 
 from __future__ import annotations
@@ -86,9 +86,13 @@ def read(file: Path, split: str) -> list[tuple[str, str]]:
             "fetch it anew"
         )
     found: dict[str, str] = {}
+    bodies: set[str] = set()
     for row in csv.DictReader(content.decode("utf-8").splitlines(keepends=True)):
         headline, _, body = row["text"].partition("\n")
-        found.setdefault(headline.strip(), " ".join(body.split()))
+        headline, body = headline.strip(), " ".join(body.split())
+        if headline not in found and body not in bodies:
+            found[headline] = body
+            bodies.add(body)
     return list(found.items())
 
 

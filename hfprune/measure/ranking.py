@@ -73,7 +73,9 @@ class Ranking:
         return places
 
     def _sums(self, values: Array) -> NDArray[np.float64]:
-        return np.bincount(self.query, weights=values.astype(np.float64), minlength=self._queries)
+        weights = values.astype(np.float64)
+        sums: NDArray[Any] = np.bincount(self.query, weights=weights, minlength=self._queries)
+        return sums.astype(np.float64)
 
     def _gain(self, place: Array) -> NDArray[np.float64]:
         return self._sums(np.where(place < DEPTH, self.relevance / np.log2(place + 2.0), 0.0))
@@ -160,7 +162,7 @@ def ranking_changes(
         ``rows``: queries that count; ``changed``: those whose first text is another; ``fixed`` and
         ``broken``: those whose first text became, or is no longer, a relevant one. And by query,
         the most changed first: ``row`` (from 1) of the relevant text that came first before,
-        ``label``, its relevance, and ``before`` and ``after``, its places, from 1.
+        ``label``, its relevance, and ``before`` and ``after``, its places in words.
     """
     old, new = Ranking(before, labels), Ranking(after, labels)
     rows = rows_by_query(labels)
@@ -177,8 +179,12 @@ def ranking_changes(
         relevant = mine[old.relevance[mine] >= RELEVANT]
         row = int(relevant[np.argmin(old.place[relevant])])
         places = [int(ranking.place[row]) + 1 for ranking in (old, new)]
-        entry = {"row": row + 1, "label": round(float(old.relevance[row]), 6),
-                 "before": float(places[0]), "after": float(places[1])}  # fmt: skip
+        entry = {
+            "row": row + 1,
+            "label": round(float(old.relevance[row]), 6),
+            "before": f"place {places[0]}",
+            "after": f"place {places[1]}",
+        }
         moved.append((abs(1 / places[0] - 1 / places[1]), entry))
     moved.sort(key=lambda one: -one[0])
     return summary, [entry for by, entry in moved[:most] if by > 0]

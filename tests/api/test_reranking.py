@@ -14,7 +14,12 @@ from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
 import hfprune
 from hfprune.api.compressed import Compressed
 from hfprune.core.errors import CheckpointError
+from hfprune.data.loading import load_task_data
+from hfprune.deploy.choose.choosing import choose_files
+from hfprune.deploy.choose.trying import Judging
 from hfprune.deploy.evaluation import evaluate
+from hfprune.deploy.quantize.search import quantize_auto
+from hfprune.measure.scores import score
 from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
 
@@ -135,6 +140,11 @@ def test_its_card_and_report_say_what_it_is(small: Any) -> None:
     assert 'rows = score([{"text": query, "text_pair": text} for text in texts])' in card
     html = (small.folder / "report.html").read_text(encoding="utf-8")
     assert "ndcg_at_10" in html
+    assert "of 5 test queries have another first text than with the dense model" in html
+    details = json.loads((small.folder / "details.json").read_text())
+    for row in details["changed"]["pruned int8"]:
+        assert row["before"].startswith("place ")
+        assert row["label"] == 1.0
     assert (small.folder / "details.json").is_file()
 
 
@@ -145,3 +155,37 @@ def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
             other, train=rows(12), task="reranking", sparsity=0.4, quiet=True,
             output_dir=tmp_path / "small", **QUICK,
         )  # fmt: skip
+
+
+def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
+    """Chosen among runtimes and by the search for int8: no metric sees a part of a query."""
+    data = load_task_data(
+        load_recipe(small.folder / "recipe.yaml").data, small.tokenizer, "reranking"
+    )
+    truth = data.label_array("validation")
+    seen = set()
+
+    def metric(logits: Any, labels: Any) -> float:
+        seen.update(np.unique(labels[:, 1], return_counts=True)[1].tolist())
+        return score("ndcg_at_10", logits, labels, "reranking", 1)
+
+    judging = Judging(
+        data.validation, truth, metric, small.tokenizer, ranked=True, max_drop=1.0
+    )  # fmt: skip
+    found = choose_files(
+        small.folder / "onnx", tmp_path / "chosen", judging, calibration=data.train,
+        uses=("batches",), batch_size=4, seconds=1, quantization=None, runtimes=["onnxruntime"],
+    )  # fmt: skip
+    assert found.uses["batches"].precision == "float32"
+    copy = tmp_path / "onnx"
+    copy.mkdir()
+    for file in (small.folder / "onnx").iterdir():
+        if file.name != "model_quantized.onnx":
+            (copy / file.name).write_bytes(file.read_bytes())
+    record = quantize_auto(
+        copy, calibration=data.train, validation=data.validation, collator=small.tokenizer,
+        metric=lambda logits, rows: metric(logits, truth[list(rows)]), shapes=[(4, 16)],
+        seconds=0.01, max_drop=1.0, queries=data.queries("validation"),
+    )  # fmt: skip
+    assert record.within
+    assert seen == {4}

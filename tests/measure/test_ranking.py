@@ -161,8 +161,8 @@ def test_changes_are_told_by_query() -> None:
     summary, rows = told(before[:, None], after[:, None])
     assert summary == {"rows": 3, "changed": 2, "fixed": 1, "broken": 1}
     assert rows == [
-        {"row": 1, "label": 1.0, "before": 1.0, "after": 3.0},
-        {"row": 6, "label": 1.0, "before": 2.0, "after": 1.0},
+        {"row": 1, "label": 1.0, "before": "place 1", "after": "place 3"},
+        {"row": 6, "label": 1.0, "before": "place 2", "after": "place 1"},
     ]
     assert class_scores(before[:, None], labels, "reranking", 1, []) is None
 

@@ -39,6 +39,7 @@ def write_articles(folder: Path) -> dict[str, str]:
                 some = [WORDS[number % 10], WORDS[number * 7 % 10], f"name{number}"]
                 writer.writerow((f"{' '.join(some)}\n\nOf {some[0]}\n\nand {some[2]}.", "news"))
             writer.writerow((f"bank bank name{first}\n\nthe same headline again", "news"))
+            writer.writerow((f"another headline {first}\n\nOf bank and name{first}.", "news"))
         found[split] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
