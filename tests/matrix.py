@@ -26,6 +26,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hfprune import HFPruneTrainer, PruningConfig
 from hfprune.core.errors import HFPruneError
+from hfprune.core.tasks import problem_type_of
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
@@ -44,6 +45,7 @@ TEXT_TASKS = (
     "multi_label_classification",
     "regression",
     "token_classification",
+    "reranking",
 )
 TASKS = (*TEXT_TASKS, "image_classification")
 METHODS = ("gates", "reconstruction", "keep_layers")
@@ -151,11 +153,11 @@ def table(results: dict[tuple[str, str], dict[str, str]]) -> str:
 
 def case_model(family: str, task: str) -> Any:
     """A model for a task, without dropout."""
-    labels = 1 if task == "regression" else 3
+    labels = 1 if task in ("regression", "reranking") else 3
     tokens = task == "token_classification"
     model = tiny_model(family, labels=labels, tokens=tokens)
-    if task in TEXT_TASKS[:3]:
-        model.config.problem_type = task
+    if task in TEXT_TASKS and task != "token_classification":
+        model.config.problem_type = problem_type_of(task)
     if family not in IMAGE_FAMILIES and model.config.pad_token_id is None:
         model.config.pad_token_id = 0
     for module in model.modules():
@@ -172,6 +174,7 @@ def rows(family: str, task: str, count: int = 8) -> list[dict[str, Any]]:
         "multi_label_classification": torch.randint(0, 2, (count, 3), generator=generator).float(),
         "regression": torch.randn(count, generator=generator),
         "token_classification": torch.randint(0, 3, (count, 12), generator=generator),
+        "reranking": torch.linspace(0, 1, count)[:, None],
     }.get(task, torch.randint(0, 3, (count,), generator=generator))
     return [
         {**{name: value[row] for name, value in batch.items()}, "labels": labels[row]}

@@ -10,7 +10,7 @@ from typing import Any
 
 from hfprune.api.about import names_of, task_of
 from hfprune.api.compressed import Compressed
-from hfprune.api.rows import Rows, as_file
+from hfprune.api.rows import Rows, as_file, columns_of
 from hfprune.core.errors import RecipeError
 from hfprune.core.ownership import make_marked, remove_marked, require_ours
 from hfprune.core.tasks import Task
@@ -73,7 +73,8 @@ def compress(
             recipe's ``pruning``; several speed-ups give a family.
         task: as in a recipe; found from the model where it is in memory, else
             ``single_label_classification``.
-        text_column, text_pair_column, label_column, label_names: as in a recipe's ``data``.
+        text_column, text_pair_column, label_column, label_names: as in a recipe's ``data``; of
+            reranking ``query`` and ``text`` where they are not given.
         output_dir: where files are kept; a temporary folder without it.
         resume, overwrite: as in a recipe.
         quiet: no progress.
@@ -103,7 +104,9 @@ def compress(
     target = {name: value for name, value in target.items() if value is not None}
     if isinstance(target.get("speedup"), int):
         target["speedup"] = float(target["speedup"])  # type: ignore[arg-type]
-    columns = [text_column, *([text_pair_column] if text_pair_column else []), label_column]
+    text_column, text_pair_column, columns = columns_of(
+        task or task_of(model), text_column, text_pair_column, label_column, sections.get("data")
+    )
     with _inputs(output) as folder:
         name, reader = _as_folder(model, tokenizer, folder)
         files = {

@@ -9,9 +9,35 @@ from typing import Any, TypeAlias
 
 from hfprune.core.errors import DataError
 from hfprune.core.files import atomic_write_text
+from hfprune.core.tasks import Task
 
 Rows: TypeAlias = Any
 """A path, a ``datasets.Dataset``, a pandas ``DataFrame``, a mapping of columns, or mappings."""
+
+
+def columns_of(
+    task: Task, text: str, pair: str | None, label: str, data: Any
+) -> tuple[str, str | None, list[str]]:
+    """The columns of the text and of a second one, and all that rows must have.
+
+    Of reranking the text is the query: ``text`` and ``None``, which are not given, stand for
+    ``query`` and ``text`` (``positive`` where ``data`` names a ``negative_column``, which is then
+    needed in place of labels).
+
+    >>> columns_of("reranking", "text", None, "label", None)
+    ('query', 'text', ['query', 'text', 'label'])
+    """
+    if task != "reranking":
+        return text, pair, [text, *([pair] if pair else []), label]
+    given = data if isinstance(data, Mapping) else {}
+    negatives = given.get("negative_column")
+    if pair is None:
+        pair = "text" if negatives is None else "positive"
+    if text == "text":
+        text = "query"
+    if negatives is None:
+        return text, pair, [text, pair, label]
+    return text, pair, [text, pair, *([negatives] if isinstance(negatives, str) else negatives)]
 
 
 def as_file(rows: Rows, file: Path, *, what: str, needed: Sequence[str]) -> str:

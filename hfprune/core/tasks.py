@@ -20,6 +20,7 @@ Task: TypeAlias = Literal[
     "regression",
     "token_classification",
     "image_classification",
+    "reranking",
 ]
 CLASSIFICATION_METRICS = (
     "accuracy",
@@ -32,12 +33,14 @@ CLASSIFICATION_METRICS = (
     "mcc",
 )
 TOKEN_METRICS = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
+RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_10")
 _OWN_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "single_label_classification": CLASSIFICATION_METRICS,
     "multi_label_classification": CLASSIFICATION_METRICS,
     "regression": ("pearson", "spearman", "mse"),
     "token_classification": TOKEN_METRICS,
     "image_classification": CLASSIFICATION_METRICS,
+    "reranking": RANKING_METRICS,
 }
 DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "single_label_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
@@ -45,6 +48,7 @@ DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "regression": ("pearson", "spearman", "mse"),
     "token_classification": TOKEN_METRICS,
     "image_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
+    "reranking": RANKING_METRICS,
 }
 """Metrics computed where a recipe names none; the first one chooses the best checkpoint."""
 _LOWER_IS_BETTER: Final = frozenset({"loss", "mse"})
@@ -60,7 +64,9 @@ class Metric:
         function: takes predictions and labels of the same rows, returns a number. One label a row
             (texts, images): int64 ``(rows,)``, class numbers. Several labels: int64 0/1 ``(rows,
             labels)``. Regression: float64 ``(rows,)``. Tokens: two lists of rows, each a list of
-            tags. It is also called on resamples of the rows, a thousand times for an interval.
+            tags. Reranking: scores, float64 ``(rows,)``, and float64 ``(rows, 2)``, relevance in
+            [0, 1] and the number of the query; resamples are of queries. It is also called on
+            resamples of the rows, a thousand times for an interval.
         greater_is_better: whether more of it is better.
     """
 
@@ -159,8 +165,22 @@ LOWER_IS_BETTER: Final[Set[str]] = _LowerIsBetter()
 
 
 def problem_of(task: Task) -> Task:
-    """What the output means: one class, several, a number, or a class for each token.
+    """What the output means: one class, several, a number, a class for each token, or a rank.
 
-    Spelled as ``config.problem_type``, but for tokens, whose models have none.
+    Spelled as ``config.problem_type``, but for tokens, whose models have none, and for reranking.
     """
     return "single_label_classification" if task == "image_classification" else task
+
+
+def problem_type_of(task: Task) -> str | None:
+    """What ``config.problem_type`` says of a model for a task; ``None``: nothing, of tokens.
+
+    A reranker answers yes or no, whether a text is relevant to a query: of several labels the only
+    one. So its loss is the binary cross entropy, of relevance between 0 and 1 too.
+
+    >>> problem_type_of("reranking")
+    'multi_label_classification'
+    """
+    if task == "token_classification":
+        return None
+    return "multi_label_classification" if task == "reranking" else problem_of(task)

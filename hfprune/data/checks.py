@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
+from hfprune.data.candidates import candidates_of, expanded
 from hfprune.data.images import fingerprints, image_column
 from hfprune.data.readers.columns import label_columns
 from hfprune.data.readers.table import Rows, Table, is_null, show
@@ -22,6 +23,8 @@ def check_rows(split: str, source: str, table: Table, config: DataConfig, task: 
         raise DataError(f"{split} ({source}) has no rows")
     if task == "image_classification":
         return _check_images(split, source, table, config)
+    if task == "reranking":
+        return _check_candidates(split, source, table, config)
     pair = config.text_pair_column
     rows = Rows(
         split=split,
@@ -58,6 +61,16 @@ def _check_images(split: str, source: str, table: Table, config: DataConfig) -> 
     )
 
 
+def _check_candidates(split: str, source: str, table: Table, config: DataConfig) -> Rows:
+    queries = table.columns[config.text_column]
+    rows = Rows(split, source, queries, None, {}, table.classes, notices=list(table.notices))
+    _check_texts(rows, config.text_column, queries)
+    candidates = candidates_of(rows, table.columns, config)
+    for candidate in candidates:
+        _check_text(rows, candidate.row, candidate.column, candidate.text)
+    return expanded(rows, candidates, config)
+
+
 def _check_words(rows: Rows, config: DataConfig) -> None:
     """Check that every row is a list of words, with as many tags."""
     column, tags = config.text_column, rows.labels[label_columns(config)[0]]
@@ -87,20 +100,24 @@ def _check_words(rows: Rows, config: DataConfig) -> None:
 
 def _check_texts(rows: Rows, column: str, texts: Sequence[Any]) -> None:
     for row, text in enumerate(texts):
-        if is_null(text):
-            raise DataError(
-                f"{rows.where(row, column)}: there is no text (null); fill it, with an empty text "
-                "if need be, or remove the row"
-            )
-        if not isinstance(text, str):
-            raise DataError(
-                f"{rows.where(row, column)}: expected a text, got {show(text)}; choose the text's "
-                "column, or write the value as a string"
-            )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{rows.where(row, column)}: the text holds half a character (a lone surrogate, "
-                f"U+{ord(text[error.start]):04X}) at position {error.start}; remove it"
-            ) from error
+        _check_text(rows, row, column, text)
+
+
+def _check_text(rows: Rows, row: int, column: str, text: Any) -> None:
+    if is_null(text):
+        raise DataError(
+            f"{rows.where(row, column)}: there is no text (null); fill it, with an empty text "
+            "if need be, or remove the row"
+        )
+    if not isinstance(text, str):
+        raise DataError(
+            f"{rows.where(row, column)}: expected a text, got {show(text)}; choose the text's "
+            "column, or write the value as a string"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{rows.where(row, column)}: the text holds half a character (a lone surrogate, "
+            f"U+{ord(text[error.start]):04X}) at position {error.start}; remove it"
+        ) from error

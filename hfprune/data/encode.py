@@ -162,6 +162,7 @@ def _features(columns: Iterable[str], task: Task) -> Any:
         "single_label_classification": datasets.Value("int64"),
         "multi_label_classification": datasets.Sequence(datasets.Value("float32")),
         "regression": datasets.Value("float32"),
+        "reranking": datasets.Sequence(datasets.Value("float32")),
         "token_classification": datasets.Sequence(datasets.Value("int64")),
     }[task]
     return datasets.Features(features)

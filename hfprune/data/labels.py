@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
+from hfprune.data.candidates import scaled
 from hfprune.data.class_names import (
     Numbering,
     hidden_label,
@@ -33,6 +34,8 @@ def encode_labels(
     column = label_columns(config)[0]
     if task == "regression":
         return [], {name: _targets(split, column) for name, split in rows.items()}
+    if task == "reranking":
+        return [], scaled(rows, config)
     if task == "multi_label_classification":
         return _several(rows, config, column)
     if task == "token_classification":

@@ -20,6 +20,13 @@ from hfprune.core.tasks import Task, problem_of
 from hfprune.data.encode import encode_split, joined, tokenize
 from hfprune.data.labels import encode_labels
 from hfprune.data.notices import Notice, notices_of
+from hfprune.data.queries import (
+    has_relevant,
+    hold_out_queries,
+    nothing_to_find,
+    take_queries,
+    with_queries,
+)
 from hfprune.data.readers.paths import files_of
 from hfprune.data.readers.reading import read_files, read_splits
 from hfprune.data.splits import Piece, hold_out, take_subsets
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 
 
 TASKS: tuple[Task, ...] = get_args(Task)
+# Those whose label is a number.
+WITHOUT_CLASSES: tuple[Task, ...] = ("regression", "reranking")
 
 
 def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
@@ -44,7 +53,7 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     ``validation_fraction`` of them (of all, not of what is left) for validation; no row is taken
     twice, and copies of a text stay on one side. For a single label, held-out rows and the subsets
     that ``max_*_samples`` ask for are stratified, and every class keeps a row in train as long as
-    there are rows enough.
+    there are rows enough. Of reranking, queries are held out, each with all its texts.
 
     Label names are, in this order of preference: ``label_names``; the names that the data set
     itself declares (a ``ClassLabel`` feature); the values found in train, sorted, as numbers where
@@ -70,13 +79,20 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
         name: Piece(split, labels[name], list(range(len(split.texts))))
         for name, split in rows.items()
     }
-    hold_out(pieces, config, checked_task)
-    take_subsets(pieces, config, checked_task)
+    ranked = checked_task == "reranking"
+    if ranked:
+        hold_out_queries(pieces, config)
+        take_queries(pieces, config)
+    else:
+        hold_out(pieces, config, checked_task)
+        take_subsets(pieces, config, checked_task)
 
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = encode_split(pieces[name], processor, config, checked_task)
-    seen_in_train = _seen_in_train(pieces)
+        if ranked:
+            encoded[name] = with_queries(encoded[name], pieces[name].texts)
+    seen_in_train = _seen_in_train(pieces, checked_task)
     return TaskData(
         task=problem_of(checked_task),
         train=encoded["train"],
@@ -94,10 +110,14 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     )
 
 
-def _seen_in_train(pieces: Mapping[str, Piece]) -> dict[str, int]:
-    known = set(pieces["train"].contents())
+def _seen_in_train(pieces: Mapping[str, Piece], task: Task) -> dict[str, int]:
+    def contents(piece: Piece) -> Sequence[Any]:
+        # Texts may stand under many queries; new is what was asked.
+        return piece.texts if task == "reranking" else piece.contents()
+
+    known = set(contents(pieces["train"]))
     return {
-        name: sum(content in known for content in pieces[name].contents())
+        name: sum(content in known for content in contents(pieces[name]))
         for name in SPLITS
         if name != "train"
     }
@@ -107,7 +127,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
     """Read rows to evaluate on, from files of their own.
 
     Args:
-        config: names columns, label names (all tasks but regression need them) and lengths; the
+        config: names columns, label names (needed where there are classes) and lengths; the
             data that it names are not read, and its limits are not applied.
         files: CSV, JSON Lines, Parquet or CoNLL; their rows follow one another.
         processor: as for :func:`load_task_data`.
@@ -124,7 +144,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
         _check_tokenizer(processor, config)
     if not files:
         raise DataError("no file of rows is given; name at least one")
-    if config.label_names is None and checked_task != "regression":
+    if config.label_names is None and checked_task not in WITHOUT_CLASSES:
         raise DataError("rows of a classifier are read by the names of its labels; none are given")
     rows = {
         f"{number}": read_files("test", [file], config, checked_task)
@@ -135,6 +155,10 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
     test, truncated = joined(
         [encode_split(piece, processor, config, checked_task) for piece in pieces]
     )
+    if checked_task == "reranking":
+        if not any(has_relevant(piece) for piece in pieces):
+            raise nothing_to_find("test", rows["0"].source)
+        test = with_queries(test, [query for piece in pieces for query in piece.texts])
     empty = test.select([])
     pairs = [piece.text_pairs for piece in pieces]
     of_images = checked_task == "image_classification"
@@ -181,6 +205,8 @@ def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
             data.max_length,
             data.task,
         )
+        if data.task == "reranking":
+            encoded[name] = with_queries(encoded[name], data.texts[name])
     return replace(data, **encoded, truncated=truncated)
 
 
@@ -216,10 +242,15 @@ def _check_task(task: str, config: DataConfig) -> Task:
             f"data.label_column is a list, {config.label_column}, but the task is {task}: a list "
             "of 0/1 columns needs task multi_label_classification"
         )
-    if task == "regression" and config.label_names is not None:
+    if task in WITHOUT_CLASSES and config.label_names is not None:
         raise DataError(
-            "data.label_names is given, but the task is regression, which has no classes: leave it "
+            f"data.label_names is given, but the task is {task}, which has no classes: leave it "
             "out, or choose another task"
+        )
+    if task == "reranking" and config.text_pair_column is None:
+        raise DataError(
+            "reranking reads pairs: name the column of the queries in data.text_column, and that "
+            "of the texts in data.text_pair_column"
         )
     for known in TASKS:
         if task == known:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from hfprune.core.tasks import Task
 from hfprune.data.class_names import spelled
 from hfprune.data.labels import ONE_LABEL
+from hfprune.data.queries import query_notices
 from hfprune.data.splits import Piece
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ def notices_of(
         seen_in_train: Of the held-out splits, rows whose content is also in train.
         config, task: The recipe's.
     """
+    if task == "reranking":
+        told = [Notice(text, "warning" if bad else "note") for text, bad in query_notices(pieces)]
+        return (
+            *told,
+            *_of_sources(pieces),
+            *_blank(pieces, config, task),
+            *_repeated(pieces["train"], any(seen_in_train.values()), task),
+            *_seen(pieces, seen_in_train, task),
+        )
     return tuple(
         [
             *_counts(pieces, label_names, task),
@@ -188,7 +198,7 @@ def _repeated(train: Piece, outside: bool, task: Task) -> Iterator[Notice]:
         if labels[content] != label:
             other.add(content)
     if repeated:
-        item = _item(task)
+        item = "pair" if task == "reranking" else _item(task)
         text = f"{repeated} of {len(train.chosen)} train rows repeat the {item} of another row"
         text += "" if outside else "; all copies are in train"
         if other:
@@ -200,10 +210,11 @@ def _repeated(train: Piece, outside: bool, task: Task) -> Iterator[Notice]:
 def _seen(
     pieces: Mapping[str, Piece], seen_in_train: Mapping[str, int], task: Task
 ) -> Iterator[Notice]:
+    items = "queries" if task == "reranking" else f"{_item(task)}s"
     for name, count in seen_in_train.items():
         if count:
             yield Notice(
-                f"{count} of {len(pieces[name].chosen)} {name} rows have {_item(task)}s that are "
-                f"also in train: the score on them says nothing of new {_item(task)}s",
+                f"{count} of {len(pieces[name].chosen)} {name} rows have {items} that are "
+                f"also in train: the score on them says nothing of new {items}",
                 "warning",
             )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hfprune.core.errors import DataError
 from hfprune.core.kinds import IMAGE_INPUTS
 from hfprune.core.tasks import Task
+from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.notices import Notice
 from hfprune.data.windows import mean_by_text, padded
@@ -26,27 +27,35 @@ SPLITS = ("train", "validation", "test")
 TEXT_ROW = "text_row"
 
 
+def as_ranked(relevance: Any, queries: Any) -> NDArray[np.float64]:
+    """Labels of reranking as metrics take them, float64 ``(rows, 2)``: relevance and query."""
+    relevance = np.asarray(relevance, dtype=np.float64).reshape(-1)
+    return np.stack([relevance, np.asarray(queries, dtype=np.float64)], axis=1)
+
+
 @dataclass(frozen=True)
 class TaskData:
     """The three splits, ready for a Trainer, and what is needed to read a model's output.
 
     Attributes:
         task: What the model's output means, spelled as ``config.problem_type`` (so images are of
-            ``single_label_classification``), or ``token_classification``.
+            ``single_label_classification``), or ``token_classification`` or ``reranking``.
         train, validation, test: Columns ``input_ids``, ``attention_mask`` and, where the tokenizer
             gives them, ``token_type_ids`` (lists of ints, truncated, not padded) and ``labels``: an
             int class number (single label), a list of ``num_labels`` floats 0 or 1 (multi-label),
             a float (regression), or a list of ints as long as ``input_ids`` (tokens; -100 where a
-            token stands for no word). Of images ``image``, not decoded, and ``labels``. With
-            ``data.stride`` a row is a window, and ``text_row`` is the number of its text.
+            token stands for no word). Of reranking, whose rows are pairs of a query and a text, a
+            list of one float in [0, 1], and ``query_row``, the number of the query in its split;
+            rows of a query follow one another. Of images ``image``, not decoded, and ``labels``.
+            With ``data.stride`` a row is a window, and ``text_row`` is the number of its text.
         texts, text_pairs: The raw texts by split name, text for text as in the splits; lists of
             words for tokens, empty for images. ``text_pairs`` is empty where the recipe names no
             second text column.
-        label_names: The name of each class number; empty for regression.
+        label_names: The name of each class number; empty for regression and reranking.
         max_length: The most tokens that a row holds, special tokens included.
         truncated: By split name, how many rows were cut to ``max_length``.
-        seen_in_train: For validation and test, how many rows have a text (pair, image) that also
-            stands in train: scores on such rows say nothing about new text.
+        seen_in_train: For validation and test, how many rows have a text (pair, image, query) that
+            also stands in train: scores on such rows say nothing about new text.
         notices: What to tell of the data before work: counts of classes, and what looks wrong.
     """
 
@@ -91,9 +100,14 @@ class TaskData:
         return IMAGE_COLUMN in columns or IMAGE_INPUTS[0] in columns
 
     def label_array(self, name: str) -> NDArray[Any]:
-        """The labels of a split, one entry a text; of tokens ``(rows, longest)`` with -100."""
+        """The labels of a split, one entry a text; of tokens ``(rows, longest)`` with -100.
+
+        Of reranking float64 ``(rows, 2)``: relevance, and the number of the query.
+        """
         data = self.split(name)
         labels = data["labels"][:]
+        if self.task == "reranking":
+            return as_ranked(labels, data[QUERY_ROW][:])
         if self.task == "token_classification":
             return padded(labels)
         if TEXT_ROW not in data.column_names:
@@ -127,7 +141,28 @@ class TaskData:
         texts, places = np.unique(owners, return_inverse=True)
         return mean_by_text(logits, places), labels[texts]
 
+    def queries(self, name: str) -> NDArray[Any] | None:
+        """Of reranking the number of each row's query, ascending; ``None`` of other tasks."""
+        if self.task != "reranking":
+            return None
+        return np.asarray(self.split(name)[QUERY_ROW][:], dtype=np.int64)
+
     def size(self, name: str) -> int:
         """How many texts or images a split holds; windows of a text count once."""
         data = self.split(name)
         return int(max(data[TEXT_ROW][:])) + 1 if TEXT_ROW in data.column_names else len(data)
+
+
+def whole_queries(queries: NDArray[Any], most: int) -> list[int]:
+    """The first rows, at most so many, that are all of their queries; at least one query.
+
+    Args:
+        queries: the number of each row's query; the rows of one follow one another.
+
+    >>> whole_queries(np.array([0, 0, 1, 1, 1]), 4)
+    [0, 1]
+    """
+    _, sizes = np.unique(queries, return_counts=True)
+    ends = np.cumsum(sizes)
+    within = ends[ends <= most]
+    return list(range(int(within[-1] if len(within) else ends[0])))

@@ -19,10 +19,10 @@ from hfprune.core.kinds import IMAGE, TOKENS, kind_of_model
 from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
-from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task
+from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task, problem_type_of
 from hfprune.core.text import cell, markup
 from hfprune.data.collate import data_collator
-from hfprune.data.loading import load_rows, load_task_data
+from hfprune.data.loading import WITHOUT_CLASSES, load_rows, load_task_data
 from hfprune.data.task_data import TaskData
 from hfprune.data.words import IGNORED
 from hfprune.deploy.runtimes.predicting import predict_logits
@@ -49,7 +49,8 @@ class FormQuality(Part):
     Attributes:
         metrics: by name.
         intervals: of each metric, its lower and upper end.
-        agreement: fraction of predictions that are those of PyTorch; ``None`` for regression.
+        agreement: fraction of predictions that are those of PyTorch; ``None`` for regression
+            and reranking.
     """
 
     metrics: dict[str, float]
@@ -61,7 +62,7 @@ class EvaluationReport(Part):
     """How right a saved model is; as JSON what ``hfprune evaluate --json`` prints.
 
     Attributes:
-        labels: names of the classes in the model's order; empty for regression.
+        labels: names of the classes in the model's order; empty for regression and reranking.
         rows: what they are: names of files, or that they are the recipe's.
         samples: how many; ``truncated``: how many of their texts were cut at ``max_length`` tokens
             (``None`` for images).
@@ -250,6 +251,8 @@ def _task_of(model: Any) -> Task:
         return "token_classification"
     if kind is IMAGE:
         return "image_classification"
+    if config.num_labels == 1 and config.problem_type == problem_type_of("reranking"):
+        return "reranking"
     for task in ("single_label_classification", "multi_label_classification", "regression"):
         if config.problem_type == task:
             return task
@@ -289,7 +292,7 @@ def _rows(
         config = DataConfig(train_file=names[0], **given)
     else:
         config = recipe.data.model_copy(update=given)
-    if task != "regression":
+    if task not in WITHOUT_CLASSES:
         own = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
         config = config.model_copy(update={"label_names": list(label_names or own)})
     return load_rows(config, names, processor, task), [Path(name).name for name in names]
@@ -297,7 +300,7 @@ def _rows(
 
 def _agreement(predictions: Any, base: Any, labels: Any, task: Task) -> float | None:
     """The fraction of equal predictions, of tokens those that are labelled."""
-    if task == "regression":
+    if task in WITHOUT_CLASSES:
         return None
     same = np.asarray(predictions == base)
     if task == "token_classification":

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hfprune.core.tasks import Task
 from hfprune.data.words import IGNORED
-from hfprune.measure.scores import predict
+from hfprune.measure.ranking import ranking_changes
+from hfprune.measure.scores import ONE_OUTPUT, predict
 
 # More classes than these make a confusion matrix that nobody reads.
 MOST_CONFUSED = 20
@@ -39,12 +40,13 @@ def class_scores(
         JSON-ready: ``classes``, one entry a class with ``label``, ``support`` (rows that are of
         it), ``predicted`` (rows that are said to be), ``precision``, ``recall`` and ``f1``; and
         ``confusion``, counts by true class (rows) and predicted one (columns), ``None`` for
-        several labels a row and for more than ``MOST_CONFUSED`` classes. ``None`` for regression.
+        several labels a row and for more than ``MOST_CONFUSED`` classes. ``None`` for regression
+        and reranking.
 
     Raises:
         DataError, TrainingError: as :func:`hfprune.measure.scores.predict`.
     """
-    if task == "regression":
+    if task in ONE_OUTPUT:
         return None
     predicted, true = predict(logits, task, num_labels), np.asarray(labels).astype(np.int64)
     confusion = None
@@ -104,13 +106,16 @@ def changes(
         second: the rows that changed most, each with ``row`` (from 1) and ``label``, ``before``
         and ``after``: a name, a list of names (several labels), a number (regression). One label
         also has ``confidence``, the probabilities of the two predictions. Of tokens a row has
-        ``words``: each changed word's position with these three.
+        ``words``: each changed word's position with these three. Of reranking see
+        :func:`~hfprune.measure.ranking.ranking_changes`.
 
     Raises:
         DataError, TrainingError: as :func:`hfprune.measure.scores.predict`.
     """
     old, new = (predict(logits, task, num_labels) for logits in (before, after))
     true = np.asarray(labels)
+    if task == "reranking":
+        return ranking_changes(old, new, true, most)
     if task == "regression":
         true = true.reshape(len(old)).astype(np.float64)
         moved = np.abs(new - old)

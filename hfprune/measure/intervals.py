@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hfprune.core.errors import DataError, RecipeError
 from hfprune.core.tasks import ADDED_METRICS, METRICS, Task
-from hfprune.measure.resampling import counted, table_values
+from hfprune.measure.resampling import counted, table_values, units
 from hfprune.measure.scores import Array, Scorer, check_labels, is_correct, not_for, predict
 
 # How many row numbers of resamples are held at once: 16 MB.
@@ -134,8 +134,8 @@ def interval(
 
     The model's output is counted once, and counts are resampled
     (:mod:`hfprune.measure.resampling`): a thousand classes and 20,000 rows take seconds. Of metrics
-    that were added the predictions of the rows are resampled. Arguments and errors as
-    :func:`compute` and :func:`bootstrap_interval`.
+    that were added the predictions of the rows are resampled. Of reranking, queries are drawn.
+    Arguments and errors as :func:`compute` and :func:`bootstrap_interval`.
     """
     if name not in METRICS[task]:
         raise RecipeError(not_for(name, task))
@@ -144,13 +144,14 @@ def interval(
         right = is_correct(logits, labels, task, num_labels)
         return wilson_interval(int(right.sum()), len(right), confidence)
     _check_resamples(len(np.asarray(logits)), len(np.asarray(labels)), n)
+    size = _units(name, labels, task)
     one_label = task in ("single_label_classification", "image_classification")
     if one_label and name not in ADDED_METRICS:
         predictions = predict(logits, task, num_labels)
         truth = check_labels(predictions, labels)
         return _middle(table_values(name, predictions, truth, num_labels, n, seed), confidence)
     values_of = counted(name, logits, labels, task, num_labels, label_names)
-    values = [values_of(rows) for rows in _resamples(len(labels), n, seed)]
+    values = [values_of(rows) for rows in _resamples(size, n, seed)]
     return _middle(np.concatenate(values), confidence)
 
 
@@ -182,8 +183,8 @@ def paired_interval(
         first, second = (is_correct(one, labels, task, num_labels) for one in both)
         return paired_difference(first, second, confidence)
     _quantile(confidence)
-    size = len(np.asarray(labels))
-    _check_resamples(len(np.asarray(logits_a)), size, n)
+    _check_resamples(len(np.asarray(logits_a)), len(np.asarray(labels)), n)
+    size = _units(name, labels, task)
     first_of, second_of = (
         counted(name, one, labels, task, num_labels, label_names) for one in both
     )
@@ -248,6 +249,13 @@ def _check_resamples(rows: int, labels: int, n: int) -> None:
             f"got {rows} rows of logits, {labels} labels and {n} resamples; expected as many "
             "labels as logits, and at least one of each"
         )
+
+
+def _units(name: str, labels: Array, task: Task) -> int:
+    found = units(name, labels, task)
+    if found == 0:
+        raise DataError("no query has a relevant text, so there is nothing to rank right")
+    return found
 
 
 def _check_same_rows(logits_a: Array, logits_b: Array) -> None:

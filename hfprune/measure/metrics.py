@@ -15,9 +15,11 @@ import numpy as np
 
 from hfprune.core.errors import DataError, RecipeError
 from hfprune.core.tasks import METRICS, Task
+from hfprune.data.task_data import as_ranked
 from hfprune.data.windows import mean_by_text
 from hfprune.measure.entities import ENTITY_METRICS, as_tags, check_seqeval, check_tags, score_tags
 from hfprune.measure.scores import (
+    ONE_OUTPUT,
     Array,
     check_labels,
     check_task,
@@ -83,7 +85,7 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
     import evaluate
 
     value: Any
-    if task == "regression":
+    if task in ONE_OUTPUT:
         value = datasets.Value("float64")
     elif task == "multi_label_classification":
         value = datasets.Sequence(datasets.Value("int64"), length=num_labels)
@@ -92,12 +94,16 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
     else:
         value = datasets.Value("int64")
 
+    truth = value
+    if task == "reranking":  # relevance and query
+        truth = datasets.Sequence(datasets.Value("float64"), length=2)
+
     def info(self: Any) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=f"{name} for {task}; see hfprune.measure.scores for the definition.",
             citation="",
             inputs_description="predictions and references: one value (or row of 0/1) a text.",
-            features=datasets.Features({"predictions": value, "references": value}),
+            features=datasets.Features({"predictions": value, "references": truth}),
         )
 
     def compute_one(self: Any, predictions: Any, references: Any) -> dict[str, float]:
@@ -130,7 +136,8 @@ def compute(
         logits: Floats, ``(rows, num_labels)``; for regression also ``(rows,)``, for tokens
             ``(rows, length, num_labels)``.
         labels: Class numbers ``(rows,)``, 0/1 flags ``(rows, num_labels)``, floats ``(rows,)``, or
-            class numbers ``(rows, length)`` with -100 for tokens that do not count.
+            class numbers ``(rows, length)`` with -100 for tokens that do not count. Of reranking
+            floats ``(rows, 2)``: relevance in [0, 1], and the number of the query.
         names: Metrics, as in a recipe's ``evaluation.metrics``.
         task: The recipe's task; images are of ``single_label_classification``.
         num_labels: The size of the model's output.
@@ -154,7 +161,7 @@ def _computed(
     label_names: Sequence[str],
 ) -> dict[str, float]:
     predictions: Any = predict(logits, task, num_labels)
-    references: Any = check_labels(predictions, labels)
+    references: Any = check_labels(predictions, labels, task)
     if task == "token_classification":
         predictions, references = as_tags(predictions, references, label_names)
     values = metrics.compute(predictions=predictions, references=references)
@@ -173,7 +180,8 @@ def make_compute_metrics(
 
     Where the model also returns hidden states, the logits are the first of its outputs. Where the
     Trainer gives two columns of labels, the second holds the number of each row's text: rows are
-    then windows, and their logits are averaged text by text.
+    then windows, and their logits are averaged text by text. Of reranking it holds the number of
+    each row's query.
     """
     metrics = load_metrics(names, task, num_labels, label_names)
 
@@ -185,7 +193,9 @@ def make_compute_metrics(
         if isinstance(labels, tuple | list):
             texts = np.asarray(labels[1]) if len(labels) > 1 else None
             labels = labels[0]
-            if texts is not None:
+            if task == "reranking" and texts is not None:
+                labels = as_ranked(labels, texts)
+            elif texts is not None:
                 _, first = np.unique(texts, return_index=True)
                 logits = mean_by_text(np.asarray(logits), texts)
                 labels = np.asarray(labels)[first]

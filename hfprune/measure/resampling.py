@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hfprune.core.tasks import ADDED_METRICS, Task
 from hfprune.measure.entities import score_counts
+from hfprune.measure.ranking import by_query, drawn_again, rows_by_query
 from hfprune.measure.scores import (
     Array,
     check_labels,
@@ -54,7 +55,8 @@ def counted(
             :func:`hfprune.measure.metrics.compute`.
 
     Returns:
-        Takes row numbers, int64 ``(resamples, size)``, and returns for each resample what
+        Takes row numbers, int64 ``(resamples, size)`` (of reranking numbers of queries, see
+        :func:`units`), and returns for each resample what
         :func:`hfprune.measure.scores.score` does for these rows, float64 ``(resamples,)``.
 
     Raises:
@@ -66,6 +68,8 @@ def counted(
     if task == "multi_label_classification" and name not in ADDED_METRICS:
         return _of_flags(name, *flags(logits, labels, num_labels))
     predictions = predict(logits, task, num_labels)
+    if task == "reranking":
+        return _of_queries(name, predictions, check_labels(predictions, labels, task))
     if name in ADDED_METRICS:  # of which no more is known than that it takes rows
         scorer, references = scorer_of(name), check_labels(predictions, labels)
         return _one_by_one(lambda rows: quietly(scorer, predictions[rows], references[rows]))
@@ -73,6 +77,33 @@ def counted(
     if task == "regression":
         return _of_numbers(name, predictions, truth)
     return _of_classes(name, predictions, truth, num_labels)
+
+
+def units(name: str, labels: Array, task: Task) -> int:
+    """How many things a resample draws: rows, of reranking queries.
+
+    Texts of one query are no independent witnesses. Of our own metrics the queries that count are
+    drawn, of those that were added all.
+    """
+    labels = np.asarray(labels)
+    if task != "reranking" or labels.ndim != 2 or len(labels) == 0:
+        return len(labels)
+    if name in ADDED_METRICS:
+        return len(rows_by_query(labels))
+    return len(by_query(name, labels[:, 0], labels))
+
+
+def _of_queries(name: str, scores: Array, labels: Array) -> Resampled:
+    if name not in ADDED_METRICS:
+        values = by_query(name, scores, labels)
+        return lambda resamples: values[resamples].mean(axis=1)
+    function, rows = scorer_of(name), rows_by_query(labels)
+
+    def value(drawn: Rows) -> float:
+        chosen, truth = drawn_again(labels, rows, drawn)
+        return quietly(function, scores[chosen], truth)
+
+    return _one_by_one(value)
 
 
 def _one_by_one(value: Callable[[Rows], float]) -> Resampled:

@@ -5,7 +5,8 @@ class occurs in the labels. For a single label, the classes are those that occur
 the predictions; for multi-label, they are all the labels. A precision or recall with nothing to
 divide by is 0. Multi-label accuracy counts a row as right if every label of it is; multi-label
 ``mcc`` is taken over all decisions, row by label, as one binary problem. What counts as an entity
-is told in :mod:`hfprune.measure.entities`.
+is told in :mod:`hfprune.measure.entities`, how texts are ranked in
+:mod:`hfprune.measure.ranking`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.errors import DataError, RecipeError, TrainingError
-from hfprune.core.tasks import ADDED_METRICS, METRICS, Task
+from hfprune.core.tasks import ADDED_METRICS, METRICS, RANKING_METRICS, Task
 from hfprune.measure.entities import row_counts, score_counts
+from hfprune.measure.ranking import scorer as ranking_scorer
 
 Array = npt.NDArray[Any]
 Scorer = Callable[[Array, Array], float]
+# Tasks whose model gives one number a row.
+ONE_OUTPUT = ("regression", "reranking")
 
 
 def predict(logits: Array, task: Task, num_labels: int) -> Array:
     """Turn a model's output into predictions.
 
     Args:
-        logits: Floats of shape ``(rows, num_labels)``; for regression also ``(rows,)``, for tokens
-            ``(rows, length, num_labels)``.
+        logits: Floats of shape ``(rows, num_labels)``; for regression and reranking also
+            ``(rows,)``, for tokens ``(rows, length, num_labels)``.
         task: The recipe's task.
         num_labels: The size of the model's output.
 
@@ -47,7 +51,7 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
     if task == "multi_label_classification":
         # sigmoid(x) > 0.5 exactly where x > 0.
         return (logits > 0).astype(np.int64)
-    if task == "regression":
+    if task in ONE_OUTPUT:
         return logits[:, 0].astype(np.float64)
     return np.asarray(logits.argmax(axis=-1))
 
@@ -65,7 +69,7 @@ def flags(logits: Array, labels: Array, num_labels: int) -> tuple[npt.NDArray[np
 def _checked(logits: Array, task: Task, num_labels: int) -> Array:
     logits = np.asarray(logits)
     check_task(task)
-    if task == "regression" and logits.ndim == 1:
+    if task in ONE_OUTPUT and logits.ndim == 1:
         logits = logits[:, None]
     tokens = task == "token_classification"
     if logits.ndim != 2 + tokens or logits.shape[-1] != num_labels:
@@ -74,8 +78,8 @@ def _checked(logits: Array, task: Task, num_labels: int) -> Array:
             f"logits have the shape {logits.shape}; expected {shape} for {task}: the "
             "model's num_labels must be that of the data"
         )
-    if task == "regression" and num_labels != 1:
-        raise DataError(f"regression has one output a row; got num_labels = {num_labels}")
+    if task in ONE_OUTPUT and num_labels != 1:
+        raise DataError(f"{task} has one output a row; got num_labels = {num_labels}")
     broken = int(np.isnan(logits).any(axis=tuple(range(1, logits.ndim))).sum())
     if broken:
         raise TrainingError(
@@ -91,7 +95,7 @@ def is_correct(logits: Array, labels: Array, task: Task, num_labels: int) -> npt
     Raises:
         DataError: As :func:`predict`; also for regression, where no row is right or wrong.
     """
-    if task in ("regression", "token_classification"):
+    if task in (*ONE_OUTPUT, "token_classification"):
         raise DataError(f"no row of a {task} is right or wrong: use a classification task")
     if task == "multi_label_classification":
         said, truth = flags(logits, labels, num_labels)
@@ -105,10 +109,23 @@ def check_task(task: str) -> None:
         raise DataError(f"task is {task!r}; expected one of {', '.join(METRICS)}")
 
 
-def check_labels(predictions: Array, labels: Array) -> Array:
+def check_labels(predictions: Array, labels: Array, task: Task | None = None) -> Array:
+    if task == "reranking":
+        return _check_ranked(predictions, labels)
     labels = _same_rows(predictions, labels)
     # Trainer hands multi-label flags back as floats.
     return labels if predictions.dtype.kind == "f" else labels.astype(np.int64)
+
+
+def _check_ranked(scores: Array, labels: Array) -> Array:
+    """Relevance and query of each row."""
+    labels = np.asarray(labels, dtype=np.float64)
+    if labels.shape != (len(scores), 2) or len(scores) == 0:
+        raise DataError(
+            f"labels have the shape {labels.shape}, scores {scores.shape}; expected (rows, 2), "
+            "relevance and query, of the same rows"
+        )
+    return labels
 
 
 def _same_rows(predictions: Array, labels: Array) -> Array:
@@ -182,6 +199,7 @@ SCORERS: Mapping[str, Scorer] = {
     "pearson": _correlation("pearson"),
     "spearman": _correlation("spearman"),
     "mse": _mse,
+    **{name: ranking_scorer(name) for name in RANKING_METRICS},
 }
 
 
@@ -215,7 +233,7 @@ def score(
     if name not in METRICS[task]:
         raise RecipeError(not_for(name, task))
     predictions = predict(logits, task, num_labels)
-    references = check_labels(predictions, labels)
+    references = check_labels(predictions, labels, task)
     if task == "token_classification":
         return score_counts(name, row_counts(name, predictions, references, label_names))
     return quietly(scorer_of(name), predictions, references)

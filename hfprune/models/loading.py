@@ -26,7 +26,7 @@ from hfprune.core.errors import (
 )
 from hfprune.core.kinds import IMAGE, auto_class, image_shape, kind_of_task
 from hfprune.core.reading import pointer_problem
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import Task, problem_type_of
 from hfprune.data.processors import load_processor as read_processor
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.families import adapter_for, adapter_of, position_limit
@@ -280,8 +280,9 @@ def _labels_of(data: TaskData) -> dict[str, Any]:
     labels: dict[str, Any] = {"num_labels": data.num_labels}
     if data.label_names:
         labels = {"id2label": data.id2label, "label2id": data.label2id}
-    if data.task != "token_classification":
-        labels["problem_type"] = data.task
+    problem = problem_type_of(data.task)
+    if problem is not None:
+        labels["problem_type"] = problem
     return labels
 
 
@@ -373,7 +374,7 @@ def _check_channels(model: Any, name: str) -> None:
 def _check_task(config: Any, data: TaskData, name: str, key: str) -> None:
     """A teacher's config must not contradict the data."""
     problem = getattr(config, "problem_type", None)
-    if problem is not None and problem != data.task:
+    if problem is not None and problem != problem_type_of(data.task):
         raise CheckpointError(
             f"{key} {name!r} was fine-tuned for {problem}, the recipe's task is {data.task}: name "
             "a teacher of this task"

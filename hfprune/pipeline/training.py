@@ -8,6 +8,7 @@ from typing import Any, cast
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hfprune.core.exchange import from_main
+from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.measure.metrics import make_compute_metrics
 from hfprune.pipeline.context import Context
@@ -43,7 +44,7 @@ def make_trainer(
         args=training_arguments(
             settings,
             context.path(CHECKPOINTS) / stage,
-            label_names=["labels", *({TEXT_ROW} & set(data.train.column_names))],
+            label_names=["labels", *({TEXT_ROW, QUERY_ROW} & set(data.train.column_names))],
             disable_tqdm=True,  # the console shows it
         ),
         train_dataset=data.train,

@@ -26,6 +26,7 @@ from hfprune.publish.finished import (
     read,
 )
 from hfprune.publish.metadata import base_model, card_metadata
+from hfprune.publish.usage import calls, input_of, javascript
 from hfprune.recipe.public import public_recipe, title_of
 from hfprune.recipe.reading import dump_recipe
 
@@ -91,7 +92,8 @@ class _Card:
         self.base = base_model(run)
         self.public = public_recipe(self.recipe, self.names)
         self.kind = kind_of_task(self.results.task)
-        self.item = "image" if self.kind is IMAGE else "text"
+        self.ranks = self.results.task == "reranking"
+        self.item = "image" if self.kind is IMAGE else "pair" if self.ranks else "text"
         # A Trainer may have been given no rows of their own to report on.
         self.chosen_by = self.results.data.get("judged_on") == "eval_dataset"
         self.split = "evaluation" if self.chosen_by else "test"
@@ -137,8 +139,9 @@ class _Card:
             when = f"after fine-tuning; what was left was trained further{distilled}"
         else:
             when = "after fine-tuning, without training it again"
+        what = f"{'token' if self.kind is TOKENS else self.item} classifier"
         yield (
-            f"A pruned {'token' if self.kind is TOKENS else self.item} classifier. It was made "
+            f"A pruned {'reranker' if self.ranks else what}. It was made "
             f"from {start} with hfprune, which removed "
             f"attention heads, feed-forward neurons and whole blocks {when}. "
             f"{self.results.members[PRUNED].sparsity:.1%} of the encoder's weights are gone."
@@ -148,6 +151,11 @@ class _Card:
         task, labels = self.results.task, self.results.labels
         if task == "regression":
             yield "It predicts a number."
+        elif self.ranks:
+            yield (
+                "It gives a query and a text a score: the greater, the better the text answers the "
+                "query. Texts of one query are put in order by it."
+            )
         elif labels:
             some = ", ".join(_cell(label) for label in labels[:_MOST_LABELS])
             more = len(labels) - _MOST_LABELS
@@ -165,7 +173,8 @@ class _Card:
             f"({_span(served.interval)}) as {self.served.form}; before "
             f"pruning {dense.metrics[primary]:.4f} ({_span(dense.interval)})."
             f"{_change(served.difference)} {self.evaluation.samples:,} {self.split} "
-            f"{self.item}s, {self.evaluation.confidence:.0%} intervals."
+            f"{self.item}s, {self.evaluation.confidence:.0%} intervals"
+            f"{' over their queries' if self.ranks else ''}."
         )
         speeds = "; ".join(
             f"{row.speedup:.1f}x{_spread(row.speedup_interval)} at batch "
@@ -223,9 +232,8 @@ class _Card:
         images = self.kind is IMAGE
         loader = "AutoImageProcessor" if images else "AutoTokenizer"
         variable = "processor" if images else "tokenizer"
-        argument = "image_processor" if images else "tokenizer"
         load = f"{variable} = {loader}.from_pretrained(name)"
-        call = f'classify = pipeline("{self.kind.export_task}", model=model, {argument}={variable})'
+        call = calls(self.kind, self.ranks)
         files = {"int8": "model_quantized.onnx", "ONNX-lean": "model_optimized.onnx"}
         file = files.get(self.served.form, "model.onnx")
         alone = self.results.members[PRUNED].stock is True
@@ -240,7 +248,7 @@ class _Card:
             f"name = {json.dumps(visible(self.repo_id))}",
             f"model = {auto if alone else 'hfprune'}.from_pretrained(name)",
             load,
-            call,
+            *call,
             "```",
             "",
             "All layers have one size, so hfprune is not needed. In ONNX Runtime:"
@@ -257,12 +265,12 @@ class _Card:
             f'    name, subfolder="onnx", file_name="{file}"',
             ")",
             load,
-            call,
+            *call,
             "```",
         )
         yield from self._openvino(loader, variable, load)
-        if not images and file == "model_quantized.onnx":
-            yield from self._javascript()
+        if not images and not self.ranks and file == "model_quantized.onnx":
+            yield from javascript(self.kind, visible(self.repo_id))
         for told in recommended_files(self.results, PRUNED):
             yield from (
                 "", f"The file that was the fastest {told.served}, from this repository's folder:",
@@ -272,7 +280,6 @@ class _Card:
     def _openvino(self, loader: str, variable: str, load: str) -> Iterator[str]:
         """Of the first of OpenVINO's files, if the folder holds any."""
         for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
-            read = "images=[image]" if self.kind is IMAGE else '["a text"]'
             yield from (
                 "",
                 "In OpenVINO:",
@@ -285,23 +292,10 @@ class _Card:
                 f"name = snapshot_download({json.dumps(visible(self.repo_id))})",
                 load,
                 f'model = openvino.compile_model(f"{{name}}/openvino/{model.name}", "CPU")',
-                f'batch = {variable}({read}, return_tensors="np")',
+                f'batch = {variable}({input_of(self.kind, self.ranks)}, return_tensors="np")',
                 'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
                 "```",
             )
-
-    def _javascript(self) -> Iterator[str]:
-        yield from (
-            "",
-            "In JavaScript:",
-            "",
-            "```js",
-            'import { pipeline } from "@huggingface/transformers";',
-            "",
-            f"const name = {json.dumps(visible(self.repo_id))};",
-            f'const classify = await pipeline("{self.kind.export_task}", name, {{ dtype: "q8" }});',
-            "```",
-        )
 
     def _limits(self) -> Iterator[str]:
         results, data = self.results, self.results.data
@@ -347,6 +341,7 @@ class _Card:
         name = self.names.get("dataset")
         config = f" ({_cell(data.config_name)})" if data.config_name else ""
         source = f"the data set {_cell(name)}{config}" if name else "local files"
+        rows = "queries" if self.ranks else "rows"
         if data.test_split is not None:
             split = f"the split {_cell(data.test_split)} of {source}"
         elif data.test_file is not None:
@@ -354,7 +349,7 @@ class _Card:
             split = "local files of their own" if several else "a local file of its own"
         else:
             split = (
-                f"a random {data.test_fraction:.0%} of the training rows of {source}, held out "
+                f"a random {data.test_fraction:.0%} of the training {rows} of {source}, held out "
                 f"(seed {data.split_seed})"
             )
         limit = data.max_test_samples

@@ -45,6 +45,15 @@ def base_model(run: Finished) -> str | None:
     return name if name is not None and _NAME.fullmatch(name) else None
 
 
+def hub_task(task: str) -> str:
+    """What the Hub calls a recipe's task; models for reranking are classifiers of pairs there too.
+
+    >>> hub_task("reranking")
+    'text-ranking'
+    """
+    return "text-ranking" if task == "reranking" else kind_of_task(task).export_task
+
+
 def card_metadata(run: Finished, repo_id: str) -> ModelCardData:
     """The metadata of the card of a run that goes into a repository."""
     base, dataset = base_model(run), run.results.sources.get("dataset")
@@ -57,7 +66,7 @@ def card_metadata(run: Finished, repo_id: str) -> ModelCardData:
     return ModelCardData(
         base_model=base,
         library_name="hfprune" if needs_hfprune(run) else "transformers",
-        pipeline_tag=kind_of_task(run.results.task).export_task,
+        pipeline_tag=hub_task(run.results.task),
         tags=["hfprune", "pruned", "onnx", *_more_tags(run)],
         datasets=None if dataset is None else [dataset],
         model_name=repo_id.split("/")[-1],
@@ -80,7 +89,7 @@ def _more_tags(run: Finished) -> Iterator[str]:
 
 
 def _eval_results(run: Finished, dataset: str | None) -> Iterator[EvalResult]:
-    data, task = run.recipe.data, kind_of_task(run.results.task).export_task
+    data, task = run.recipe.data, hub_task(run.results.task)
     held_out = "test" if data.test_file is not None else "test (held out)"
     if run.results.data.get("judged_on") == "eval_dataset":
         held_out = "validation"

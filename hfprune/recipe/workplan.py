@@ -59,6 +59,7 @@ def describe(recipe: Recipe) -> list[str]:
     lines.append(
         f"benchmark: batch {benchmark.batch_sizes}, "
         + (f"length {benchmark.sequence_lengths}, " if benchmark.sequence_lengths else "")
+        + ("the length of a pair, " if _pairs(recipe) else "")
         + f"{benchmark.threads} thread(s), {benchmark.repeats} rounds"
         + (", and the full table of shapes" if benchmark.full_table else "")
     )
@@ -93,6 +94,10 @@ def _files(recipe: Recipe) -> list[str]:
     elif deploy is not None:
         lines.append(f"deploy: what is usually fast on a CPU with {deploy.cpu}, not measured")
     return lines
+
+
+def _pairs(recipe: Recipe) -> bool:
+    return recipe.task == "reranking" and not recipe.benchmark.sequence_lengths
 
 
 def _length(recipe: Recipe) -> str:

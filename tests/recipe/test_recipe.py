@@ -240,8 +240,8 @@ REFUSED = {
     "choice": (
         MINIMAL + "task: regresion\n",
         "line 8: task: expected one of single_label_classification, multi_label_classification, "
-        "regression, token_classification, image_classification, got 'regresion' (text). Did you "
-        "mean 'regression'?",
+        "regression, token_classification, image_classification, reranking, got 'regresion' "
+        "(text). Did you mean 'regression'?",
     ),
     "lengths of images": (
         MINIMAL + "task: image_classification\nbenchmark:\n  sequence_lengths: [16]\n",
@@ -1165,7 +1165,9 @@ def test_shipped_recipes_are_commented_and_point_to_the_schema(file: Path) -> No
 def test_local_files_of_shipped_recipes_are_those_of_the_demo() -> None:
     names = {"demo-assets/all-MiniLM-L6-v2", "demo-assets/movie-reviews/train.csv",
              "demo-assets/movie-reviews/test.csv", "demo-assets/bbc-news/train.csv",
-             "demo-assets/bbc-news/test.csv", "demo-assets/digits-vit"}  # fmt: skip
+             "demo-assets/bbc-news/test.csv", "demo-assets/digits-vit",
+             "demo-assets/bbc-reranking/train.jsonl",
+             "demo-assets/bbc-reranking/test.jsonl"}  # fmt: skip
     used = set()
     for recipe in map(load_recipe, SHIPPED):
         used |= {recipe.model.name_or_path, recipe.data.train_file, recipe.data.test_file}

@@ -18,6 +18,11 @@ def label_columns(config: DataConfig) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
+def negative_columns(config: DataConfig) -> list[str]:
+    columns = config.negative_column or []
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
 def wanted_columns(config: DataConfig, task: Task) -> dict[str, str]:
     """Return the columns to read, each with the recipe key that names it."""
     wanted = {config.text_column: "data.text_column"}
@@ -25,6 +30,8 @@ def wanted_columns(config: DataConfig, task: Task) -> dict[str, str]:
         wanted = {config.image_column: "data.image_column"}
     if config.text_pair_column is not None:
         wanted[config.text_pair_column] = "data.text_pair_column"
+    if task == "reranking" and config.negative_column is not None:
+        return wanted | dict.fromkeys(negative_columns(config), "data.negative_column")
     wanted.update(dict.fromkeys(label_columns(config), "data.label_column"))
     return wanted
 

@@ -53,7 +53,8 @@ class Rows:
     """One split's sources after the checks of their texts; labels raw, one list a label column.
 
     ``texts`` holds lists of words for tokens, and fingerprints where there are ``images``.
-    ``origins`` holds, for every file of several, its first row and its name.
+    ``origins`` holds, for every file of several, its first row and its name. ``written`` holds,
+    where a row of a file became several, the number that each has in its file.
     """
 
     split: str
@@ -65,14 +66,17 @@ class Rows:
     images: Dataset | None = None
     notices: list[str] = field(default_factory=list)
     origins: list[tuple[int, str]] = field(default_factory=list)
+    written: list[int] | None = None
 
     def where(self, row: int, column: str) -> str:
         """Return how errors name a cell; ``row`` counts from 0 here and from 1 in the text."""
-        source = self.source
+        source, number = self.source, row
         if self.origins:
             first, source = self.origins[bisect_right(self.origins, row, key=_first) - 1]
-            row -= first
-        return f"{self.split} ({source}), row {row + 1}, column {column!r}"
+            number -= first
+        if self.written is not None:
+            number = self.written[row]
+        return f"{self.split} ({source}), row {number + 1}, column {column!r}"
 
 
 def _first(origin: tuple[int, str]) -> int:
@@ -117,6 +121,9 @@ def joined_rows(parts: Sequence[Rows]) -> Rows:
         images=images,
         notices=[notice for part in parts for notice in part.notices],
         origins=origins,
+        written=None
+        if first.written is None
+        else [number for part in parts for number in part.written or ()],
     )
 
 

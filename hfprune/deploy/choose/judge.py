@@ -89,6 +89,7 @@ def gather(
     greater_is_better: bool = True,
     temperature: float = 1.0,
     served: str = "batches",
+    units: NDArray[Any] | None = None,
 ) -> Evidence:
     """The evidence that two models' logits on the same rows give.
 
@@ -106,6 +107,8 @@ def gather(
         temperature: by which float32's logits are divided to make its probabilities right; see
             :func:`calibrated_temperature`.
         served: how the candidate was run.
+        units: which rows belong together, a number a row; groups are then made of whole units (the
+            texts of a query rank among each other). ``None``: each row stands alone.
 
     Raises:
         DataError: there are fewer than two rows, or not as many of each.
@@ -125,9 +128,12 @@ def gather(
         )
 
     drop = lost(np.arange(rows))
-    error = _jackknife(lost, rows)
-    groups = min(GROUPS, rows)
-    reach = float(student.ppf(ONE_SIDED, groups - 1)) * math.hypot(error, 1.0 / rows)
+    unit = np.arange(rows) if units is None else np.unique(units, return_inverse=True)[1]
+    witnesses = int(unit.max()) + 1
+    reach = math.inf  # a single query tells nothing of others
+    if witnesses > 1:
+        error, groups = _jackknife(lost, unit), min(GROUPS, witnesses)
+        reach = float(student.ppf(ONE_SIDED, groups - 1)) * math.hypot(error, 1.0 / witnesses)
     expected, changed = expected_loss(before / temperature, after / temperature, several=several)
     mean, below = math.nan, math.nan
     if expected is not None:
@@ -314,10 +320,10 @@ def depends_on_batch(alone: NDArray[Any], together: NDArray[Any], *, several: bo
     return int(differs.reshape(len(alone), -1).any(axis=1).sum())
 
 
-def _jackknife(statistic: Callable[[NDArray[Any]], float], rows: int) -> float:
-    groups = min(GROUPS, rows)
+def _jackknife(statistic: Callable[[NDArray[Any]], float], unit: NDArray[Any]) -> float:
+    groups = min(GROUPS, int(unit.max()) + 1)
     # Rows are often sorted by label: each group takes one in so many.
-    member = np.arange(rows) % groups
+    member = unit % groups
     found = np.array([statistic(np.flatnonzero(member != group)) for group in range(groups)])
     return math.sqrt((groups - 1) / groups * float(np.square(found - found.mean()).sum()))
 

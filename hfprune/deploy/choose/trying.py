@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError, HFPruneError
+from hfprune.data.task_data import whole_queries
 from hfprune.deploy.choose.judge import (
     Evidence,
     Metric,
@@ -50,6 +51,8 @@ class Judging:
         collator: pads rows to a batch.
         greater_is_better: whether more of the metric is better.
         several: whether a row may have several labels.
+        ranked: whether labels are ``[rows, 2]``, the second the number of the row's query; texts
+            of a query are then kept together.
         max_drop: what the metric may lose against float32.
     """
 
@@ -59,6 +62,7 @@ class Judging:
     collator: Any
     greater_is_better: bool = True
     several: bool = False
+    ranked: bool = False
     max_drop: float = 0.002
 
 
@@ -128,6 +132,8 @@ def _some(judging: Judging, most: int | None) -> Judging:
     if most is None or count <= most:
         return judging
     chosen = sorted(np.random.default_rng(1).choice(count, most, replace=False).tolist())
+    if judging.ranked:
+        chosen = whole_queries(judging.labels[:, 1], most)
     return replace(judging, rows=judging.rows.select(chosen), labels=judging.labels[chosen])
 
 
@@ -167,7 +173,10 @@ class Trials:
         self._rule: str | None = None
         rng = np.random.default_rng(0)
         self._order = rng.permutation(len(judging.rows)).tolist()
-        self._alone = sorted(self._order[: MOST_ALONE if most_rows is None else most_rows // 4])
+        few = MOST_ALONE if most_rows is None else most_rows // 4
+        self._alone = sorted(self._order[:few])
+        if judging.ranked:
+            self._alone = whole_queries(judging.labels[:, 1], len(self._alone))
         session = OnnxClassifier(onnx_dir / MODEL_FILE, threads)
         start = time.process_time()
         self._float = self._together(session)
@@ -301,6 +310,7 @@ class Trials:
             greater_is_better=self._judging.greater_is_better,
             temperature=self._temperature,
             served=served,
+            units=labels[:, 1] if self._judging.ranked else None,
         )
 
     def _together(self, session: Session) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from hfprune.core.errors import HFPruneError
 from hfprune.core.machine import detect_instruction_set
+from hfprune.data.task_data import whole_queries
 from hfprune.deploy.files import QUANTIZED_FILE
 from hfprune.deploy.quantize.checks import probe_rows
 from hfprune.deploy.quantize.outcome import (
@@ -67,6 +68,7 @@ def quantize_auto(
     threads: int = 1,
     max_drop: float = 0.002,
     seconds: float = 120.0,
+    queries: NDArray[Any] | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> SearchRecord:
     """Write the best 8-bit version of ``model.onnx`` that keeps the metric: fast, in a small file.
@@ -90,6 +92,7 @@ def quantize_auto(
         max_drop: how much of the metric may be lost against the float32 graph. A candidate is
             refused when it is shown to lose more (:func:`hfprune.deploy.choose.judge.judge`).
         seconds: after that time no further candidate is begun.
+        queries: of reranking the number of each validation row's query; rows of one stay together.
         progress: called with the fraction of the time that is over, and what is tried.
 
     Returns:
@@ -99,10 +102,14 @@ def quantize_auto(
     Raises:
         ExportError: if even plain dynamic quantization fails. Earlier files are then untouched.
     """
+    rows = _row_numbers(len(validation))
+    if queries is not None:
+        rows = whole_queries(queries, MOST_ROWS)
     task = Task(
         calibration=calibration,
-        validation=_some_rows(validation),
-        rows=_row_numbers(len(validation)),
+        validation=validation if len(rows) == len(validation) else validation.select(rows),
+        rows=rows,
+        queries=None if queries is None else np.asarray(queries)[rows],
         collator=collator,
         metric=metric,
         greater_is_better=greater_is_better,
@@ -294,8 +301,3 @@ def _row_numbers(count: int) -> list[int]:
     if count <= MOST_ROWS:
         return list(range(count))
     return sorted(np.random.default_rng(0).choice(count, MOST_ROWS, replace=False).tolist())
-
-
-def _some_rows(validation: Any) -> Any:
-    rows = _row_numbers(len(validation))
-    return validation if len(rows) == len(validation) else validation.select(rows)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError, HFPruneError
 from hfprune.core.machine import usable_cpus
+from hfprune.data.task_data import whole_queries
 from hfprune.deploy.choose.judge import depends_on_batch, gather, judge
 from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.graph.tools import weighted_products
@@ -46,6 +47,7 @@ class Task:
     shapes: list[tuple[int, int]]
     threads: int
     max_drop: float
+    queries: NDArray[Any] | None = None
 
 
 class Workbench:
@@ -171,6 +173,8 @@ class Workbench:
 
     def _judged(self, outcome: Outcome, file: Path, logits: NDArray[np.float32]) -> Outcome:
         count = min(MOST_ALONE, len(self.task.validation))
+        if self.task.queries is not None:
+            count = len(whole_queries(self.task.queries, count))
         alone = self.alone(file, count)
 
         def first(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -202,6 +206,7 @@ class Workbench:
             lambda logits, rows: self.task.metric(logits, rows.tolist()),
             greater_is_better=self.task.greater_is_better,
             served=served,
+            units=None if self.task.queries is None else self.task.queries[: len(positions)],
         )
 
 

@@ -178,6 +178,7 @@ def _search(
             threads=recipe.benchmark.threads,
             max_drop=recipe.export.max_quantization_drop,
             seconds=recipe.export.quantization_seconds,
+            queries=data.queries("validation"),
             progress=lambda done, what: progress(round(1000 * done), 1000),
         )
     record: dict[str, Any] = {"metric": name, **found.to_dict()}

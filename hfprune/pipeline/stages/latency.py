@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hfprune.core.kinds import image_shape
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.search import usual_settings
@@ -62,9 +64,16 @@ def single_speed(target: PruningConfig) -> float:
 
 
 def lengths_to_time(context: Context, prepared: Prepared, config: Any) -> Sequence[int]:
-    """The lengths to time, in tokens; of images their one size, in pixels."""
+    """The lengths to time, in tokens; of images their one size, in pixels.
+
+    Of reranking, where the recipe names none, how long a pair is: half of the validation's are
+    shorter.
+    """
     if prepared.data.of_images:
         return [max(image_shape(config)[1:])]
+    if not context.recipe.benchmark.sequence_lengths:
+        lengths = [len(ids) for ids in prepared.data.validation["input_ids"]]
+        return [int(np.median(lengths))]
     return context.recipe.benchmark.sequence_lengths
 
 

@@ -69,7 +69,8 @@ class DataConfig(Section):
     )
     text_column: Name = Field(
         default="text",
-        description="Column of the text; for token_classification of the list of words.",
+        description="Column of the text; for token_classification of the list of words, for "
+        "reranking of the query (there where not given: query).",
     )
     image_column: Name = Field(
         default="image",
@@ -77,13 +78,32 @@ class DataConfig(Section):
         "relative to the file that names it.",
     )
     text_pair_column: Name | None = Field(
-        default=None, description="Column of a second text (premise and hypothesis); null: none."
+        default=None,
+        description="Column of a second text (premise and hypothesis); null: none. For reranking "
+        "of the text that may answer the query, or of a list of such (where not given: text, with "
+        "negative_column positive).",
+    )
+    negative_column: Name | Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Reranking: column, or columns, of texts (or lists of texts) that do not "
+        "answer the query; text_pair_column then holds those that do, and label_column is not "
+        "read. null: label_column says how relevant each text is.",
+        examples=["negative", ["negative_1", "negative_2"]],
+    )
+    highest_relevance: float | None = Field(
+        default=None,
+        gt=0,
+        description="Reranking: the label of a text that is wholly relevant, which labels are "
+        "divided by. null: 1 where no training label is above that, else the highest grade (a "
+        "whole number) in train. A text counts as relevant from half of it on.",
+        examples=[3.0],
     )
     label_column: Name | Annotated[list[Name], Field(min_length=1)] = Field(
         default="label",
         description="Column of the label. Multi-label: a column of lists of labels or of lists of "
         "0/1, one for each label, or a list of columns of 0/1. Token classification: a column of "
-        "lists of tags, one for each word.",
+        "lists of tags, one for each word. Reranking: how relevant the text is to the query, from "
+        "0, or a list of that.",
     )
     label_names: Annotated[list[Name], Field(min_length=1)] | None = Field(
         default=None,
@@ -198,7 +218,10 @@ class DataConfig(Section):
                         (key, "label_column"),
                     )
             yield from twice("label_column", self.label_column)
+        if self.negative_column is not None:
+            columns.append("negative_column")
         yield from self._same(columns, "name the column of each")
+        yield from twice("negative_column", _listed(self.negative_column))
         for key in ("train_file", "validation_file", "test_file"):
             yield from twice(key, _listed(getattr(self, key)))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hfprune.core.tasks import CLASSIFICATION_METRICS, TOKEN_METRICS
+from hfprune.core.tasks import CLASSIFICATION_METRICS, RANKING_METRICS, TOKEN_METRICS
 from hfprune.recipe.places import Clash
 from hfprune.recipe.sections.base import (
     MOST_BATCH,
@@ -29,6 +29,8 @@ class EvaluationConfig(Section):
         + ", ".join(CLASSIFICATION_METRICS)
         + ". Regression: pearson, spearman, mse. Tokens: "
         + ", ".join(TOKEN_METRICS)
+        + ". Reranking: "
+        + ", ".join(RANKING_METRICS)
         + ". Or one that a plug-in adds. With a slash (evaluate-metric/brier_score): a metric on "
         "the Hub.",
     )
@@ -45,11 +47,16 @@ class BenchmarkConfig(Section):
 
     batch_sizes: Annotated[
         list[Annotated[int, Field(ge=1, le=MOST_BATCH)]], Field(min_length=1)
-    ] = Field(default=[1, 32], description="Batch sizes to time.")
+    ] = Field(
+        default=[1, 32],
+        description="Batch sizes to time (where not given, for "
+        "reranking: 10, 50 and 100 texts for a query).",
+    )
     sequence_lengths: list[Annotated[int, Field(ge=1, le=MOST_TOKENS)]] = Field(
         default=[32, 128],
         description="Input lengths to time, in tokens; at most data.max_length (where not given: "
-        "32 and 128, as far as that allows). Images have one size and none of these.",
+        "32 and 128, as far as that allows). Images have one size and none of these. Reranking, "
+        "where not given: the median length of the validation pairs.",
     )
     traffic: Literal["single", "batches", "both"] = Field(
         default="both",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,9 @@ from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig, RecoveryConfig, TrainingConfig
 from hfprune.recipe.wording import suggest, yaml_word
 
+# Texts that are reranked for one query: what users wait for.
+CANDIDATES = [10, 50, 100]
+
 
 class Recipe(Section):
     """One run: fine-tune, prune, evaluate, export and time an encoder.
@@ -34,7 +37,8 @@ class Recipe(Section):
         default="single_label_classification",
         description="What is predicted: for texts the kind of labels, spelled as problem_type in "
         "the model's config.json, or token_classification for a tag for each word (NER); "
-        "image_classification for one class for each image.",
+        "image_classification for one class for each image, reranking for how well a text answers "
+        "a query.",
     )
     data: DataConfig = Field(description="Where the labelled texts are.")
     teacher: TeacherConfig = Field(
@@ -89,7 +93,9 @@ class Recipe(Section):
         yield from self._metric_clashes()
         given = "sequence_lengths" in self.benchmark.model_fields_set
         longest = max(self.benchmark.sequence_lengths, default=0)
-        if given and self.task == "image_classification" and longest:
+        if given and self.task == "reranking" and not longest:
+            pass  # the pairs' own length, as a written recipe says it
+        elif given and self.task == "image_classification" and longest:
             yield Clash(
                 "benchmark.sequence_lengths has no meaning for images, whose size the model's "
                 "config names: remove it",
@@ -152,13 +158,13 @@ class Recipe(Section):
         yield from self._whole_text_clashes()
         yield from self._weight_clashes()
         names = self.data.label_names
-        if self.task == "regression" and names is not None:
+        if self.task in ("regression", "reranking") and names is not None:
             yield Clash(
-                "data.label_names has no meaning for task regression, whose label is a number: "
+                f"data.label_names has no meaning for task {self.task}, whose label is a number: "
                 "remove it",
                 ("data.label_names", "task"),
             )
-        several = self.task not in ("multi_label_classification", "regression")
+        several = self.task not in ("multi_label_classification", "regression", "reranking")
         if several and names is not None and len(names) < 2:
             yield Clash(
                 f"data.label_names needs at least two labels for task {self.task}",
@@ -185,6 +191,14 @@ class Recipe(Section):
         if self.task == "token_classification":
             why = "is for one label a text, not for tags of words: remove it"
             unused |= {"data.text_pair_column": why, "data.stride": why}
+        if self.task == "reranking":
+            unused["data.stride"] = (
+                "is for single texts, and reranking reads pairs: remove it (what is longer than "
+                "data.max_length is cut)"
+            )
+        else:
+            why = f"is only for task reranking; the task is {self.task}: remove it"
+            unused |= {"data.negative_column": why, "data.highest_relevance": why}
         for key, text in unused.items():
             section, name = key.split(".")
             values = getattr(self, section)
@@ -200,7 +214,7 @@ class Recipe(Section):
         elif self.data.stride is not None:
             other, key = "data.stride, which cuts texts to windows", "data.stride"
         else:
-            if rest and self.data.text_pair_column is not None:
+            if rest and (self.data.text_pair_column is not None or self.task == "reranking"):
                 yield Clash(
                     "distillation.rest_of_texts cannot tell which of two texts was cut: remove it "
                     "or data.text_pair_column",
@@ -227,10 +241,10 @@ class Recipe(Section):
 
     def _weight_clashes(self) -> Iterator[Clash]:
         weights, names = self.training.class_weights, self.data.label_names
-        if weights is not None and self.task == "regression":
+        if weights is not None and self.task in ("regression", "reranking"):
             yield Clash(
-                "training.class_weights has no meaning for task regression, which has no classes: "
-                "remove it",
+                f"training.class_weights has no meaning for task {self.task}, which has no "
+                "classes: remove it",
                 ("training.class_weights", "task"),
             )
         elif isinstance(weights, list) and names is not None and len(weights) != len(names):
@@ -314,7 +328,12 @@ class Recipe(Section):
             lengths = [length for length in lengths if length <= longest] or [longest]
         if self.task == "image_classification":
             lengths = []
+        benchmark: dict[str, Any] = {"sequence_lengths": lengths}
+        data: dict[str, Any] = {}
+        if self.task == "reranking":
+            data, benchmark = self._reranked()
         resolved = {
+            "data": self.data.model_copy(update=data),
             "evaluation": self.evaluation.model_copy(update={"metrics": metrics}),
             "training": self.training.model_copy(
                 update={
@@ -322,13 +341,29 @@ class Recipe(Section):
                     "greater_is_better": best not in LOWER_IS_BETTER,
                 }
             ),
-            "benchmark": self.benchmark.model_copy(update={"sequence_lengths": lengths}),
+            "benchmark": self.benchmark.model_copy(update=benchmark),
             "deploy": None if self._chosen_already else self.deploy,
         }
         for key, section in resolved.items():
             # The recipe is still being made; it is frozen from here on.
             object.__setattr__(self, key, section)
         return self
+
+    def _reranked(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What reranking reads and times where the recipe does not say: a query's candidates."""
+        answers = "text" if self.data.negative_column is None else "positive"
+        data, benchmark = self.data.model_fields_set, self.benchmark.model_fields_set
+        columns: dict[str, Any] = {}
+        if "text_column" not in data:
+            columns["text_column"] = "query"
+        if self.data.text_pair_column is None:
+            columns["text_pair_column"] = answers
+        timed: dict[str, Any] = {}
+        if "batch_sizes" not in benchmark:
+            timed["batch_sizes"] = CANDIDATES
+        if "sequence_lengths" not in benchmark:
+            timed["sequence_lengths"] = []
+        return columns, timed
 
 
 Clashing.root = Recipe

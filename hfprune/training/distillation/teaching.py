@@ -20,6 +20,7 @@ from hfprune.core.kinds import (
     image_tokens,
     kind_of_model,
 )
+from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.words import IGNORED
 from hfprune.models.configs import plain_outputs_
@@ -39,7 +40,7 @@ from hfprune.training.distillation.losses import (
 ROW_COLUMN = "teacher_row"
 
 # Columns that say which row it is, and are no input of a model.
-ROW_NUMBERS = (ROW_COLUMN, TEXT_ROW)
+ROW_NUMBERS = (ROW_COLUMN, TEXT_ROW, QUERY_ROW)
 
 
 def without_rows(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:

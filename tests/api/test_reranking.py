@@ -1,0 +1,191 @@
+"""Rerankers from rows to served files: ``compress(task="reranking")`` and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
+
+import hfprune
+from hfprune.api.compressed import Compressed
+from hfprune.core.errors import CheckpointError
+from hfprune.data.loading import load_task_data
+from hfprune.deploy.choose.choosing import choose_files
+from hfprune.deploy.choose.trying import Judging
+from hfprune.deploy.evaluation import evaluate
+from hfprune.deploy.quantize.search import quantize_auto
+from hfprune.measure.scores import score
+from hfprune.publish.card import model_card
+from hfprune.recipe.reading import load_recipe
+
+QUICK: dict[str, Any] = {
+    "data": {"max_length": 24},
+    "training": {"per_device_train_batch_size": 16, "learning_rate": 1e-3},
+    "recovery": {"num_train_epochs": 1.0},
+    "export": {"quantization": {}},
+    "benchmark": {"batch_sizes": [2, 4], "repeats": 1, "warmup": 0},
+}
+# As sentence-transformers marks the config of a CrossEncoder.
+MARK = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.1.0"}
+
+
+def rows(queries: int = 24) -> list[dict[str, Any]]:
+    """A query's answer has a word of the query's side; the others do not."""
+    draw = random.Random(0)
+    found = []
+    for number in range(queries):
+        side = (POSITIVE, NEGATIVE)[number % 2]
+        query = f"{draw.choice(side)} {NEUTRAL[number % 12]} {NEUTRAL[number // 12]}"
+        for place in range(4):
+            words = draw.choices(NEUTRAL, k=draw.randint(3, 8))
+            if place == 0:
+                words.insert(0, draw.choice(side))
+            found.append({"query": query, "text": " ".join(words), "label": int(place == 0)})
+    return found
+
+
+def cross_encoder(folder: Path, **changes: Any) -> Path:
+    """A folder as ``CrossEncoder.save_pretrained`` leaves it, of sentence-transformers 5."""
+    model = tiny_model("bert", labels=1)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"sentence_transformers": MARK, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Compressed:
+    place = tmp_path_factory.mktemp("reranker")
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return hfprune.compress(
+        cross_encoder(place / "dense"), train=place / "rows.jsonl", task="reranking", sparsity=0.4,
+        quiet=True, output_dir=place / "small", **QUICK,
+    )  # fmt: skip
+
+
+def test_a_cross_encoder_goes_in_and_comes_out(small: Any) -> None:
+    config = json.loads((small.folder / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["problem_type"] == "multi_label_classification"
+    assert config["id2label"] == {"0": "LABEL_0"}
+    assert config["sentence_transformers"] == MARK
+    metrics = {"ndcg_at_10", "mrr_at_10", "recall_at_10"}
+    assert metrics <= small.metrics.keys()
+    assert small.results.task == "reranking"
+    assert small.results.labels == []
+    recipe = load_recipe(small.folder / "recipe.yaml")
+    assert recipe.training.metric_for_best_model == "ndcg_at_10"
+    lengths = {row.sequence_length for row in small.results.benchmark.rows}
+    assert len(lengths) == 1, "the length of a pair"
+    assert 8 < lengths.pop() <= 24
+    quality = small.results.evaluation.models["pruned int8"]
+    assert quality.by_class is None
+    assert quality.changes is not None
+    assert quality.changes["rows"] == 5, "queries of the test"
+    low, high = quality.interval
+    assert 0 <= low <= quality.metrics["ndcg_at_10"] <= high <= 1
+
+
+def test_its_files_rank_as_the_model_does(small: Any) -> None:
+    """ONNX Runtime alone, on a query with its candidates."""
+    import onnxruntime
+
+    texts = [row["text"] for row in rows()[:4]]
+    batch = small.tokenizer([rows()[0]["query"]] * 4, texts, padding=True, return_tensors="np")
+    session = onnxruntime.InferenceSession(small.folder / "onnx" / "model.onnx")
+    names = {one.name for one in session.get_inputs()}
+    (scores,) = session.run(None, {n: v for n, v in batch.items() if n in names})
+    assert scores.shape == (4, 1)
+    import torch
+
+    with torch.no_grad():
+        given = {name: torch.from_numpy(value) for name, value in batch.items()}
+        np.testing.assert_allclose(small.model(**given).logits.numpy(), scores, atol=1e-4)
+
+
+def test_it_is_evaluated_again(small: Any, tmp_path: Path) -> None:
+    report = evaluate(small.folder)
+    assert report.task == "reranking"
+    for name in ("PyTorch", "int8"):
+        found = report.models[name].metrics
+        want = small.results.evaluation.models[f"pruned {name}"].metrics
+        assert found == pytest.approx(want, abs=1e-9)
+        assert report.models[name].agreement is None
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(4)))
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "bare" / name).write_bytes((small.folder / name).read_bytes())
+    bare = evaluate(
+        tmp_path / "bare", [file], text_column="query", text_pair_column="text",
+        metrics=["mrr_at_10"],
+    )  # fmt: skip
+    assert bare.task == "reranking"
+    assert bare.samples == 16
+    assert 0 < bare.models["PyTorch"].metrics["mrr_at_10"] <= 1
+
+
+def test_its_card_and_report_say_what_it_is(small: Any) -> None:
+    card = model_card(small.folder, "me/small")
+    assert "pipeline_tag: text-ranking" in card
+    assert "A pruned reranker." in card
+    assert "20 test pairs, 95% intervals over their queries." in card
+    assert 'rows = score([{"text": query, "text_pair": text} for text in texts])' in card
+    html = (small.folder / "report.html").read_text(encoding="utf-8")
+    assert "ndcg_at_10" in html
+    assert "of 5 test queries have another first text than with the dense model" in html
+    details = json.loads((small.folder / "details.json").read_text())
+    for row in details["changed"]["pruned int8"]:
+        assert row["before"].startswith("place ")
+        assert row["label"] == 1.0
+    assert (small.folder / "details.json").is_file()
+
+
+def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
+    other = cross_encoder(tmp_path / "other", problem_type="regression")
+    with pytest.raises(CheckpointError, match="fine-tuned for regression, the recipe's task is re"):
+        hfprune.compress(
+            other, train=rows(12), task="reranking", sparsity=0.4, quiet=True,
+            output_dir=tmp_path / "small", **QUICK,
+        )  # fmt: skip
+
+
+def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
+    """Chosen among runtimes and by the search for int8: no metric sees a part of a query."""
+    data = load_task_data(
+        load_recipe(small.folder / "recipe.yaml").data, small.tokenizer, "reranking"
+    )
+    truth = data.label_array("validation")
+    seen = set()
+
+    def metric(logits: Any, labels: Any) -> float:
+        seen.update(np.unique(labels[:, 1], return_counts=True)[1].tolist())
+        return score("ndcg_at_10", logits, labels, "reranking", 1)
+
+    judging = Judging(
+        data.validation, truth, metric, small.tokenizer, ranked=True, max_drop=1.0
+    )  # fmt: skip
+    found = choose_files(
+        small.folder / "onnx", tmp_path / "chosen", judging, calibration=data.train,
+        uses=("batches",), batch_size=4, seconds=1, quantization=None, runtimes=["onnxruntime"],
+    )  # fmt: skip
+    assert found.uses["batches"].precision == "float32"
+    copy = tmp_path / "onnx"
+    copy.mkdir()
+    for file in (small.folder / "onnx").iterdir():
+        if file.name != "model_quantized.onnx":
+            (copy / file.name).write_bytes(file.read_bytes())
+    record = quantize_auto(
+        copy, calibration=data.train, validation=data.validation, collator=small.tokenizer,
+        metric=lambda logits, rows: metric(logits, truth[list(rows)]), shapes=[(4, 16)],
+        seconds=0.01, max_drop=1.0, queries=data.queries("validation"),
+    )  # fmt: skip
+    assert record.within
+    assert seen == {4}
