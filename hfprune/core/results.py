@@ -19,7 +19,6 @@ from hfprune.core.records import Part, QuantizationRecord, SizesCandidate, Speed
 
 RESULTS_VERSION: Final = 1
 METRICS_FILE: Final = "metrics.json"
-DETAILS_FILE: Final = "details.json"
 # Details hold texts of test rows.
 MOST_BYTES: Final = 2**29
 # Files whose times differ by no more than this factor are taken for equally fast.
@@ -297,50 +296,6 @@ class RunResults(Part):
         return [*(row.name for row in timing.rows), *(row.name for row in table)]
 
 
-class TrainingLog(Part):
-    """One training: of which model (its label), in which stage, and the Trainer's log history."""
-
-    model: str
-    stage: str
-    log: list[dict[str, Any]]
-
-
-class Details(Part):
-    """What is too long or too private for ``metrics.json``, which is published.
-
-    Attributes:
-        training: in the order in which the models were trained.
-        changed: by name of a model, the test rows whose prediction changed.
-    """
-
-    format_version: Literal[1] = RESULTS_VERSION
-    training: list[TrainingLog] = Field(default_factory=list)
-    changed: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is written: all parts, also where they are empty."""
-        return self.model_dump(mode="json")
-
-    def member_details(self, label: str) -> Details:
-        """The details of one model of a family, as if it had been the only one."""
-        owners = {DENSE: DENSE, label: PRUNED}
-        changed = {}
-        for name, rows in self.changed.items():
-            ref = ModelRef.parse(name)
-            if ref.label in owners:
-                changed[str(ref.of(owners[ref.label]))] = rows
-        return self.model_copy(
-            update={
-                "training": [
-                    entry.model_copy(update={"model": owners[entry.model]})
-                    for entry in self.training
-                    if entry.model in owners
-                ],
-                "changed": changed,
-            }
-        )
-
-
 def read_results(folder: str | Path, needed_by: str = "hfprune") -> RunResults:
     """The results in the folder of a finished run.
 
@@ -365,19 +320,7 @@ def parse_results(values: Any, file: Path, needed_by: str = "hfprune") -> RunRes
             f"{file}: format_version must be {RESULTS_VERSION}, got {found!r:.40}; {EXPECTED} of "
             "this version of hfprune"
         )
-    return _validated(RunResults, values, file, needed_by)
-
-
-def read_details(folder: str | Path, needed_by: str = "hfprune") -> Details:
-    """The details in the folder of a finished run; empty where there are none.
-
-    Raises:
-        OutputError: they cannot be read.
-    """
-    file = Path(folder) / DETAILS_FILE
-    if not file.is_file():
-        return Details()
-    return _validated(Details, read_json(file), file, needed_by)
+    return validated(RunResults, values, file, needed_by)
 
 
 def read_json(path: Path) -> Any:
@@ -389,7 +332,12 @@ def read_json(path: Path) -> Any:
     return reading.read_json(path, OutputError, most=MOST_BYTES)
 
 
-def _validated(kind: type[PartT], values: Any, file: Path, needed_by: str) -> PartT:
+def validated(kind: type[PartT], values: Any, file: Path, needed_by: str) -> PartT:
+    """A part of the results from the JSON value that a file holds.
+
+    Raises:
+        OutputError: it lacks something.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:

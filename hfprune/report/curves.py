@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from hfprune.core.details import Details, TrainingLog
 from hfprune.core.model_ref import ModelRef
-from hfprune.core.results import Details, RunResults, TrainingLog
+from hfprune.core.results import RunResults
 from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.report.charts import Line, LineChart, Point, ScatterChart, Shape, front_of
 from hfprune.report.figures import COLOURS

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from hfprune.core.details import Details, read_details
 from hfprune.core.errors import OutputError, RecipeError
 from hfprune.core.kinds import IMAGE, kind_of_task
 from hfprune.core.model_ref import DENSE, REFERENCE
 from hfprune.core.records import SizesCandidate
-from hfprune.core.results import Details, RunResults, Timing, read_details, read_results
+from hfprune.core.results import RunResults, Timing, read_results
 from hfprune.recipe.public import public_recipe
 from hfprune.recipe.reading import dump_recipe, load_recipe
 from hfprune.recipe.sections.pruning import PruningConfig

@@ -19,8 +19,9 @@ from transformers import Trainer, TrainingArguments
 import hfprune
 from hfprune import HFPruneTrainer
 from hfprune.api.card import edited
+from hfprune.core.details import read_details
 from hfprune.core.errors import OutputError, TrainingError
-from hfprune.core.results import read_details, read_results
+from hfprune.core.results import read_results
 from hfprune.families import model_sizes
 from hfprune.pipeline.stages import benchmark, evaluate
 from hfprune.pruning.cost import LatencyTable

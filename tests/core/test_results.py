@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 from first_results import first_format
 
+from hfprune.core.details import Details, read_details
 from hfprune.core.errors import OutputError
 from hfprune.core.model_ref import ModelRef
-from hfprune.core.results import (
-    Details,
-    RunResults,
-    parse_results,
-    read_details,
-    read_json,
-    read_results,
-)
+from hfprune.core.results import RunResults, parse_results, read_json, read_results
 
 
 def written(folder: Path, values: Any, name: str = "metrics.json") -> Path:

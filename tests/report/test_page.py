@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from first_results import first_format
 
+from hfprune.core.details import Details
 from hfprune.core.errors import OutputError
-from hfprune.core.results import Details, RunResults
+from hfprune.core.results import RunResults
 from hfprune.report.curves import colour_of, pareto, schedules
 from hfprune.report.html import render, write_report
 from hfprune.report.page import ChangedRow, Page, Said, told

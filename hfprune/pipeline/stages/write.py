@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hfprune.core.details import DETAILS_FILE, Details
 from hfprune.core.errors import OutputError
 from hfprune.core.files import atomic_directory, atomic_write_json, atomic_write_text
 from hfprune.core.model_ref import DENSE, PRUNED
 from hfprune.core.ownership import mark
 from hfprune.core.results import (
-    DETAILS_FILE,
     METRICS_FILE,
     RESULTS_VERSION,
-    Details,
     Kept,
     RunResults,
     parse_results,
