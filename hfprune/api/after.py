@@ -17,6 +17,7 @@ from hfprune.core.files import atomic_directory, atomic_write_text
 from hfprune.core.model_ref import PRUNED
 from hfprune.core.ownership import require_replaceable
 from hfprune.core.results import Benchmark
+from hfprune.families import model_sizes
 from hfprune.pipeline.made import Made
 from hfprune.pipeline.members import Member, Members
 from hfprune.pipeline.prepared import keep
@@ -40,10 +41,13 @@ class After:
         self._digest = ""
 
     def remember(self, model: Any) -> None:
-        """Keep what a model was before it is pruned, where there is no teacher to compare with."""
+        """Keep what a model was before it is pruned, where no teacher like it is there."""
         trainer = self._trainer
-        self._made = None
-        if trainer.pruning is None or trainer.given_teacher is not None or model is None:
+        self._made = self._dense = None
+        if trainer.pruning is None or model is None:
+            return
+        teacher = trainer.given_teacher
+        if type(teacher) is type(model) and model_sizes(teacher) == model_sizes(model):
             return
         device = next(model.parameters()).device
         self._dense = copy.deepcopy(model.cpu() if device.type != "cpu" else model)
@@ -129,12 +133,7 @@ class After:
     def _opened(self) -> Made:
         """A work folder for the models of one training."""
         trainer = self._trainer
-        dense = trainer.given_teacher if trainer.given_teacher is not None else self._dense
-        if dense is None:
-            raise TrainingError(
-                "there is no dense model to compare with: pass teacher=<the dense fine-tuned model "
-                "or its path>"
-            )
+        dense = trainer.given_teacher if self._dense is None else self._dense
         output = Path(str(trainer.args.output_dir)) / OUTPUT
         context, prepared = open_run(trainer, trainer.asked, dense, output, resume=False)
         with alone(context):

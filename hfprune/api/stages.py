@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import set_seed
+import torch
+from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -146,7 +147,8 @@ def weights_digest(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        found.update(values.flatten().view(-1).numpy().tobytes() if values.numel() else b"")
+        # As bytes: NumPy knows no bfloat16.
+        found.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
@@ -254,15 +256,27 @@ class StageTraining:
                 options.get("teacher_cache"),
             )
             before = trainer.train_dataset
+            idle = self._without_evaluations()
             try:
                 trainer.outputs.append(OneTraining.train(trainer, resume_from_checkpoint))
             finally:
                 trainer.train_dataset = before  # without what a teacher added
+                trainer.callback_handler.callbacks += idle
             self.model, self.plan = trainer.bare_model(), trainer.plan
             self.state, self.teacher_cache = trainer.state, trainer.teacher_cache
         finally:
             for name, value in kept.items():
                 setattr(trainer, name, value)
+
+    def _without_evaluations(self) -> list[Any]:
+        """Take away callbacks that cannot be where nothing is evaluated, and give them."""
+        handler, args = self._trainer.callback_handler, self._trainer.args
+        if args.eval_strategy != IntervalStrategy.NO:
+            return []
+        idle = [one for one in handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        for one in idle:
+            handler.callbacks.remove(one)
+        return idle
 
 
 class Callbacks:

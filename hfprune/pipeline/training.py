@@ -36,7 +36,8 @@ def make_trainer(
     recipe, data = context.recipe, reading.data
     settings = stage_settings(recipe.training, **{"bf16": prepared.bf16, **(changes or {})})
     patience = settings.early_stopping_patience
-    callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience else []
+    evaluates = settings.eval_strategy != "no"  # a trial does not, and there is no stopping it
+    callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience and evaluates else []
     best = settings.metric_for_best_model
     shown = recipe.evaluation.metrics[0] if best in (None, "loss") else str(best)
     trainer = HFPruneTrainer(

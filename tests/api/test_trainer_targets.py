@@ -183,7 +183,7 @@ def test_candidates_are_searched_and_distilled(tmp_path: Path) -> None:
 
 
 def test_callbacks_begin_anew_in_each_training(tmp_path: Path) -> None:
-    """An early stop in one training says nothing of the next."""
+    """An early stop in one training says nothing of the next; a trial has none."""
     early = EarlyStoppingCallback(early_stopping_patience=1)
     trainer = make(
         tmp_path,
@@ -206,6 +206,19 @@ def test_callbacks_begin_anew_in_each_training(tmp_path: Path) -> None:
     early.on_train_begin = begin  # type: ignore[method-assign]
     trainer.train()
     assert counts == [0, 0]
+    early.early_stopping_patience_counter = 0
+    searched = make(
+        tmp_path / "b",
+        pruning=SEARCHED,
+        callbacks=[early],
+        settings={
+            "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True,
+            "metric_for_best_model": "loss",
+        },
+    )  # fmt: skip
+    searched.train()
+    assert counts == [0, 0, 0], "of the recovery alone"
+    assert early in searched.callback_handler.callbacks
 
 
 def test_a_new_model_for_each_training(tmp_path: Path) -> None:

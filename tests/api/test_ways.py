@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from ways import CASES, WAYS, made, prepare
+from ways import CASES, TRAINING, WAYS, made, prepare
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/ways.md"
 # One training, and several stages that begin with other tokens.
@@ -39,6 +39,15 @@ def test_the_trainer_makes_what_the_recipe_makes(case: Case, inputs: Path, tmp_p
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_every_case_every_way(case: Case, inputs: Path, tmp_path: Path) -> None:
     go_through(case, WAYS, inputs, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_recipe_stops_early_only_where_it_evaluates(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial of a candidate evaluates nothing, which transformers' callback does not allow."""
+    monkeypatch.setitem(TRAINING, "early_stopping_patience", 1)
+    go_through(("sparsity", "reconstruction"), WAYS[:1], inputs, tmp_path)
 
 
 def test_the_document_holds_every_case() -> None:
