@@ -507,10 +507,14 @@ def test_one_range_rule_for_all_graphs_and_for_a_late_search(made: Path, tmp_pat
     constant = [c for c in list_candidates([OnnxRuntime()]) if "constant" in c.name]
     assert len(constant) == 2
     trials.try_all(constant, lambda: True)
-    assert all(c.evidence[0].rows == 24 for c in constant)
-    settings = [c.offer.settings for c in constant]
-    assert [s.activation_range for s in settings if s] == ["least_squares"] * 2
-    assert len(list(tmp_path.glob("*/*"))) == 2, "it was late: one rule, of each graph"
+    first, second = constant
+    assert first.evidence[0].rows == 24
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*")] == ["0/0"], "one rule: late"
+    assert second.verdict is None, "and no second graph in int8, as there is one"
+    trials.try_all([first, second], lambda: False)
+    assert len(list(tmp_path.glob("1/*"))) == 1, "the rule that was found for the first"
+    rules = {c.offer.settings.activation_range for c in constant if c.offer.settings}
+    assert rules == {"least_squares"}
     assert trials.ms > 0
     (fails,) = list_candidates([Made("fails there")])
     trials.try_all([fails], lambda: False)
