@@ -268,14 +268,16 @@ class _Card:
             *call,
             "```",
         )
-        yield from self._openvino(loader, variable, load)
-        if not images and not self.ranks and file == "model_quantized.onnx":
-            yield from javascript(self.kind, visible(self.repo_id))
-        for told in recommended_files(self.results, PRUNED):
+        recommended = list(recommended_files(self.results, PRUNED))
+        for told in recommended:
             yield from (
                 "", f"The file that was the fastest {told.served}, from this repository's folder:",
                 "", "```python", *told.load, "```",
             )  # fmt: skip
+        if not any("openvino" in line for told in recommended for line in told.load):
+            yield from self._openvino(loader, variable, load)
+        if not images and not self.ranks and file == "model_quantized.onnx":
+            yield from javascript(self.kind, visible(self.repo_id))
 
     def _openvino(self, loader: str, variable: str, load: str) -> Iterator[str]:
         """Of the first of OpenVINO's files, if the folder holds any."""
