@@ -38,9 +38,9 @@ class Compressed:
     @cached_property
     def model(self) -> Any:
         """The pruned model in PyTorch, in eval mode; of a family the fastest."""
-        from hfprune.models.checkpoint import from_pretrained
+        from hfprune.models.saved import load_saved
 
-        return from_pretrained(self._single.folder)
+        return load_saved(str(self._single.folder))
 
     @cached_property
     def tokenizer(self) -> Any:

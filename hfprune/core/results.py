@@ -118,13 +118,21 @@ class Benchmark(Part):
 
 
 class Kept(Part):
-    """What one pruned model kept; ``sparsity`` in [0, 1] of the dense model's encoder weights."""
+    """What one pruned model kept; ``sparsity`` in [0, 1] of the dense model's encoder weights.
+
+    Attributes:
+        layout: of the recipe: ``uneven`` or ``uniform``.
+        stock: whether transformers loads the model without hfprune.
+        heads, neurons, of_heads, of_neurons: a number a layer of the dense model.
+    """
 
     sparsity: float
     heads: list[int]
     neurons: list[int]
     of_heads: list[int]
     of_neurons: list[int]
+    layout: str | None = None
+    stock: bool | None = None
     predicted_speedup: float | None = None
     candidates: dict[str, SizesCandidate] | None = None
 

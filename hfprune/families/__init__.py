@@ -13,6 +13,7 @@ from hfprune.families.base import (
     Producer,
     Projection,
     Skip,
+    StockNames,
     weight_of,
 )
 from hfprune.families.parts import Parts, Place, counted
@@ -46,6 +47,7 @@ __all__ = [
     "Producer",
     "Projection",
     "Skip",
+    "StockNames",
     "adapter_for",
     "adapter_of",
     "block_views",

@@ -12,13 +12,14 @@ from typing import Any
 from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.families.base import PassZero, Producer
+from hfprune.families.base import PassZero, Producer, StockNames
 from hfprune.families.parts import Parts, Place, counted
 from hfprune.families.post_norm import PostNormAdapter
 
 
 class AlbertAdapter(PostNormAdapter):
     model_types = ("albert",)
+    stock = StockNames(layers=None)
     # The layer adds the residual between the two.
     ffn_at = Place(
         "ffn_output", PassZero, norm="full_layer_layer_norm", discards=("ffn", "activation")

@@ -195,11 +195,32 @@ class LayerView:
         return self.attention if kind == "attention" else self.ffn
 
 
+@dataclass(frozen=True)
+class StockNames:
+    """What a family's config calls the sizes that all its layers share.
+
+    Attributes:
+        layers: the number of layers; ``None`` where none can leave, as layers share weights.
+        neurons: the number of neurons of each layer.
+    """
+
+    layers: str | None = "num_hidden_layers"
+    neurons: str = "intermediate_size"
+
+
 class Adapter(ABC):
-    """Knows one family. Subclasses name their model types and build the views of a layer."""
+    """Knows one family. Subclasses name their model types and build the views of a layer.
+
+    Attributes:
+        model_types: as ``config.json`` spells them.
+        positions_from_padding: whether positions are counted from the padding token's id, so that
+            this id is fixed.
+        stock: how the family's config names sizes that all layers share; ``None``: hfprune does
+            not know, and ``pruning.layout: uniform`` is refused.
+    """
 
     model_types: ClassVar[tuple[str, ...]]
-    # Whether positions are counted from the padding token's id, so that this id is fixed.
+    stock: ClassVar[StockNames | None] = None
     positions_from_padding: ClassVar[bool] = False
 
     @abstractmethod
@@ -227,6 +248,47 @@ class Adapter(ABC):
 
     def settle(self, model: nn.Module) -> None:  # noqa: B027 - most families have nothing to do
         """Called after every shrink: put right what the model's config says of it."""
+
+    def layer_list(self, model: nn.Module) -> nn.ModuleList:
+        """The module that holds the layers: those that leave are taken out of it.
+
+        Raises:
+            UnsupportedModelError: the adapter does not say where it is.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} does not name the list of layers, so none can be taken out of "
+            "it: define layer_list"
+        )
+
+    def layer_groups(self, model: nn.Module) -> tuple[tuple[int, ...], ...]:
+        """Layers that can leave a model, each with those that have to leave with it.
+
+        A layer in no group stays, as one whose index means something to the layers after it.
+        """
+        if self.stock is None or self.stock.layers is None:
+            return ()
+        return tuple((index,) for index in range(len(self.layers(model))))
+
+    def stock_sizes(self, config: Any) -> tuple[int, int]:
+        """``(heads, neurons)`` that a config gives to every layer; heads are units of ours."""
+        neurons = "intermediate_size" if self.stock is None else self.stock.neurons
+        return int(config.num_attention_heads), int(getattr(config, neurons))
+
+    def stock_heads(self, config: Any) -> tuple[int, ...]:
+        """Numbers of heads that a config can say besides its own.
+
+        None where the size of a head follows from their number.
+        """
+        return ()
+
+    def write_stock_sizes(self, config: Any, heads: int, neurons: int) -> None:
+        """Make a config give these sizes to every layer. In place.
+
+        Args:
+            heads: as now, or one of :meth:`stock_heads`.
+        """
+        if self.stock is not None:
+            setattr(config, self.stock.neurons, neurons)
 
     def views(self, model: nn.Module) -> tuple[LayerView, ...]:
         """The views of all layers."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.families.base import Producer
+from hfprune.families.base import Producer, StockNames
 from hfprune.families.parts import Parts, counted
 from hfprune.families.post_norm import PostNormAdapter
 
@@ -15,6 +15,7 @@ from hfprune.families.post_norm import PostNormAdapter
 class BertAdapter(PostNormAdapter):
     model_types = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
     positions_from_padding = True
+    stock = StockNames()
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfprune.families.base import Producer
+from torch import nn
+
+from hfprune.families.base import Producer, StockNames
 from hfprune.families.parts import Parts, counted
 from hfprune.families.post_norm import PostNormAdapter
 
@@ -17,6 +19,13 @@ PROJECTIONS = ("query_proj", "key_proj", "value_proj", "pos_query_proj", "pos_ke
 
 class DebertaV2Adapter(PostNormAdapter):
     model_types = ("deberta-v2",)
+    stock = StockNames()
+
+    def layer_groups(self, model: nn.Module) -> tuple[tuple[int, ...], ...]:
+        groups = super().layer_groups(model)
+        base: Any = model.base_model
+        # What the first layer gives goes through a convolution, whichever layer that is.
+        return groups if getattr(base.encoder, "conv", None) is None else groups[1:]
 
     def heads(self, layer: Any) -> Parts:
         inner = layer.attention.self

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hfprune.families.base import PassOver, PassZero, Producer
+from hfprune.families.base import PassOver, PassZero, Producer, StockNames
 from hfprune.families.parts import Parts, Place, counted
 from hfprune.families.post_norm import PostNormAdapter
 
@@ -20,6 +20,7 @@ class PassZeroOfQuery(PassOver):
 
 class DistilBertAdapter(PostNormAdapter):
     model_types = ("distilbert",)
+    stock = StockNames(layers="n_layers", neurons="hidden_dim")
     layers_at = "transformer.layer"
     attention_at = Place("attention", PassZeroOfQuery, norm="sa_layer_norm")
     ffn_at = Place("ffn", PassZero, norm="output_layer_norm")

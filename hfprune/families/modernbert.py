@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfprune.families.base import PassZero, PassZeroTuple, Producer
+from torch import nn
+
+from hfprune.families.base import PassZero, PassZeroTuple, Producer, StockNames
 from hfprune.families.parts import Parts, Place, counted
 from hfprune.families.pre_norm import PreNormAdapter
 
@@ -18,6 +20,23 @@ class ModernBertAdapter(PreNormAdapter):
     layers_at = "layers"
     attention_at = Place("attn", PassZeroTuple, norm="attn_norm")
     ffn_at = Place("mlp", PassZero, norm="mlp_norm")
+    stock = StockNames()
+
+    def layer_groups(self, model: nn.Module) -> tuple[tuple[int, ...], ...]:
+        """Whole periods of a global and some local layers, so that those behind keep their kind.
+
+        The first stays: its first layer has no norm before its attention.
+        """
+        config: Any = model.config
+        count, types = len(self.layers(model)), getattr(config, "layer_types", None)
+        every = getattr(config, "global_attn_every_n_layers", None)
+        if types is not None:
+            wide = [index for index, kind in enumerate(types) if kind == "full_attention"]
+            every = next((index for index in wide if index), count)
+            if wide != list(range(0, count, every)):  # a pattern of the user's own
+                return ()
+        starts = range(every or count, count, every or count)
+        return tuple(tuple(range(at, min(at + starts.step, count))) for at in starts)
 
     def heads(self, layer: Any) -> Parts:
         inner = layer.attn

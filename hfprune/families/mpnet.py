@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.families.base import Producer
+from hfprune.families.base import Producer, StockNames
 from hfprune.families.parts import Parts, counted
 from hfprune.families.post_norm import PostNormAdapter
 
@@ -34,6 +34,7 @@ def _pick_heads(
 class MPNetAdapter(PostNormAdapter):
     model_types = ("mpnet",)
     positions_from_padding = True
+    stock = StockNames()  # the heads of all layers read one bias of positions
 
     def check(self, model: nn.Module) -> None:
         config: Any = model.config

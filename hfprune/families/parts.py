@@ -116,8 +116,12 @@ class PartsAdapter(Adapter):
         """Attributes of the layer that are replaced besides the place, and those that leave."""
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
+        return list(self.layer_list(model))
+
+    def layer_list(self, model: nn.Module) -> nn.ModuleList:
         base: Any = model.base_model
-        return list(base.get_submodule(self.layers_at))
+        found: nn.ModuleList = base.get_submodule(self.layers_at)
+        return found
 
     def place(self, layer: nn.Module, kind: BlockKind) -> Place:
         """Where a block of this layer sits, should layers of a family differ."""

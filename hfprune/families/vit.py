@@ -6,12 +6,11 @@ transformers 5 builds them of other modules than transformers 4, and writes the 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from hfprune.families.base import PassResidual, PassZero, PassZeroTuple, Producer
+from hfprune.families.base import PassResidual, PassZero, PassZeroTuple, Producer, StockNames
 from hfprune.families.blocks import BlockKind
 from hfprune.families.parts import Parts, Place, counted
 from hfprune.families.pre_norm import PreNormAdapter
@@ -34,9 +33,12 @@ _FFN_5 = Place("mlp", PassZero, norm="layernorm_after")
 class ViTAdapter(PreNormAdapter):
     model_types = ("vit", "deit")
 
-    def layers(self, model: nn.Module) -> Sequence[nn.Module]:
+    stock = StockNames()
+
+    def layer_list(self, model: nn.Module) -> nn.ModuleList:
         base: Any = model.base_model
-        return list(base.layers if hasattr(base, "layers") else base.encoder.layer)
+        found: nn.ModuleList = base.layers if hasattr(base, "layers") else base.encoder.layer
+        return found
 
     def tensor_name(self, model: nn.Module, saved: str) -> str:
         if not hasattr(model.base_model, "layers"):

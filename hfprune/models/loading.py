@@ -169,8 +169,8 @@ def load_classifier(
     return model
 
 
-def check_model(name: str, key: str) -> None:
-    """Refuse what can be refused of a model without loading it, before any work.
+def check_model(name: str, key: str) -> str | None:
+    """Refuse what can be refused of a model without loading it; its type, if that is known.
 
     Args:
         name: a folder; of a name on the Hub nothing is known yet.
@@ -195,6 +195,7 @@ def check_model(name: str, key: str) -> None:
     kind = find(name, key, look)
     if kind is not None:
         adapter_for(kind)
+    return kind
 
 
 class _Source(NamedTuple):

@@ -19,7 +19,7 @@ from hfprune.pipeline.decisions import (
     nearest,
     next_speedup,
 )
-from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import (
     Baseline,
     Candidates,
@@ -32,6 +32,7 @@ from hfprune.pipeline.results import (
 )
 from hfprune.pipeline.stages import (
     export,
+    finish,
     latency,
     prune,
     reconstruct,
@@ -49,7 +50,8 @@ class Member:
 
     Attributes:
         label: what it is called: ``pruned``, or of a family its speed-up.
-        model: where it lies.
+        model: where it lies, in the form in which it is published.
+        working: the same as it was trained, which the next of a family is pruned from.
         pruned_log, log: files of the logs of pruning and recovery.
         table: latency table of its target, if that is a speed.
         candidates: what there was to choose from, by name.
@@ -63,6 +65,7 @@ class Member:
     table: LatencyTable | None = None
     candidates: dict[str, dict[str, Any]] | None = None
     validated: Validated | None = None
+    working: SavedModel | None = None
 
     @property
     def made_of(self) -> str:
@@ -121,8 +124,9 @@ class Maker:
             ]
         current, members = self.start, Members()
         for label, target in targets:
-            members.all.append(self._member(label, target, current))
-            current = members.all[-1].model
+            member = self._member(label, target, current)
+            members.all.append(member)
+            current = member.working or member.model
         return members
 
     def _member(self, label: str, target: PruningConfig, current: SavedModel) -> Member:
@@ -184,7 +188,23 @@ class Maker:
                 {"start": self.start, "pruned": model},
             )
             log = model.log
-        return Member(label, model, pruned_log, log, table, chosen)
+        finished = self._finished(label, suffix, target, model)
+        return Member(label, finished, pruned_log, log, table, chosen, working=model)
+
+    def _finished(
+        self, label: str, suffix: str, target: PruningConfig, model: SavedModel
+    ) -> SavedModel:
+        """The model as it is published."""
+        plan = plan_in(self.context.path(model.folder))
+        if not finish.may_finish(plan, target.layout):
+            return model
+        return self.context.stage(
+            f"finish{suffix}",
+            SavedModel,
+            partial(finish.run, self.context, self.prepared, label, model, target.layout),
+            {"trained": model},
+            by_main=True,
+        )
 
     def _best_candidate(
         self, label: str, suffix: str, found: Candidates
@@ -235,8 +255,8 @@ class Maker:
             except PlanError as error:  # faster than a model without blocks
                 steps.append(SpeedStep(speed, stopped=str(error)))
                 continue
-            current = member.model
-            judged = self._validated(label, current)
+            current = member.working or member.model
+            judged = self._validated(label, member.model)
             drop = metric_drop(floor, judged.metric, metric.greater_is_better)
             steps.append(SpeedStep(speed, judged.metric, drop))
             made[speed] = replace(member, label=PRUNED, validated=judged)

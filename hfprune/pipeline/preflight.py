@@ -20,6 +20,7 @@ from hfprune.measure.metrics import load_metrics
 from hfprune.models.layout import layout_or_note
 from hfprune.models.loading import check_model
 from hfprune.pipeline.context import Context
+from hfprune.pruning.layout import check_family
 from hfprune.publish.push import find_token
 
 # Disks that machines share may show a new file late.
@@ -93,7 +94,9 @@ def check(context: Context) -> None:
         ("teacher", recipe.teacher.name_or_path),
     ):
         if name is not None:
-            check_model(name, f"{section}.name_or_path")
+            kind = check_model(name, f"{section}.name_or_path")
+            if kind is not None and recipe.pruning.layout == "uniform":
+                check_family(kind)
     _, note = layout_or_note(recipe.model.name_or_path)
     if note is not None:
         context.console.warn(note)

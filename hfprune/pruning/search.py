@@ -8,15 +8,16 @@ the fraction of encoder weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from hfprune.core.errors import PlanError
-from hfprune.families.blocks import BlockKey
+from hfprune.families.blocks import BlockKey, BlockKind
 from hfprune.pruning.plan import PruningPlan
-from hfprune.pruning.programme.levels import choose_levels, level_counts
+from hfprune.pruning.programme.levels import Floats, choose_levels, level_counts
+from hfprune.pruning.programme.uniform import UniformShape, choose_uniform
 
 UnitCosts = Mapping[BlockKey, float]
 
@@ -56,7 +57,7 @@ def global_plan(
     Raises:
         PlanError: if the budget leaves no unit at all.
     """
-    budget = _budget(current, costs, sparsity)
+    budget = sparsity_budget(current, costs, sparsity)
     if plan_cost(current, costs) <= budget:
         return current
     density = {key: scores[key].double() / costs[key] for key in costs}
@@ -117,7 +118,7 @@ def uniform_plan(
 
     Args and errors: as :func:`global_plan`.
     """
-    budget = _budget(current, costs, sparsity)
+    budget = sparsity_budget(current, costs, sparsity)
     if plan_cost(current, costs) <= budget:
         return current
     keep = 1.0 - sparsity
@@ -145,7 +146,8 @@ def uniform_plan(
     return plan
 
 
-def _budget(current: PruningPlan, costs: UnitCosts, sparsity: float) -> float:
+def sparsity_budget(current: PruningPlan, costs: UnitCosts, sparsity: float) -> float:
+    """What the units that stay may cost; sparsity is the fraction that goes, in [0, 1)."""
     if not 0.0 <= sparsity < 1.0:
         raise PlanError(f"sparsity must be in [0, 1), got {sparsity}")
     total = sum(len(current.mask(key)) * cost for key, cost in costs.items())
@@ -177,22 +179,85 @@ def budget_plan(
         PlanError: if the budget cannot be met.
     """
     keys = list(scores)
-    ranked: dict[BlockKey, list[int]] = {}
-    counts: dict[BlockKey, tuple[int, ...]] = {}
-    errors = []
-    costs = []
+    ranked = {key: _ranked(scores[key], current.kept(key)) for key in keys}
+    counts, errors, costs = _levels(keys, ranked, scores, cost, weights)
+    choice = choose_levels(errors, costs, budget)
+    return _best_units(
+        current, ranked, {k: c[at] for k, c, at in zip(keys, counts, choice.levels, strict=True)}
+    )
+
+
+def alike_plan(
+    scores: Mapping[BlockKey, Tensor],
+    cost: Callable[[BlockKey, int], float],
+    current: PruningPlan,
+    budget: float,
+    shape: UniformShape,
+    *,
+    least: Mapping[BlockKind, int] | None = None,
+) -> PruningPlan:
+    """As :func:`budget_plan`, of models whose layers are alike: one size for all that stay.
+
+    Which layers stay and what they have in common is chosen by
+    :func:`hfprune.pruning.programme.uniform.choose_uniform`; what is then left of the budget buys
+    neurons, as many for each layer.
+
+    Args:
+        scores, cost, current, budget: as for :func:`budget_plan`.
+        shape: what the family's config can say.
+        least: heads and neurons that a layer that stays must have.
+
+    Raises:
+        PlanError: if nothing fits, or the layers that ``current`` keeps are not alike.
+    """
+    keys = [key for key in scores if not current.is_removed(key)]
+    ranked = {key: _ranked(scores[key], current.kept(key)) for key in keys}
+    counts, errors, costs = _levels(keys, ranked, scores, cost, None)
+    choice = choose_uniform(keys, counts, errors, costs, budget, shape, least=least)
+    sizes = {k: c[at] for k, c, at in zip(keys, counts, choice.levels, strict=True)}
+    wide = [key for key in keys if key.kind == "ffn" and sizes[key]]
+    few, most = sizes[wide[0]], min(len(ranked[key]) for key in wide)
+    spent = sum(cost(key, count) for key, count in sizes.items() if key not in wide)
+    while few < most:  # the largest number that still fits lies between the two
+        middle = (few + most + 1) // 2
+        if spent + sum(cost(key, middle) for key in wide) <= budget * (1 + 1e-12):
+            few = middle
+        else:
+            most = middle - 1
+    return _best_units(current, ranked, {**sizes, **dict.fromkeys(wide, few)})
+
+
+def _ranked(values: Tensor, kept: Sequence[int]) -> list[int]:
+    """Units that are kept now, the best first."""
+    scores = values.tolist()
+    return sorted(kept, key=lambda unit: (-scores[unit], unit))
+
+
+def _levels(
+    keys: Sequence[BlockKey],
+    ranked: Mapping[BlockKey, Sequence[int]],
+    scores: Mapping[BlockKey, Tensor],
+    cost: Callable[[BlockKey, int], float],
+    weights: Mapping[BlockKey, float] | None,
+) -> tuple[list[tuple[int, ...]], list[Floats], list[Floats]]:
+    """Of each block the numbers of units it may keep, what that gives up, and what it costs."""
+    counts, errors, costs = [], [], []
     for key in keys:
         values = scores[key].tolist()
-        ranked[key] = sorted(current.kept(key), key=lambda unit: (-values[unit], unit))
-        have = len(ranked[key])
-        counts[key] = level_counts(have, every=key.kind == "attention", ratio=0.95)
+        counts.append(level_counts(len(ranked[key]), every=key.kind == "attention", ratio=0.95))
         kept = np.concatenate([[0.0], np.cumsum([max(values[u], 0.0) for u in ranked[key]])])
         factor = 1.0 if weights is None else weights[key]
-        errors.append(np.array([factor * (kept[-1] - kept[count]) for count in counts[key]]))
-        costs.append(np.array([cost(key, count) for count in counts[key]]))
-    choice = choose_levels(errors, costs, budget)
+        errors.append(np.array([factor * (kept[-1] - kept[count]) for count in counts[-1]]))
+        costs.append(np.array([cost(key, count) for count in counts[-1]]))
+    return counts, errors, costs
+
+
+def _best_units(
+    current: PruningPlan, ranked: Mapping[BlockKey, Sequence[int]], sizes: Mapping[BlockKey, int]
+) -> PruningPlan:
+    """The plan that keeps so many units of each block, its best ones."""
     plan = current
-    for key, level in zip(keys, choice.levels, strict=True):
-        chosen = set(ranked[key][: counts[key][level]])
+    for key, count in sizes.items():
+        chosen = set(ranked[key][:count])
         plan = plan.with_block(key, [u in chosen for u in range(len(current.mask(key)))])
     return plan

@@ -54,7 +54,7 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
     if plan.vocabulary is not None:
         _slice_vocabulary(model, plan.vocabulary)
     adapter_of(model).settle(model)
-    _write_record(model)
+    write_record_(model)
     return model
 
 
@@ -103,18 +103,48 @@ def read_record(config: Any, source: str) -> tuple[tuple[int, int], ...] | None:
     return tuple(zip(heads, neurons, strict=True))
 
 
-def _write_record(model: nn.Module) -> None:
+def write_record_(
+    model: nn.Module, *, layers: Sequence[int] | None = None, of_layers: int | None = None
+) -> None:
+    """Write what each layer of a model keeps into its config.
+
+    ``per_layer_config`` repeats it in the words of transformers 5 (which records such values, and
+    does not build models of them yet): ``intermediate_size`` and ``skip``, by layer.
+
+    Args:
+        layers, of_layers: of a model without the layers that it lost: numbers of those that it
+            has, and how many there were.
+    """
     sizes = model_sizes(model)
     config: Any = model.config
-    setattr(
-        config,
-        RECORD_KEY,
-        {
-            "format_version": RECORD_VERSION,
-            "heads": [heads for heads, _ in sizes],
-            "neurons": [neurons for _, neurons in sizes],
+    before = getattr(config, RECORD_KEY, None)
+    before = before if isinstance(before, Mapping) else {}
+    record: dict[str, Any] = {
+        "format_version": RECORD_VERSION,
+        "heads": [heads for heads, _ in sizes],
+        "neurons": [neurons for _, neurons in sizes],
+        "per_layer_config": {
+            str(index): {
+                **({"intermediate_size": neurons} if neurons else {}),
+                **({"skip": skip} if (skip := _skipped(heads, neurons)) else {}),
+            }
+            for index, (heads, neurons) in enumerate(sizes)
         },
-    )
+    }
+    earlier = before.get("layers")
+    if layers is not None and isinstance(earlier, list):  # layers had left before
+        layers = [earlier[index] for index in layers]
+        of_layers = before.get("of_layers")
+    elif layers is None and isinstance(earlier, list) and len(earlier) == len(sizes):
+        layers, of_layers = earlier, before.get("of_layers")
+    if layers is not None and isinstance(of_layers, int) and len(layers) < of_layers:
+        record |= {"layers": list(layers), "of_layers": of_layers}
+    setattr(config, RECORD_KEY, record)
+
+
+def _skipped(heads: int, neurons: int) -> list[str]:
+    """The blocks that a layer lacks, as transformers 5 calls them."""
+    return [name for name, units in (("attention", heads), ("mlp", neurons)) if not units]
 
 
 def required_tokens(model: nn.Module) -> frozenset[int]:

@@ -46,15 +46,15 @@ def read(folder: Path) -> Finished:
             f"{' and no '.join(missing)}; {EXPECTED}"
         )
     config, values = (_read_json(folder / name) for name in ("config.json", METRICS_FILE))
-    if RECORD_KEY not in config:
-        raise HubError(
-            f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so this model was not shrunk "
-            f"by hfprune; {EXPECTED}"
-        )
     try:
         results = parse_results(values, folder / METRICS_FILE, NEEDED_BY)
     except OutputError as error:
         raise HubError(str(error)) from error
+    if RECORD_KEY not in config and not any(kept.stock for kept in results.members.values()):
+        raise HubError(
+            f"{folder / 'config.json'} has no {RECORD_KEY!r} record, so this model was not shrunk "
+            f"by hfprune; {EXPECTED}"
+        )
     try:
         recipe = load_recipe(folder / "recipe.yaml")
     except RecipeError as error:

@@ -21,9 +21,18 @@ from hfprune.families.blocks import BlockKey
 from hfprune.pruning.cost import LatencyTable, parameter_costs
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.importance import GradientScores, Scores, is_gradient_score, weight_scores
+from hfprune.pruning.layout import finish_, stock_form_of, uniform_shape
 from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.programme.uniform import UniformShape
 from hfprune.pruning.schedule import fraction
-from hfprune.pruning.search import budget_plan, global_plan, plan_sparsity, uniform_plan
+from hfprune.pruning.search import (
+    alike_plan,
+    budget_plan,
+    global_plan,
+    plan_sparsity,
+    sparsity_budget,
+    uniform_plan,
+)
 from hfprune.pruning.state import PruningState
 from hfprune.pruning.surgery import shrink_
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -37,6 +46,8 @@ class Pruner:
         plan: what is kept of the model as it was before; ``None`` without a configuration.
         complete: whether the target has been reached (or there is none to reach).
         gates: from the beginning of a training to the removal, also after an interruption.
+        finishes: whether a shrunk model gets the form that transformers builds alone, if it has
+            one; not where more training follows, for which layers keep their places.
 
     Args:
         config: what to reach and how; ``None`` prunes nothing.
@@ -52,6 +63,8 @@ class Pruner:
         self.plan: PruningPlan | None = None
         self.complete = config is None
         self.gates: Gates | None = None
+        self.finishes = True
+        self._shape: UniformShape | None = None
         self._seed = seed
         self._scores: GradientScores | None = None
         self._costs: dict[BlockKey, float] = {}
@@ -83,6 +96,8 @@ class Pruner:
         self.complete = not self.prunes(model)
         if not self.complete and not anew:
             self.plan = PruningPlan.dense(model_sizes(model))
+            if self.config is not None and self.config.layout == "uniform":
+                uniform_shape(model)  # refuses what cannot be, before any training
 
     def resume(self, state: PruningState) -> None:
         """Let the training that begins go on from a checkpoint."""
@@ -109,6 +124,7 @@ class Pruner:
             if resumed is not None:
                 self._scores.load_state_dict(resumed.scores)
         self._costs = parameter_costs(model)
+        self._shape = uniform_shape(model) if self.config.layout == "uniform" else None
         self.gates = Gates(model, self.plan).attach()
         self.gates.set_trainable(self._scores is not None and not self.complete)
 
@@ -123,7 +139,7 @@ class Pruner:
             return False
         self.release()
         self.gates = None
-        shrink_(model, self.plan)
+        self._finished(shrink_(model, self.plan))
         self._small = weakref.ref(model)
         return True
 
@@ -138,6 +154,12 @@ class Pruner:
         self._costs = dict(costs)
         self._small = weakref.ref(model)
 
+    def _finished(self, model: nn.Module) -> nn.Module:
+        """In the form that transformers builds alone; a plan on its way may have none yet."""
+        if self.finishes and self.config is not None and stock_form_of(model) is not None:
+            finish_(model, self.config.layout)
+        return model
+
     def small_copy(self, model: nn.Module) -> Any:
         """A copy of the model without what the plan does not keep; the model stays as it is."""
         if self.gates is None or self.plan is None:
@@ -149,7 +171,7 @@ class Pruner:
         finally:
             if attached:
                 self.gates.attach()
-        return shrink_(copied, self.plan)
+        return self._finished(shrink_(copied, self.plan))
 
     def state(self) -> PruningState | None:
         """For a checkpoint; ``None`` where nothing is being pruned."""
@@ -223,7 +245,20 @@ class Pruner:
             price = self.latency.price(current.totals())
             begin = sum(price(k, len(current.mask(k))) for k in current.keys())
             budget = begin + share * (self.latency.budget_ms(config.speedup) - begin)
-            return budget_plan({key: scores[key] for key in self._costs}, price, current, budget)
+            own = {key: scores[key] for key in self._costs}
+            if self._shape is not None:
+                return alike_plan(own, price, current, budget, self._shape)
+            return budget_plan(own, price, current, budget)
+        if self._shape is not None:
+            costs = self._costs
+            return alike_plan(
+                {key: scores[key] for key in costs},
+                lambda key, count: costs[key] * count,
+                current,
+                sparsity_budget(current, costs, sparsity),
+                self._shape,
+                least={"attention": config.min_heads, "ffn": config.min_neurons},
+            )
         if config.allocation == "uniform":
             return uniform_plan(scores, self._costs, current, sparsity)
         return global_plan(

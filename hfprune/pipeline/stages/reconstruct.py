@@ -21,6 +21,7 @@ from hfprune.pipeline.results import Baseline, Candidate, Candidates, SavedModel
 from hfprune.pipeline.stages.latency import probe_settings, single_speed
 from hfprune.pipeline.stages.prune import after, sizes_text
 from hfprune.pruning.cost import LatencyTable, parameter_costs
+from hfprune.pruning.layout import uniform_shape
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.reconstruction.memory import bytes_a_token, cut
 from hfprune.pruning.reconstruction.reconstruct import Reconstruction
@@ -48,8 +49,15 @@ def run(
         def tell(step: str, done: int, total: int) -> None:
             progress(done, total)
 
+        shape = uniform_shape(model) if target.layout == "uniform" else None
         found = Reconstruction(
-            model, dense, batches, tell, selection=target.selection, memory=1e9 * target.memory_gb
+            model,
+            dense,
+            batches,
+            tell,
+            selection=target.selection,
+            shape=shape,
+            memory=1e9 * target.memory_gb,
         )
         speed = single_speed(target)
         if table is None:

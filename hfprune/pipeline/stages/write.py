@@ -24,7 +24,6 @@ from hfprune.core.results import (
 )
 from hfprune.data.task_data import SPLITS, TEXT_ROW
 from hfprune.deploy.choose.record import read_deployment
-from hfprune.families import model_sizes
 from hfprune.measure.environment import environment
 from hfprune.models.layout import layout_or_note
 from hfprune.models.sentences import save_encoder
@@ -35,7 +34,7 @@ from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
 from hfprune.pipeline.stages import benchmark, deploy
 from hfprune.pruning.cost import parameter_costs
-from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.layout import loads_alone
 from hfprune.pruning.search import plan_sparsity
 from hfprune.pruning.surgery import RECORD_KEY
 from hfprune.publish.card import write_card
@@ -113,9 +112,11 @@ def deployments(context: Context, exported: AllExported) -> dict[str, Any] | Non
 
 def _kept(context: Context, prepared: Prepared, dense: Any, member: Member) -> Kept:
     """What a model kept, and what of the dense model's encoder weights is gone."""
-    totals, kept = model_sizes(dense), model_sizes(prepared.saved(context, member.model))
-    plan = PruningPlan.first_units(totals, kept)
+    plan = plan_in(context.path(member.model.folder))
+    totals, kept = plan.totals(), plan.sizes()
     found: dict[str, Any] = {
+        "layout": context.recipe.pruning.layout,
+        "stock": loads_alone(prepared.saved(context, member.model)),
         "sparsity": round(plan_sparsity(plan, parameter_costs(dense)), 6),
         "heads": [heads for heads, _ in kept],
         "neurons": [neurons for _, neurons in kept],
@@ -159,9 +160,11 @@ def check_agreement(context: Context, members: Members, exported: AllExported) -
         folder = context.path(member.model.folder)
         plan = plan_in(folder)
         record = read_json(folder / "config.json").get(RECORD_KEY, {})
-        sizes = list(zip(record.get("heads", []), record.get("neurons", []), strict=False))
-        if sizes and tuple(sizes) != plan.sizes():
-            raise _mixed(folder, f"its config has the sizes {sizes}, its plan {plan.sizes()}")
+        sizes = tuple(zip(record.get("heads", []), record.get("neurons", []), strict=False))
+        # A finished model has lost its emptied layers.
+        here = [layer for layer in plan.sizes() if len(sizes) == len(plan) or any(layer)]
+        if sizes and list(sizes) != here:
+            raise _mixed(folder, f"its config has the sizes {list(sizes)}, its plan {plan.sizes()}")
         made_of = exported.models[member.label].model
         if made_of != context.store.digest(member.made_of):
             raise _mixed(folder, "the deployed files were made of other weights")

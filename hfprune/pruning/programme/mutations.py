@@ -82,6 +82,7 @@ def search_weights(
     rounds: int = 300,
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
+    solve: Callable[[Sequence[Floats]], LevelChoice] | None = None,
 ) -> SearchResult:
     """Weigh the errors of the blocks so that the chosen levels do best on real batches.
 
@@ -99,6 +100,8 @@ def search_weights(
         rounds: number of mutations, >= 0; 100 to 1000 are usual.
         seed: the same seed and the same losses give the same result.
         progress: called after each round with (round, rounds, best loss).
+        solve: weighted errors -> the choice that keeps the budget, in place of
+            :func:`choose_levels`: where levels of one block depend on those of others.
 
     Raises:
         PlanError: on malformed arrays, a budget out of reach, or if no loss was a number.
@@ -121,7 +124,10 @@ def search_weights(
         weights = best_weights if number == 0 else mutate_weights(rng, best_weights)
         weighted = [w * array for w, array in zip(weights, error_arrays, strict=True)]
         # Coarser than the default of choose_levels: this runs hundreds of times.
-        choice = choose(weighted, cost_arrays, limit, 5_000, 20_000)
+        if solve is None:
+            choice = choose(weighted, cost_arrays, limit, 5_000, 20_000)
+        else:
+            choice = solve(weighted)
         exact = exact and choice.exact
         if choice.levels not in seen:
             seen.add(choice.levels)

@@ -27,8 +27,9 @@ from hfprune.families import block_views, model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.plan import PruningPlan
-from hfprune.pruning.programme.levels import choose_levels
+from hfprune.pruning.programme.levels import Floats, LevelChoice, choose_levels
 from hfprune.pruning.programme.mutations import SearchResult, search_weights
+from hfprune.pruning.programme.uniform import UniformShape, choose_uniform
 from hfprune.pruning.reconstruction.common import (
     Batch,
     BlockCost,
@@ -55,6 +56,7 @@ def prune_without_training(
     seed: int = 0,
     selection: Selection = "obs",
     refit: bool = True,
+    shape: UniformShape | None = None,
     progress: Progress | None = None,
 ) -> PruningPlan:
     """Prune a fine-tuned model to a budget and shrink it. In place.
@@ -70,6 +72,8 @@ def prune_without_training(
         seed: of the search.
         selection: how the units of a block are chosen, see above.
         refit: whether to do step 3.
+        shape: if given, all layers that stay have one size (:func:`hfprune.pruning.layout
+            .uniform_shape` of the model).
         progress: called with the name of the step, what is done and what is to do.
 
     Returns:
@@ -79,7 +83,7 @@ def prune_without_training(
         PlanError: if there are no batches, or the budget cannot be met.
     """
     tell = progress or silent
-    found = Reconstruction(model, teacher, batches, tell, selection=selection)
+    found = Reconstruction(model, teacher, batches, tell, selection=selection, shape=shape)
     plan = found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
     found.prune_(model, plan, refit=refit, progress=tell)
     return plan
@@ -93,6 +97,7 @@ class Reconstruction:
         teacher: whose predictions and residual stream a pruned model should keep; not changed.
         batches: inputs without labels.
         selection: how the units of a block are chosen, see :func:`prune_without_training`.
+        shape: if given, what layers must have in common.
         progress: called with the name of the step, what is done and what is to do.
         memory: bytes that each of three may take: second moments, weights of levels (what is more
             lies in files), targets of the refit (what is more is computed when it is needed).
@@ -113,6 +118,7 @@ class Reconstruction:
         progress: Progress | None = None,
         *,
         selection: Selection = "obs",
+        shape: UniformShape | None = None,
         memory: float = MEMORY,
     ) -> None:
         if not batches:
@@ -120,6 +126,7 @@ class Reconstruction:
         if not block_views(model):
             raise PlanError("the model has no block left to prune")
         self.model, self.teacher, self.batches = model, teacher, batches
+        self.shape = shape
         tell = progress or silent
         with torch.no_grad(), evaluating(model, teacher):
             self.levels, self._statistics = levels_within(model, batches, selection, memory, tell)
@@ -144,7 +151,7 @@ class Reconstruction:
         with torch.no_grad(), evaluating(self.model, self.teacher):
             result = _search(
                 self.model, self.teacher, self.batches, self.levels, budget, cost, rounds, seed,
-                progress or silent,
+                progress or silent, self.shape,
             )  # fmt: skip
         self.weights = dict(zip(self.levels, result.weights.tolist(), strict=True))
         return self._rearranged(_plan_of(self.model, self.levels, result.levels))
@@ -166,6 +173,10 @@ class Reconstruction:
         Raises:
             PlanError: if the budget cannot be met.
         """
+        if self.shape is not None:
+            weighted = [self.weights[key] * level.errors for key, level in self.levels.items()]
+            alike = _alike(self.levels, weighted, budget, cost, self.shape, layers)
+            return self._rearranged(_plan_of(self.model, self.levels, alike.levels))
         errors, costs = [], []
         for key, level in self.levels.items():
             error = self.weights[key] * level.errors
@@ -182,12 +193,17 @@ class Reconstruction:
         return self._rearranged(_plan_of(self.model, self.levels, places))
 
     def fewer_layers(self) -> list[list[int]]:
-        """Choices of layers worth a trial: 1, 2, 3 and on, spread over those that have blocks."""
+        """Choices of layers worth a trial: 1, 2, 3 and on, spread over those that have blocks.
+
+        With a shape only those that it allows.
+        """
         present = sorted({key.layer for key in self.levels})
-        return [
+        found = [
             [present[place] for place in _spread(len(present), count)]
             for count in _depths(len(present))
         ]
+        shape = self.shape
+        return found if shape is None else [some for some in found if shape.allows(some, present)]
 
     def prune_(
         self,
@@ -233,6 +249,7 @@ def _search(
     rounds: int,
     seed: int,
     tell: Progress,
+    shape: UniformShape | None,
 ) -> SearchResult:
     keys = list(levels)
     some = judged(batches)
@@ -263,6 +280,29 @@ def _search(
         rounds=rounds,
         seed=seed,
         progress=lambda done, total, best: tell("search", done, total),
+        solve=None
+        if shape is None
+        else lambda weighted: _alike(levels, weighted, budget, cost, shape, None),
+    )
+
+
+def _alike(
+    levels: Mapping[BlockKey, BlockLevels],
+    errors: Sequence[Floats],
+    budget: float,
+    cost: BlockCost,
+    shape: UniformShape,
+    layers: Collection[int] | None,
+) -> LevelChoice:
+    """Levels that all layers share, of least error under a budget."""
+    return choose_uniform(
+        list(levels),
+        [level.counts for level in levels.values()],
+        errors,
+        [np.array([cost(key, n) for n in level.counts]) for key, level in levels.items()],
+        budget,
+        shape,
+        layers=None if layers is None else sorted(layers),
     )
 
 

@@ -68,6 +68,12 @@ class PruningConfig(Section):
         description="Also remove tokens that the task does not need, before anything else is "
         "pruned; the tokenizer is saved with the model. null: keep all; {}: the defaults.",
     )
+    layout: Literal["uneven", "uniform"] = Field(
+        default="uneven",
+        description="uneven: each layer keeps what it needs, which hfprune loads. uniform: all "
+        "layers that stay have one size, so that transformers loads the model alone; it is less "
+        "accurate at the same speed.",
+    )
     method: Literal["gates", "reconstruction"] = Field(
         default="gates",
         description="gates: prune while training, by `score`. reconstruction: prune in minutes "
@@ -207,6 +213,12 @@ class PruningConfig(Section):
                     yield Clash(
                         f"{key} is only used with method: {method}: remove it", (key, "method")
                     )
+        if self.layout == "uniform" and self.allocation != "global":
+            yield Clash(
+                "allocation has no meaning with layout: uniform, which has a search of its own: "
+                "remove it",
+                ("allocation", "layout"),
+            )
         if self.sparsity is None and layers is None:
             for key in ("allocation", "min_heads", "min_neurons"):
                 if getattr(self, key) != type(self).model_fields[key].default:
