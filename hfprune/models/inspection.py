@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,7 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
         task=kind_of_model(loaded).export_task,
         labels=tuple(str(config.id2label[number]) for number in sorted(config.id2label)),
         pruned=getattr(config, RECORD_KEY, None) is not None,
-        sparsity=round(
-            plan_sparsity(PruningPlan.first_units(totals, kept), parameter_costs(dense)), 6
-        ),
+        sparsity=round(_sparsity(dense, totals, kept, getattr(config, RECORD_KEY, None)), 6),
         parameters=count_parameters(loaded),
         prunable_parameters=sum(e.attention_parameters + e.ffn_parameters for e in layers),
         vocabulary=None if images else int(loaded.get_input_embeddings().num_embeddings),
@@ -148,6 +146,20 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
         layers=layers,
         files=files,
     )
+
+
+def _sparsity(
+    dense: nn.Module,
+    totals: Sequence[tuple[int, int]],
+    kept: Sequence[tuple[int, int]],
+    record: Any,
+) -> float:
+    """Of the dense encoder's prunable weights, those of layers that left the model included."""
+    gone = plan_sparsity(PruningPlan.first_units(totals, kept), parameter_costs(dense))
+    before = record.get("of_layers") if isinstance(record, Mapping) else None
+    if type(before) is not int or before <= len(totals):
+        return gone
+    return 1.0 - (1.0 - gone) * len(totals) / before
 
 
 def tables(found: Inspection) -> list[Table]:

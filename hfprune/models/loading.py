@@ -192,7 +192,7 @@ def check_model(name: str, key: str) -> str | None:
         check_raw(raw, str(Path(base) / "config.json"))
         return str(raw.get("model_type"))
 
-    kind = find(name, key, look)
+    kind: str | None = find(name, key, look)
     if kind is not None:
         adapter_for(kind)
     return kind

@@ -15,7 +15,12 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hfprune import DistillationConfig, Gates, HFPruneTrainer, PruningConfig, shrink_
-from hfprune.core.errors import CheckpointError, TrainingError, UnsupportedModelError
+from hfprune.core.errors import (
+    CheckpointError,
+    PlanError,
+    TrainingError,
+    UnsupportedModelError,
+)
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
@@ -589,3 +594,28 @@ def test_ties_are_trainers_where_nothing_is_pruned(tmp_path: Path) -> None:
         )
         trainer.train()
         assert trainer.state.best_global_step == best
+
+
+@pytest.mark.parametrize("score", ["magnitude", "fisher"])
+def test_layers_that_are_alike_make_a_model_of_transformers(score: str, tmp_path: Path) -> None:
+    settings = {"layout": "uniform", "score": score, "update_every_steps": 2, "min_neurons": 4}
+    trainer = make(tmp_path / "run", pruning=PruningConfig(sparsity=0.6, **settings))
+    trainer.train()
+    model = trainer.model
+    assert trainer.pruning_metrics()["pruning/sparsity"] >= 0.6
+    sizes = model_sizes(model)
+    assert len(set(sizes)) == 1
+    assert all(model.config.intermediate_size == neurons for _, neurons in sizes)
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = type(model).from_pretrained(tmp_path / "saved").eval()
+    assert "hfprune" not in (tmp_path / "saved" / "config.json").read_text()
+    with torch.no_grad():
+        batch = tiny_batch()
+        assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits)
+
+
+def test_layers_that_differ_cannot_be_made_alike(tmp_path: Path) -> None:
+    model = tiny_model("bert", labels=2)
+    shrink_(model, random_plan(model))
+    with pytest.raises(PlanError, match="the model's layers differ already"):
+        make(tmp_path, model=model, pruning=PruningConfig(sparsity=0.6, layout="uniform"))

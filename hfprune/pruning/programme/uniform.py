@@ -181,7 +181,7 @@ def _groups(
 ) -> list[tuple[tuple[int, ...], bool, bool]]:
     """Layers that stay or leave together, whether they may stay, and whether they may leave."""
     grouped: list[tuple[tuple[int, ...], bool]] = []
-    free = set()
+    free: set[int] = set()
     for group in shape.groups:
         free.update(group)
         grouped.append((tuple(layer for layer in group if layer in blocks), True))
