@@ -27,7 +27,7 @@ from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_place
 from hfprune.models.whole import load_whole, put_
 from hfprune.pruning.state import STATE_NAME, read_state
-from hfprune.pruning.surgery import RECORD_KEY, read_record, resize_, shrink_
+from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, read_record, resize_, shrink_
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -219,7 +219,9 @@ def _read_config(folder: Path) -> Any:
     check_raw(read_raw(folder, None), str(folder / "config.json"))
     try:
         # Not None, which would ask on the terminal whether to run code that comes with the model.
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return forget_hint_(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
     except Exception as error:
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read: {one_line(str(error))}"

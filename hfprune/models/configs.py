@@ -22,7 +22,7 @@ from hfprune.core.text import one_line
 from hfprune.families import position_limit
 from hfprune.models.folders import check_place
 from hfprune.models.whole import LOADING
-from hfprune.pruning.surgery import RECORD_KEY
+from hfprune.pruning.surgery import RECORD_KEY, forget_hint_
 
 # What a forward pass returns; hfprune reads results by name, and asks for more where it needs it.
 PLAIN_OUTPUTS: Final[Mapping[str, bool]] = {
@@ -65,8 +65,10 @@ def load_config(
     raw = read_raw(place, revision)
     check_raw(raw, _named(place))
     flags = {name: value for name, value in PLAIN_OUTPUTS.items() if raw.get(name, value) != value}
-    return AutoConfig.from_pretrained(
-        str(place), revision=revision, trust_remote_code=trust_remote_code, **flags, **changes
+    return forget_hint_(
+        AutoConfig.from_pretrained(
+            str(place), revision=revision, trust_remote_code=trust_remote_code, **flags, **changes
+        )
     )
 
 
@@ -75,7 +77,7 @@ def longest_input(config: Any) -> int | None:
 
     Told by the stock class, made of one layer on no device: families count positions differently.
     """
-    small = copy.deepcopy(config)
+    small = forget_hint_(copy.deepcopy(config))
     small.num_hidden_layers = 1
     if getattr(small, RECORD_KEY, None) is not None:
         setattr(small, RECORD_KEY, None)

@@ -15,7 +15,7 @@ from torch import nn
 from hfprune.core.errors import PlanError, UnsupportedModelError
 from hfprune.families import adapter_for, adapter_of, model_sizes
 from hfprune.pruning.programme.uniform import StockForm, UniformShape, stock_form
-from hfprune.pruning.surgery import RECORD_KEY, write_record_
+from hfprune.pruning.surgery import RECORD_KEY, hint_, write_record_
 
 Layout: TypeAlias = Literal["uneven", "uniform"]
 
@@ -104,6 +104,7 @@ def finish_(model: nn.Module, layout: Layout) -> bool:
     if len(form.layers) < count:
         _drop_layers_(model, form)
     adapter.write_stock_sizes(config, form.heads, form.neurons)
+    hint_(config, wanted=False)
     if layout == "uniform":
         if hasattr(config, RECORD_KEY):
             delattr(config, RECORD_KEY)

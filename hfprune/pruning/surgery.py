@@ -21,6 +21,29 @@ from hfprune.pruning.plan import PruningPlan
 RECORD_KEY = "hfprune"
 RECORD_VERSION = 1
 
+# What plain ``from_pretrained`` of transformers says of a model whose layers differ, before it
+# reads a weight: it refuses a kind of attention that it does not know, by this name. Versions 4 and
+# 5 read it under different keys. Without it there is still the size mismatch, which names nobody.
+HINT = "none: layers differ in size, load it with hfprune.from_pretrained(folder)"
+_HINT_KEYS = ("_attn_implementation", "attn_implementation")
+
+
+def hint_(config: Any, *, wanted: bool) -> None:
+    """Make a config say, once it is saved, who can build its model; or take that back. In place."""
+    for key in _HINT_KEYS:
+        if wanted:
+            vars(config)[key] = HINT
+        else:
+            vars(config).pop(key, None)
+
+
+def forget_hint_(config: Any) -> Any:
+    """The config, of which a model can be built though the hint stood in its file. In place."""
+    hint_(config, wanted=False)
+    if str(getattr(config, "_attn_implementation", None)).startswith(HINT):
+        config._attn_implementation = None
+    return config
+
 
 def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """Remove what the plan does not keep. In place; returns the same model.
@@ -43,6 +66,7 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
             model is then untouched.
     """
     plan.require_sizes(model_sizes(model))
+    differs = plan.sizes() != plan.totals() or _HINT_KEYS[0] in vars(model.config)
     if plan.vocabulary is not None:
         _check_vocabulary(model, plan.vocabulary)
     for key, view in block_views(model).items():
@@ -55,6 +79,7 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
         _slice_vocabulary(model, plan.vocabulary)
     adapter_of(model).settle(model)
     write_record_(model)
+    hint_(model.config, wanted=differs)
     return model
 
 

@@ -23,6 +23,7 @@ from hfprune.deploy.exporters.backends import find_backend
 from hfprune.deploy.files import MODEL_FILE, UNTOUCHED, brief
 from hfprune.deploy.parity import check_parity
 from hfprune.deploy.staging import quietly, staged
+from hfprune.pruning.surgery import forget_hint_
 
 logger = logging.getLogger(__name__)
 
@@ -109,4 +110,5 @@ def _plain_copy(model: nn.Module) -> Any:
     # Optimum would look for a tokenizer under this name, on the Hub too; we save our own.
     plain.config._name_or_path = ""
     plain.config.architectures = [type(model).__name__]
+    forget_hint_(plain.config)  # the graph runs anywhere
     return plain

@@ -33,7 +33,7 @@ from hfprune.measure.latency import measure_latency
 from hfprune.measure.runners import batches_for, onnx_runner
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
-from hfprune.pruning.surgery import RECORD_KEY, resize_, shrink_
+from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, resize_, shrink_
 from hfprune.recipe.sections.export import QuantizationConfig
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _is_measured(line: Sequence[tuple[int, float]], most: int) -> bool:
 
 
 def _plain_config(model: Any) -> Any:
-    config = copy.deepcopy(model.config)
+    config = forget_hint_(copy.deepcopy(model.config))
     if getattr(config, RECORD_KEY, None) is not None:
         setattr(config, RECORD_KEY, None)
     return config
