@@ -22,6 +22,8 @@ EXAMPLES = """Examples:
 
   hfprune prune reviews.yaml
 
+  hfprune predict runs/reviews "a moving film"
+
   hfprune evaluate runs/reviews --data new-reviews.csv
 
   hfprune benchmark runs/reviews --batch-size 1 --length 32

@@ -1,0 +1,109 @@
+"""``hfprune predict``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hfprune.cli.app import AsJson, Folder, app, example, explained, say
+from hfprune.cli.limits import MOST_BATCH, MOST_THREADS
+
+if TYPE_CHECKING:
+    from hfprune.deploy.predict.rows import Row
+
+
+@app.command(
+    epilog=example(
+        'hfprune predict runs/reviews "a moving film" "dull"',
+        "hfprune predict runs/reviews reviews.csv --column review --json",
+        "cat reviews.txt | hfprune predict runs/reviews -",
+        'hfprune predict runs/nli "It rains." --pair "The street is wet."',
+    )
+)
+def predict(
+    folder: Folder,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...|FILE",
+            help="Texts (of images their paths), or one file of them: .txt (a text a line), .csv, "
+            ".tsv or .jsonl; - or nothing: standard input, a text a line.",
+        ),
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(help="A second text; once for each text, of models that read pairs."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of the text. Without: the recipe's, or text.")
+    ] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of a second text. Without: the recipe's, or none.")
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="Show so many labels of a text, the likeliest first.")
+    ] = 1,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=MOST_BATCH, help="Rows that are computed together.")
+    ] = 32,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Of one batch.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model says of texts: labels with probabilities, a number, or entities.
+
+    From the file that deploy.json recommends, else the int8 or float32 ONNX file, else PyTorch.
+    Rows are answered as they come, a line each; with --json an object a line.
+    """
+    with explained("what was printed stands, run the same command again for the rest"):
+        import json
+
+        from hfprune.core.text import visible_json
+        from hfprune.deploy.predict.answers import as_line
+        from hfprune.deploy.predict.rows import STDIN, given_rows, is_file_of_rows
+        from hfprune.deploy.predict.serving import Predictor, columns_of
+
+        given = texts or [STDIN]
+        rows: Iterable[Row]
+        if len(given) == 1 and is_file_of_rows(given[0]):
+            recorded = columns_of(folder)
+            source = _streamed(given[0], column or recorded[0], pair_column or recorded[1])
+        else:
+            source = _as_they_are(given_rows(given, pair))
+        with source as rows:
+            alone = texts is not None and len(texts) == 1 and not is_file_of_rows(texts[0])
+            ask = Predictor(
+                folder, batch_size=batch_size, threads=threads, use="single" if alone else None
+            )
+            say(f"{ask.file.path} ({ask.file.precision}, {ask.file.why})", err=True)
+            for told in ask(rows):
+                if as_json:
+                    typer.echo(visible_json(json.dumps(told, ensure_ascii=False)))
+                else:
+                    say(as_line(told, top=top))
+                sys.stdout.flush()
+
+
+@contextmanager
+def _as_they_are(rows: list[Row]) -> Iterator[Iterable[Row]]:
+    yield rows
+
+
+@contextmanager
+def _streamed(name: str, column: str, pair_column: str | None) -> Iterator[Iterable[Row]]:
+    """Rows of a file or of standard input, as they come."""
+    from hfprune.core.errors import DataError
+    from hfprune.deploy.predict.rows import STDIN, read_rows
+
+    if name == STDIN:
+        yield read_rows(sys.stdin, "standard input", column=column, pair_column=pair_column)
+        return
+    try:
+        with Path(name).open(encoding="utf-8-sig", newline="") as file:
+            yield read_rows(file, name, column=column, pair_column=pair_column)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name} cannot be read: {error}; save it in UTF-8") from error

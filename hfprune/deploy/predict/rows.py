@@ -1,0 +1,122 @@
+"""Texts to predict on: from the command line, a file or standard input, one after the other."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from hfprune.core.errors import DataError
+
+# What is read as a file of rows where a text could stand.
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+STDIN = "-"
+
+
+class Row(NamedTuple):
+    """A text, or the two of a pair; for images the path of one."""
+
+    text: str
+    pair: str | None = None
+
+
+def is_file_of_rows(argument: str) -> bool:
+    """Whether an argument names a file of rows that is there; else it is a text."""
+    return argument == STDIN or (argument.lower().endswith(SUFFIXES) and Path(argument).is_file())
+
+
+def given_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
+    """Rows of texts, each with its pair if there are pairs.
+
+    Raises:
+        DataError: as many pairs as texts are needed.
+    """
+    if not pairs:
+        return [Row(text) for text in texts]
+    if len(pairs) != len(texts):
+        raise DataError(
+            f"there are {len(texts)} texts and {len(pairs)} second texts: give one --pair for each"
+        )
+    return [Row(text, pair) for text, pair in zip(texts, pairs, strict=True)]
+
+
+def read_rows(
+    source: TextIO, name: str, *, column: str = "text", pair_column: str | None = None
+) -> Iterator[Row]:
+    """Rows of an open file as they come, so that a stream needs no memory.
+
+    ``.csv`` and ``.tsv`` have a line of names first; ``.jsonl`` holds an object (or a text) a line;
+    anything else is a text a line, two with a tab between them where there are pairs. Empty lines
+    are left out.
+
+    Args:
+        source: of text.
+        name: of the file, which says what it holds.
+        column, pair_column: where the texts are; the second for pairs.
+
+    Raises:
+        DataError: with the line, for what cannot be read so.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        yield from _delimited(source, name, "," if suffix == ".csv" else "\t", column, pair_column)
+        return
+    for number, line in enumerate(source, 1):
+        line = line.strip("\r\n")
+        if not line.strip():
+            continue
+        if suffix in (".jsonl", ".ndjson"):
+            yield _of_json(line, f"{name}, line {number}", column, pair_column)
+        elif pair_column is None:
+            yield Row(line)
+        else:
+            first, tab, second = line.partition("\t")
+            if not tab:
+                raise DataError(
+                    f"{name}, line {number}: expected two texts with a tab between them, got "
+                    f"{line!r:.80}"
+                )
+            yield Row(first, second)
+
+
+def _delimited(
+    source: Iterable[str], name: str, delimiter: str, column: str, pair_column: str | None
+) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(source, delimiter=delimiter)
+    try:
+        known = reader.fieldnames or []
+        for wanted in filter(None, (column, pair_column)):
+            if wanted not in known:
+                raise DataError(
+                    f"{name} has no column {wanted!r}, only {', '.join(map(repr, known))}: name "
+                    "the column of the texts (--column, --pair-column)"
+                )
+        for row in reader:
+            text, pair = row[column], row[pair_column] if pair_column else None
+            if text is None or (pair_column and pair is None):
+                raise DataError(f"{name}, line {reader.line_num}: the row has too few columns")
+            yield Row(text, pair)
+    except csv.Error as error:
+        raise DataError(f"{name}, line {reader.line_num}: {error}") from error
+
+
+def _of_json(line: str, where: str, column: str, pair_column: str | None) -> Row:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: expected a JSON value, got {line!r:.80} ({error})") from error
+    if isinstance(value, str) and pair_column is None:
+        return Row(value)
+    found = []
+    for wanted in filter(None, (column, pair_column)):
+        text = value.get(wanted) if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            raise DataError(
+                f"{where}: expected an object with a text under {wanted!r}, got {line!r:.80}; name "
+                "the column of the texts (--column, --pair-column)"
+            )
+        found.append(text)
+    return Row(*found)

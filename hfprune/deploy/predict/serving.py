@@ -1,0 +1,306 @@
+"""A run's output, opened to be asked: its recommended file, its tokenizer, its labels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfprune.core.errors import CheckpointError, DataError
+from hfprune.core.kinds import IMAGE, KINDS, TEXT, TEXT_INPUTS, TOKENS, kind_of_task
+from hfprune.core.results import METRICS_FILE
+from hfprune.core.tasks import Task
+from hfprune.data.collate import ImageCollator
+from hfprune.data.images import IMAGE_COLUMN
+from hfprune.data.windows import mean_by_text, windows
+from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
+from hfprune.deploy.predict.answers import answer, split_words, tagged
+from hfprune.deploy.predict.rows import Row
+from hfprune.deploy.runtimes.base import Runtime, Session
+from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
+from hfprune.measure.traffic import Use
+from hfprune.models.configs import load_config, longest_input
+from hfprune.models.loading import load_processor
+from hfprune.recipe.reading import load_recipe
+from hfprune.recipe.sections.whole import Recipe
+
+RECIPE_FILE: Final = "recipe.yaml"
+LONGEST: Final = 512
+# Without a record: what is smallest and fastest as a rule comes first.
+_USUAL: Final = (("onnxruntime", "int8"), ("onnxruntime", "float32"), ("torch", "float32"))
+
+
+@dataclass(frozen=True)
+class ServedFile:
+    """A file to answer with.
+
+    Attributes:
+        runtime: what opens it.
+        path: of it.
+        precision: in which it computes.
+        why: it is this one, in words.
+    """
+
+    runtime: Runtime
+    path: Path
+    precision: str
+    why: str
+
+
+def served_file(folder: str | Path, use: Use = "single") -> ServedFile:
+    """The file of a folder that answers: the recommended one, or what is usual.
+
+    Args:
+        folder: a run's output, what ``save_pretrained`` wrote, or a folder of ONNX files.
+        use: one text at a time, or batches.
+
+    Raises:
+        CheckpointError: there is none that an installed runtime takes.
+        OutputError: ``deploy.json`` is damaged.
+    """
+    place, left = Path(folder), list[str]()
+    if (place / DEPLOY_FILE).is_file():
+        chosen = read_deployment(place).uses.get(use)
+        if chosen is not None:
+            missing = _missing(chosen.runtime)
+            if missing is None:
+                return ServedFile(
+                    runtime(chosen.runtime),
+                    place / chosen.path,
+                    chosen.precision,
+                    f"{DEPLOY_FILE} recommends it",
+                )
+            left.append(f"{chosen.path}: {missing}")
+    for name, precision in _USUAL:
+        each = runtime(name)
+        file = each.files(place).get(precision)
+        if file is None:
+            continue
+        if (missing := each.missing()) is not None:
+            left.append(f"{file.name}: {missing}")
+            continue
+        told = f"; {'; '.join(left)}" if left else ""
+        return ServedFile(each, file, precision, f"the usual one{told}")
+    if left:
+        raise CheckpointError(f"no file of {folder} can be run here: {'; '.join(left)}")
+    raise CheckpointError(
+        f"{folder} holds no model: give the output_dir of a run, a folder that save_pretrained "
+        "wrote, or one of ONNX files"
+    )
+
+
+def _missing(name: str) -> str | None:
+    if name not in RUNTIMES:
+        return f"there is no runtime {name!r} here"
+    return runtime(name).missing()
+
+
+def task_of_config(config: Any) -> Task:
+    """What a model predicts, by its config alone."""
+    names = getattr(config, "architectures", None) or [""]
+    kind = next((kind for kind in KINDS if str(names[0]).endswith(kind.ending)), TEXT)
+    if kind is TOKENS:
+        return "token_classification"
+    if kind is IMAGE:
+        return "image_classification"
+    for task in ("single_label_classification", "multi_label_classification", "regression"):
+        if getattr(config, "problem_type", None) == task:
+            return task
+    return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
+class Predictor:
+    """A folder that answers.
+
+    >>> ask = Predictor("runs/reviews")  # doctest: +SKIP
+    >>> list(ask([Row("a moving film")]))  # doctest: +SKIP
+    [{'text': 'a moving film', 'label': 'positive', 'score': 0.98, 'scores': {...}}]
+
+    Args:
+        folder: as for :func:`served_file`.
+        batch_size: rows that are computed together.
+        threads: of one batch.
+        use: ``single`` or ``batches``, which the recommended file may depend on; ``None``: by the
+            batch size.
+
+    Attributes:
+        file: that answers.
+        task, labels: of the model; no labels for regression.
+        max_length: tokens, where a text is cut; ``None`` for images.
+        stride: of the windows in which long texts are read, as the recipe says.
+
+    Raises:
+        CheckpointError: the folder holds no model that can be run, no tokenizer, or a family.
+        OutputError: ``deploy.json`` is damaged.
+        MissingExtraError: without the package of a runtime.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        batch_size: int = 32,
+        threads: int = 1,
+        use: Use | None = None,
+    ) -> None:
+        place = Path(folder)
+        _check_single(place)
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, got {batch_size}")
+        self.folder, self.batch_size = place, batch_size
+        self.file = served_file(place, use or ("single" if batch_size == 1 else "batches"))
+        recipe = _recipe_of(place)
+        files = _folder_with(place, "config.json")
+        config = load_config(files)
+        self.task: Task = task_of_config(config) if recipe is None else recipe.task
+        self.labels: list[str] = []
+        if self.task != "regression":
+            self.labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
+        self.processor: Any = load_processor(
+            str(_folder_with(place, *_readers(self.task))), self.task, revision=None,
+            trust_remote_code=False, key="the folder",
+        )  # fmt: skip
+        self.max_length, self.stride = None, None
+        if self.task != "image_classification":
+            limits = [
+                None if recipe is None else recipe.data.max_length,
+                getattr(self.processor, "model_max_length", None),
+                longest_input(config),
+            ]
+            self.max_length = min(LONGEST if recipe is None else 10**9, *filter(None, limits))
+            self.stride = None if recipe is None else recipe.data.stride
+            if getattr(self.processor, "pad_token", None) is None:
+                self.processor.pad_token = self.processor.eos_token
+        self._session: Session = self.file.runtime.open(
+            self.file.path, threads, self.file.precision
+        )
+
+    def __call__(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+        """Answers as they come, in the order of the rows.
+
+        Yields:
+            What :func:`~hfprune.deploy.predict.answers.answer` (or ``tagged``) gives, with the
+            row's ``text`` (and ``text_pair``), or its ``image``.
+
+        Raises:
+            DataError: a row that this model does not take.
+        """
+        numbered = iter(rows)
+        while batch := list(itertools.islice(numbered, self.batch_size)):
+            yield from self._answers(batch)
+
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Of one batch of texts or images: ``(rows, labels)``.
+
+        Raises:
+            DataError: as the call.
+        """
+        if self.task == "image_classification":
+            pixels = ImageCollator(self.processor)(
+                [{IMAGE_COLUMN: {"bytes": None, "path": _image(row)}} for row in rows]
+            )["pixel_values"]
+            return self._session.logits({"pixel_values": np.asarray(pixels)})
+        if self.stride is not None:
+            columns, owners = windows(
+                self.processor, [row.text for row in rows], self.max_length or LONGEST, self.stride
+            )
+            padded = self.processor.pad(columns, return_tensors="np")
+            return mean_by_text(self._session.logits(_inputs(padded)), owners)
+        pairs = [row.pair for row in rows if row.pair is not None]
+        if pairs and len(pairs) < len(rows):
+            raise DataError("some rows have a second text and some have none: give all or none one")
+        encoded = self.processor(
+            [row.text for row in rows],
+            pairs or None,
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            return_tensors="np",
+        )
+        return self._session.logits(_inputs(encoded))
+
+    def _answers(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        if self.task == "token_classification":
+            yield from self._tagged(rows)
+            return
+        name = "image" if kind_of_task(self.task) is IMAGE else "text"
+        for row, logits in zip(rows, self.logits(rows), strict=True):
+            told: dict[str, Any] = {name: row.text}
+            if row.pair is not None:
+                told["text_pair"] = row.pair
+            yield told | answer(logits, self.task, self.labels)
+
+    def _tagged(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        if any(row.pair is not None for row in rows):
+            raise DataError("the model marks words of one text: leave the second texts out")
+        words = [split_words(row.text) for row in rows]
+        encoded = self.processor(
+            [[word for word, _, _ in row] for row in words],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            return_tensors="np",
+        )
+        found = self._session.logits(_inputs(encoded))
+        for number, row in enumerate(rows):
+            ids = encoded.word_ids(number)
+            yield {"text": row.text} | tagged(
+                row.text, words[number], ids, found[number], self.labels
+            )
+
+
+def columns_of(folder: str | Path) -> tuple[str, str | None]:
+    """Columns of the text and the second text in files of rows, as the run's recipe has them."""
+    recipe = _recipe_of(Path(folder))
+    if recipe is None:
+        return "text", None
+    return recipe.data.text_column, recipe.data.text_pair_column
+
+
+def _inputs(encoded: Any) -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(encoded[name]) for name in TEXT_INPUTS if name in encoded}
+
+
+def _image(row: Row) -> str:
+    if row.pair is not None:
+        raise DataError("the model reads images, one a row: leave the second texts out")
+    if not Path(row.text).is_file():
+        raise DataError(f"the model reads images: expected the path of one, got {row.text!r:.80}")
+    return row.text
+
+
+def _readers(task: Task) -> tuple[str, ...]:
+    if kind_of_task(task) is IMAGE:
+        return ("preprocessor_config.json",)
+    return ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
+def _folder_with(place: Path, *names: str) -> Path:
+    """The folder, or its ``onnx``, whichever holds one of the files first."""
+    for folder in (place, place / "onnx"):
+        if any((folder / name).is_file() for name in names):
+            return folder
+    return place
+
+
+def _check_single(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}: give the output_dir of a run")
+    if (folder / "config.json").is_file() or (folder / "onnx").is_dir():
+        return
+    members = sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
+    if members:
+        raise CheckpointError(
+            f"{folder} holds a family of models: give {' or '.join(map(str, members))}"
+        )
+
+
+def _recipe_of(folder: Path) -> Recipe | None:
+    file = folder / RECIPE_FILE
+    return load_recipe(file) if file.is_file() else None
