@@ -268,15 +268,15 @@ CHANGES = [
     (_another_model, "teacher: the model to start from changed, so it is done again", []),
     (_another_version, "teacher: the version of hfprune changed, so it is done again", []),
     (_replace_weights, "teacher: teacher/model.safetensors is not as it was written, so it is",
-     ["prune", "recover", "export", "evaluate"]),
+     ["prune", "recover", "finish", "export", "evaluate"]),
     (_delete_plan, "prune: pruned-pruned/plan.json is gone, so it is done again",
-     ["teacher", "recover", "export", "evaluate"]),
+     ["teacher", "recover", "finish", "export", "evaluate"]),
     (_delete_tokenizer, "recover: pruned-recovered/tokenizer.json is gone, so it is done again",
-     ["teacher", "prune", "export", "evaluate"]),
+     ["teacher", "prune", "finish", "export", "evaluate"]),
     (_truncate_int8, "export: onnx/pruned/model_quantized.onnx is not as it was written, so",
-     ["teacher", "prune", "recover"]),
+     ["teacher", "prune", "recover", "finish"]),
     (_damage_record, "prune: its record is damaged .*so it is done again",
-     ["teacher", "recover", "export", "evaluate"]),
+     ["teacher", "recover", "finish", "export", "evaluate"]),
 ]  # fmt: skip
 # Long, and much alike: the table of all of them is for patient people. The exporters of
 # transformers 5 take their time, and the store knows nothing of them: there, two will do.
@@ -351,7 +351,7 @@ def test_files_that_do_not_belong_together_are_not_published(world: World) -> No
     real = module.check_agreement
 
     def swapped(context: Any, members: Any, exported: Any) -> None:
-        folder = world.work / "pruned-recovered"
+        folder = world.work / "pruned-finished"
         plan = PruningPlan.first_units([(4, 48)] * 3, [(4, 48), (4, 48), (0, 0)])
         (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
         real(context, members, exported)

@@ -160,11 +160,13 @@ def check_agreement(context: Context, members: Members, exported: AllExported) -
         folder = context.path(member.model.folder)
         plan = plan_in(folder)
         record = read_json(folder / "config.json").get(RECORD_KEY, {})
-        sizes = tuple(zip(record.get("heads", []), record.get("neurons", []), strict=False))
-        # A finished model has lost its emptied layers.
-        here = [layer for layer in plan.sizes() if len(sizes) == len(plan) or any(layer)]
-        if sizes and list(sizes) != here:
-            raise _mixed(folder, f"its config has the sizes {list(sizes)}, its plan {plan.sizes()}")
+        sizes = list(zip(record.get("heads", []), record.get("neurons", []), strict=False))
+        # A finished model has lost its emptied layers, and says which it has.
+        layers = record.get("layers", range(len(plan)))
+        whole = set(layers) | {n for n, size in enumerate(plan.sizes()) if not any(size)}
+        here = [plan.sizes()[layer] for layer in layers if layer < len(plan)]
+        if sizes and (sizes != here or len(whole) != len(plan)):
+            raise _mixed(folder, f"its config has the sizes {sizes}, its plan {plan.sizes()}")
         made_of = exported.models[member.label].model
         if made_of != context.store.digest(member.made_of):
             raise _mixed(folder, "the deployed files were made of other weights")
