@@ -139,7 +139,7 @@ def modeling_file(model: Any) -> str:
     layers = _path_of(stock, adapter.layer_list(stock))
     doc = f"How to build this {name} without hfprune: with trust_remote_code=True."
     text = _CODE.replace("@DOC@", doc).replace("@BASE@", name).replace("@LAYERS@", layers)
-    return text.replace("@BLOCKS@", pprint.pformat(blocks, width=99, sort_dicts=False))
+    return text.replace("@BLOCKS@", pprint.pformat(blocks, width=92, sort_dicts=False))
 
 
 def write_modeling_file(folder: str | Path) -> Path:

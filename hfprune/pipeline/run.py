@@ -30,6 +30,7 @@ from hfprune.pipeline.stages import data, push, teacher, write
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
+from hfprune.report.next_steps import predict_line
 
 
 def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None:
@@ -128,5 +129,6 @@ def _results(
     context.store.remove()
     context.console.summary(found)
     context.console.note(f"results: {context.store.output}")
+    context.console.note(predict_line(context.store.output, found))
     push.run(context, [member.label for member in members.all])
     return found
