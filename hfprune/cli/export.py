@@ -15,11 +15,23 @@ from hfprune.cli.app import AsJson, Folder, app, example, explained, print_json,
         "hfprune export runs/reviews",
         "hfprune export my-model --output onnx",
         "hfprune export my-model --runtime openvino",
+        "hfprune export runs/reviews --layout tei --output served/reviews",
     )
 )
 def export(
     folder: Folder,
-    output: Annotated[Path | None, typer.Option(help="Where to write; without: DIR/onnx.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; without: DIR/onnx. A layout wants a new folder."),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Copy what a server reads of a finished run instead: plain (ONNX Runtime), tei "
+            "(text-embeddings-inference), transformersjs, triton, or remote-code (weights of an "
+            "uneven model with a file of code that loads it without hfprune)."
+        ),
+    ] = None,
     quantize: Annotated[bool, typer.Option(help="Also write model_quantized.onnx.")] = True,
     runtime: Annotated[
         list[str] | None,
@@ -36,6 +48,9 @@ def export(
     The float32 ONNX file is written in any case: the others are made from it.
     """
     with explained("earlier files are untouched, run the same command again"):
+        if layout is not None:
+            _as_layout(folder, layout, output, as_json)
+            return
         from hfprune.core.kinds import kind_of_model, task_of_kind
         from hfprune.deploy.exporters.exporting import export_onnx
         from hfprune.deploy.quantize.quantizing import quantize_onnx
@@ -66,3 +81,16 @@ def export(
             return
         for file in written.values():
             say(str(file))
+
+
+def _as_layout(folder: Path, layout: str, output: Path | None, as_json: bool) -> None:
+    from hfprune.core.errors import ExportError
+    from hfprune.deploy.layouts import write_layout
+
+    if output is None:
+        raise ExportError(f"say where to write the layout {layout}: --output FOLDER")
+    written = write_layout(folder, layout, output)
+    if as_json:
+        print_json({"layout": layout, "folder": str(written)})
+    else:
+        say(str(written))

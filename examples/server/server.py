@@ -1,0 +1,134 @@
+"""Serve a classifier of texts over HTTP. Needs onnxruntime, tokenizers and numpy; no hfprune.
+
+hfprune export runs/reviews --layout plain --output served
+python examples/server/server.py served --port 8000
+curl localhost:8000/classify -d '["a moving film", "dull"]'
+"""
+
+import argparse
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+MOST_BYTES, MOST_TEXTS = 2**20, 64
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+
+class Classifier:
+    """The one ONNX file of a folder, with its tokenizer."""
+
+    def __init__(self, folder: Path, threads: int, max_length: int) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+        self.labels = [names[number] for number in sorted(names, key=int)]
+        self.several = config.get("problem_type") == "multi_label_classification"
+        self.number = config.get("problem_type") == "regression" or len(self.labels) == 1
+        padding = config.get("pad_token_id") or 0
+        # RoBERTa and its kin count positions from after the padding's id.
+        first = padding + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_padding(pad_id=padding)
+        longest = config.get("max_position_embeddings", max_length + first) - first
+        self.tokenizer.enable_truncation(min(max_length, longest))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        (file,) = sorted((folder / "onnx").glob("*.onnx"))
+        self.session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [node.name for node in self.session.get_inputs()]
+        # One batch at a time: more at once would only share the same cores.
+        self.lock = threading.Lock()
+
+    def __call__(self, texts: list[str]) -> list[dict[str, object]]:
+        rows = self.tokenizer.encode_batch(texts)
+        columns = {
+            "input_ids": [row.ids for row in rows],
+            "attention_mask": [row.attention_mask for row in rows],
+            "token_type_ids": [row.type_ids for row in rows],
+        }
+        feed = {name: np.array(columns[name], dtype=np.int64) for name in self.inputs}
+        with self.lock:
+            logits = self.session.run(["logits"], feed)[0].astype(np.float64)
+        return [self.answer(row) for row in logits]
+
+    def answer(self, logits: np.ndarray) -> dict[str, object]:
+        if self.number:
+            return {"value": float(logits[0])}
+        if self.several:
+            shares = 0.5 * (1 + np.tanh(0.5 * logits))
+            scores = dict(zip(self.labels, shares.tolist(), strict=True))
+            return {"labels": [name for name in scores if scores[name] > 0.5], "scores": scores}
+        odds = np.exp(logits - logits.max())
+        scores = dict(zip(self.labels, (odds / odds.sum()).tolist(), strict=True))
+        best = max(scores, key=scores.__getitem__)
+        return {"label": best, "score": scores[best], "scores": scores}
+
+
+def handler(classify: Classifier) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30  # seconds that a client may be silent
+
+        def do_GET(self) -> None:
+            known = self.path == "/health"
+            self.say(200 if known else 404, {"status": "ok"} if known else {"error": "not found"})
+
+        def do_POST(self) -> None:
+            if self.path != "/classify":
+                self.say(404, {"error": "not found: POST to /classify"})
+                return
+            size = self.headers.get("content-length", "")
+            if not size.isdecimal() or not 0 < int(size) <= MOST_BYTES:
+                self.close_connection = True
+                self.say(413, {"error": f"a body of 1 to {MOST_BYTES} bytes, with its length"})
+                return
+            try:
+                texts = json.loads(self.rfile.read(int(size)))
+            except ValueError:
+                texts = None
+            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
+                self.say(400, {"error": 'a JSON list of texts: ["a moving film"]'})
+            elif not 0 < len(texts) <= MOST_TEXTS:
+                self.say(400, {"error": f"1 to {MOST_TEXTS} texts, got {len(texts)}"})
+            else:
+                self.say(200, classify(texts))
+
+        def say(self, status: int, value: object) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, form: str, *values: object) -> None:
+            """Texts of requests are nobody's business; a proxy counts them."""
+
+    return Handler
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument("--threads", type=int, default=1, help="of one batch, as measured")
+    parser.add_argument("--max-length", type=int, default=128, help="data.max_length of the recipe")
+    given = parser.parse_args()
+    classify = Classifier(given.folder, given.threads, given.max_length)
+    server = ThreadingHTTPServer((given.host, given.port), handler(classify))
+    print(f"http://{given.host}:{server.server_address[1]}", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

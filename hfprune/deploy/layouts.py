@@ -1,0 +1,247 @@
+"""A run's output in the form that a server reads, written anew in a folder of its own.
+
+What each reads was taken from its source. text-embeddings-inference: ``backends/ort/src/lib.rs``
+(``model.onnx``, then ``onnx/model.onnx``, and a few keys of ``config.json``). Triton: the
+documentation of its model repository, and ``model_config.proto``. Transformers.js:
+``src/utils/dtypes.js`` and ``configs.js``. ``tests/deploy/test_layouts.py`` holds the folders
+against it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hfprune.core.errors import CheckpointError, ExportError
+from hfprune.core.files import atomic_directory, atomic_write_json
+from hfprune.core.ownership import TOKENIZER_FILES
+from hfprune.core.reading import read_json
+from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
+from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
+from hfprune.deploy.staging import data_files
+from hfprune.models.remote import write_modeling_file
+from hfprune.pruning.surgery import RECORD_KEY
+
+READERS: Final = (*sorted(TOKENIZER_FILES), "preprocessor_config.json")
+WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
+# Of the names of ONNX's types in Triton's configuration.
+_TRITON_TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
+
+
+def write_layout(folder: str | Path, layout: str, output: str | Path) -> Path:
+    """Write what a server reads of a run's output.
+
+    Args:
+        folder: a run's output, or any folder with ``config.json`` and ONNX files in ``onnx/``.
+        layout: one of :data:`LAYOUTS`.
+        output: a new folder, or an empty one. Of Triton the last part of its name is the model's.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ExportError: there is no such layout, or the server does not read such a model.
+        CheckpointError: the folder lacks what the layout needs.
+        OutputError: ``output`` is there and not empty, or cannot be written.
+    """
+    write = LAYOUTS.get(layout)
+    if write is None:
+        raise ExportError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+    source, target = Path(folder), Path(output)
+    if not (source / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds no config.json: give the output_dir of a run, or one model of a family"
+        )
+    with atomic_directory(target, overwrite=False) as place:
+        write(source, place, target.name)
+    return target
+
+
+def onnx_to_serve(folder: Path) -> Path:
+    """The ONNX file that a server should get: what ``deploy.json`` recommends, int8, or float32.
+
+    A recommended file of another runtime is passed over.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (folder / DEPLOY_FILE).is_file():
+        uses = read_deployment(folder).uses
+        # Servers put what comes at one time together.
+        for chosen in (uses.get("batches"), uses.get("single")):
+            if chosen is not None and chosen.runtime == "onnxruntime":
+                return folder / chosen.path
+    files = onnx_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"{folder} holds no ONNX file: run `hfprune export {folder}` first, or set "
+            "export in the recipe"
+        )
+    return files.get("int8", files.get("float32", next(iter(files.values()))))
+
+
+def _plain(source: Path, place: Path, name: str) -> None:
+    """The file to serve under its own name, for programs that call ONNX Runtime themselves."""
+    file = onnx_to_serve(source)
+    _copy_readers(source, place)
+    _write_config(place, _config(source))
+    _copy_graph(file, place / "onnx" / file.name)
+
+
+def _tei(source: Path, place: Path, name: str) -> None:
+    """``model.onnx`` at the top; the config has the keys that every model must have there."""
+    config = _config(source)
+    _refuse_others(config, "text-embeddings-inference", ("ForSequenceClassification",))
+    if not (source / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{source} holds no tokenizer.json, the only tokenizer that text-embeddings-inference "
+            "reads: save a fast tokenizer beside the model"
+        )
+    # hidden_size and num_hidden_layers, or GPT-2's names for them; never both.
+    for wanted, others in (
+        ("hidden_size", ("n_embd", "dim")),
+        ("num_hidden_layers", ("n_layer", "n_layers")),
+    ):
+        if wanted not in config and others[0] not in config and others[1] in config:
+            config[wanted] = config[others[1]]
+    _copy_readers(source, place)
+    _write_config(place, config)
+    _copy_graph(onnx_to_serve(source), place / MODEL_FILE)
+
+
+def _transformers_js(source: Path, place: Path, name: str) -> None:
+    """Both precisions under the names that ``dtype`` looks for; the config says which is meant."""
+    files = onnx_files(source)
+    if not files:
+        onnx_to_serve(source)  # says what to do
+    config = _config(source)
+    _copy_readers(source, place)
+    names = {"float32": MODEL_FILE, "int8": QUANTIZED_FILE}
+    for precision, file in files.items():
+        _copy_graph(file, place / "onnx" / names[precision])
+    config["transformers.js_config"] = {"dtype": "q8" if "int8" in files else "fp32"}
+    _write_config(place, config)
+
+
+def _triton(source: Path, place: Path, name: str) -> None:
+    """A model of a model repository: its configuration, version 1, its labels, its tokenizer."""
+    config = _config(source)
+    file = onnx_to_serve(source)
+    _copy_graph(file, place / "1" / MODEL_FILE)
+    # Folders whose name is no number are not looked at.
+    (place / "tokenizer").mkdir()
+    _copy_readers(source, place / "tokenizer")
+    _write_config(place / "tokenizer", config)
+    labels = [str(label) for _, label in sorted(_labels(config).items())]
+    text = "".join(f"{' '.join(label.split())}\n" for label in labels)
+    (place / "labels.txt").write_text(text, encoding="utf-8")
+    (place / "config.pbtxt").write_text(triton_config(file, name), encoding="utf-8")
+
+
+def triton_config(file: Path, name: str, *, instances: int = 1, threads: int = 1) -> str:
+    """``config.pbtxt`` of an ONNX file: every input but the batch's own dimension, by its graph.
+
+    Args:
+        file: whose inputs and outputs are told.
+        name: of the model.
+        instances: that run at one time.
+        threads: of each.
+
+    Raises:
+        ExportError: the graph has an input or output of a type that is not expected.
+    """
+    session = require("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def tensor(node: Any, more: str = "") -> str:
+        kind = _TRITON_TYPES.get(node.type)
+        if kind is None:
+            raise ExportError(f"{file}: {node.name!r} is a {node.type}; expected int64 or float")
+        dims = ", ".join(str(d if isinstance(d, int) else -1) for d in node.shape[1:])
+        return f"  {{ name: {json.dumps(node.name)}  data_type: {kind}  dims: [ {dims} ]{more} }}"
+
+    label = '  label_filename: "labels.txt"'
+    inputs = ",\n".join(tensor(node) for node in session.get_inputs())
+    outputs = ",\n".join(
+        tensor(node, label if len(node.shape) == 2 else "") for node in session.get_outputs()
+    )
+    return "\n".join(
+        [
+            f"name: {json.dumps(name)}",
+            'backend: "onnxruntime"',
+            "max_batch_size: 32",
+            f"input [\n{inputs}\n]",
+            f"output [\n{outputs}\n]",
+            f"instance_group [ {{ kind: KIND_CPU  count: {instances} }} ]",
+            "dynamic_batching { max_queue_delay_microseconds: 200 }",
+            'parameters { key: "intra_op_thread_count"  value: { string_value: "'
+            + f'{threads}" }} }}',
+            "",
+        ]
+    )
+
+
+def _remote_code(source: Path, place: Path, name: str) -> None:
+    """The weights of an uneven model and a file of code that builds it, to be read and trusted."""
+    found = [*source.glob("*.safetensors"), *(source / n for n in WEIGHTS[1:])]
+    for file in (path for path in found if path.is_file()):
+        shutil.copyfile(file, place / file.name)
+    shutil.copyfile(source / "config.json", place / "config.json")
+    _copy_readers(source, place)
+    write_modeling_file(place)
+
+
+LAYOUTS: Final[Mapping[str, Callable[[Path, Path, str], None]]] = {
+    "plain": _plain,
+    "tei": _tei,
+    "transformersjs": _transformers_js,
+    "triton": _triton,
+    "remote-code": _remote_code,
+}
+"""By name what writes a layout: from a folder into a new one, with the name that it will have."""
+
+
+def _config(source: Path) -> dict[str, Any]:
+    """The config as a server gets it: nothing in it that only hfprune reads."""
+    value = read_json(source / "config.json")
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{source / 'config.json'} must hold a JSON object")
+    for key in (RECORD_KEY, "attn_implementation", "_attn_implementation", "auto_map"):
+        value.pop(key, None)
+    return value
+
+
+def _labels(config: Mapping[str, Any]) -> dict[int, str]:
+    found = config.get("id2label")
+    if not isinstance(found, dict):
+        return {0: "LABEL_0", 1: "LABEL_1"}  # which config.json leaves out
+    return {int(number): str(label) for number, label in found.items()}
+
+
+def _refuse_others(config: Mapping[str, Any], server: str, endings: tuple[str, ...]) -> None:
+    names = [str(name) for name in config.get("architectures") or []]
+    if not any(name.endswith(endings) for name in names):
+        raise ExportError(
+            f"{server} serves classifiers of texts ({', '.join(endings)}); this is a "
+            f"{' or '.join(names) or 'model of no class'}: take the layout plain or triton"
+        )
+
+
+def _write_config(place: Path, config: Mapping[str, Any]) -> None:
+    atomic_write_json(place / "config.json", config)
+
+
+def _copy_readers(source: Path, place: Path) -> None:
+    for name in READERS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, place / name)
+
+
+def _copy_graph(file: Path, target: Path) -> None:
+    """A graph, and the files of its weights, whose names stand in it."""
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(file, target)
+    for data in data_files(file):
+        shutil.copyfile(data, target.parent / data.name)
