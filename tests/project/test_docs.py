@@ -20,6 +20,7 @@ import yaml
 
 import hfprune
 from hfprune.cli import app
+from hfprune.pruning.surgery import HINT
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
 from scripts import make_pictures
@@ -31,8 +32,11 @@ TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 # Pages that scripts/docs_hooks.py makes of files of the root.
 MADE = {"contributing.md": ROOT / "CONTRIBUTING.md", "changelog.md": ROOT / "CHANGELOG.md"}
-# Quoted in the troubleshooting, but said by PyTorch.
-FOREIGN = {"size mismatch for …"}
+# Quoted in the troubleshooting, but said by PyTorch and transformers.
+FOREIGN = {
+    "size mismatch for …",
+    f'Specified attn_implementation="{HINT}" is not supported …',
+}
 
 
 def named(paths: list[Path]) -> Any:
