@@ -40,12 +40,14 @@ class ModelQuality(Part):
     Attributes:
         metrics: by name.
         interval: of the first metric, at the level of the evaluation.
+        probabilities: ``ece`` (expected calibration error) and ``brier``, where there are such.
         difference: first metric minus the dense model's on the same rows, and its interval.
         by_class, changes: where the task has such a thing.
     """
 
     metrics: dict[str, float]
     interval: tuple[float, float]
+    probabilities: dict[str, float] | None = None
     difference: tuple[float, float, float] | None = None
     by_class: ClassScores | None = None
     changes: dict[str, Any] | None = None
@@ -123,6 +125,7 @@ class Kept(Part):
     Attributes:
         layout: of the recipe: ``uneven`` or ``uniform``.
         stock: whether transformers loads the model without hfprune.
+        temperature: that the logits were divided by, ``None`` where they were not.
         heads, neurons, of_heads, of_neurons: a number a layer of the dense model.
     """
 
@@ -133,6 +136,7 @@ class Kept(Part):
     of_neurons: list[int]
     layout: str | None = None
     stock: bool | None = None
+    temperature: float | None = None
     predicted_speedup: float | None = None
     candidates: dict[str, SizesCandidate] | None = None
 

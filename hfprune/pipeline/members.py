@@ -25,6 +25,7 @@ from hfprune.pipeline.results import (
     Candidates,
     Latency,
     SavedModel,
+    Scaled,
     StageResult,
     Tokens,
     Trial,
@@ -40,6 +41,7 @@ from hfprune.pipeline.stages import (
     trial,
     vocabulary,
 )
+from hfprune.pipeline.stages import temperature as scaling
 from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.sections.pruning import PruningConfig
 
@@ -52,6 +54,7 @@ class Member:
         label: what it is called: ``pruned``, or of a family its speed-up.
         model: where it lies, in the form in which it is published.
         working: the same as it was trained, which the next of a family is pruned from.
+        temperature: that its logits were divided by.
         pruned_log, log: files of the logs of pruning and recovery.
         table: latency table of its target, if that is a speed.
         candidates: what there was to choose from, by name.
@@ -66,6 +69,7 @@ class Member:
     candidates: dict[str, dict[str, Any]] | None = None
     validated: Validated | None = None
     working: SavedModel | None = None
+    temperature: float | None = None
 
     @property
     def made_of(self) -> str:
@@ -188,8 +192,19 @@ class Maker:
                 {"start": self.start, "pruned": model},
             )
             log = model.log
-        finished = self._finished(label, suffix, target, model)
-        return Member(label, finished, pruned_log, log, table, chosen, working=model)
+        finished, temperature = self._finished(label, suffix, target, model), None
+        if context.recipe.export.temperature:
+            scaled = context.stage(
+                f"temperature{suffix}",
+                Scaled,
+                partial(scaling.run, context, prepared, label, finished),
+                {"finished": finished},
+                by_main=True,
+            )
+            finished, temperature = SavedModel(folder=scaled.folder), scaled.temperature
+        return Member(
+            label, finished, pruned_log, log, table, chosen, working=model, temperature=temperature
+        )
 
     def _finished(
         self, label: str, suffix: str, target: PruningConfig, model: SavedModel

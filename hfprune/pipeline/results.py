@@ -48,6 +48,12 @@ class SavedModel(StageResult):
         return (self.folder,)
 
 
+class Scaled(SavedModel):
+    """A finished model whose logits were divided by ``temperature``; ``None``: left as they are."""
+
+    temperature: float | None = None
+
+
 class Tokens(StageResult):
     """What a reduced vocabulary does to the validation texts; fractions are in [0, 1]."""
 

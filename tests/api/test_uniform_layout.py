@@ -93,3 +93,28 @@ def test_an_allocation_of_its_own_clashes(inputs: Path, tmp_path: Path) -> None:
     pruning = {"layout": "uniform", "method": "gates", "allocation": "uniform"}
     with pytest.raises(RecipeError, match="allocation has no meaning with layout: uniform"):
         compress(inputs, tmp_path / "out", sparsity=0.5, pruning=pruning)
+
+
+def test_a_temperature_changes_probabilities_and_no_prediction(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hfprune.pipeline.stages.temperature as stage
+
+    monkeypatch.setattr(stage, "temperature_that_helps", lambda found, owners: 4.0)
+    common: dict[str, Any] = {"keep_layers": [0], "recovery": {"num_train_epochs": 0.0}}
+    plain = compress(inputs, tmp_path / "plain", **common)
+    export = {"quantization": None, "temperature": True}
+    scaled = compress(inputs, tmp_path / "scaled", export=export, **common)
+    assert scaled.results.pruning is not None
+    assert scaled.results.pruning.temperature == 4.0
+    batch = scaled.tokenizer(["good film", "a bad one"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        before, after = plain.model(**batch).logits, scaled.model(**batch).logits
+    torch.testing.assert_close(4 * after, before)
+    models = scaled.results.evaluation.models
+    assert models["pruned ONNX"].metrics == plain.results.evaluation.models["pruned ONNX"].metrics
+    told = [entry.probabilities for entry in models.values()]
+    assert all(entry is not None and set(entry) == {"ece", "brier"} for entry in told)
+    assert models["pruned ONNX"].probabilities == pytest.approx(
+        models["pruned PyTorch"].probabilities, abs=1e-4
+    )

@@ -19,6 +19,7 @@ from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
 from hfprune.measure.comparison import changes, class_scores
 from hfprune.measure.intervals import interval, paired_interval
 from hfprune.measure.metrics import compute
+from hfprune.measure.probabilities import quality
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
@@ -135,6 +136,7 @@ def run(
         entry: dict[str, Any] = {
             "metrics": compute(logits, labels, names, *about),
             "by_class": class_scores(logits, labels, *about),
+            "probabilities": quality(logits, labels, data.task),
         }
         if first is None:
             first = logits

@@ -123,6 +123,8 @@ def _kept(context: Context, prepared: Prepared, dense: Any, member: Member) -> K
         "of_heads": [heads for heads, _ in totals],
         "of_neurons": [neurons for _, neurons in totals],
     }
+    if member.temperature is not None:
+        found["temperature"] = member.temperature
     if member.candidates:
         found["candidates"] = member.candidates
         (best,) = (entry for entry in member.candidates.values() if entry["chosen"])

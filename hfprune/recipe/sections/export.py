@@ -120,6 +120,12 @@ class ExportConfig(Section):
         "keeps the metric on the validation rows, beside what else `deploy` chooses among; a "
         "section: these settings; null: float only.",
     )
+    temperature: bool = Field(
+        default=False,
+        description="Divide the logits by a number that is fitted on the validation rows, if "
+        "probabilities then mean more (and of regression nothing). Predictions stay; the head's "
+        "last projection has it, so every file and runtime does.",
+    )
     quantization_seconds: float = Field(
         default=120.0,
         gt=0,

@@ -1,0 +1,68 @@
+"""Probabilities that mean something: the logits of a finished model divided by a fitted number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hfprune.data.words import IGNORED
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.measure.probabilities import (
+    decisions,
+    expected_calibration_error,
+    temperature_that_helps,
+)
+from hfprune.models.heads import last_projection
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import Prepared, keep, plan_in
+from hfprune.pipeline.results import SavedModel, Scaled
+
+
+def run(context: Context, prepared: Prepared, label: str, model: SavedModel) -> Scaled:
+    """Fit a temperature on the validation rows, and put it into the head's last projection.
+
+    So the saved model, every exported graph and every runtime have it, none needs to know of it,
+    and what is predicted stays. Nothing is changed where other rows would not gain by it.
+    """
+    reading, loaded = prepared.small, prepared.saved(context, model)
+    data = reading.data
+    logits = data.by_text(
+        "validation",
+        predict_logits(
+            loaded.eval(),
+            data.validation,
+            reading.collator,
+            batch_size=context.recipe.training.per_device_eval_batch_size,
+        ),
+    )
+    labels = data.label_array("validation")
+    found = decisions(logits, labels, data.task)
+    if found is None:
+        return Scaled(folder=model.folder)
+    value = temperature_that_helps(found, _owners(labels, data.task))
+    before = expected_calibration_error(found)
+    if value is None:
+        context.console.note(f"{label}: no temperature helps (calibration error {before:.4f})")
+        return Scaled(folder=model.folder)
+    _, _, projection = last_projection(loaded)
+    with torch.no_grad():
+        projection.weight.div_(value)
+        if projection.bias is not None:
+            projection.bias.div_(value)
+    context.console.note(f"{label}: temperature {value:.3f}, calibration error {before:.4f} before")
+    plan = plan_in(context.path(model.folder))
+    saved = keep(context, loaded, f"{label}-scaled", reading.processor, plan)
+    return Scaled(folder=saved.folder, temperature=round(value, 6))
+
+
+def _owners(labels: NDArray[Any], task: str) -> NDArray[Any] | None:
+    """The row of each decision, where a row has several."""
+    rows = np.arange(len(labels))
+    if task == "multi_label_classification":
+        return np.repeat(rows, labels.shape[1])
+    if task == "token_classification":
+        return np.repeat(rows, (labels != IGNORED).sum(axis=1))
+    return None
