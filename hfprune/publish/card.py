@@ -80,7 +80,7 @@ class _Card:
     """The parts of one card; every number in it comes from ``metrics.json``."""
 
     def __init__(self, run: Finished, repo_id: str, figures: Sequence[str]) -> None:
-        self.figures = figures
+        self.figures, self.folder = figures, run.folder
         self.recipe, self.config, self.repo_id = run.recipe, run.config, repo_id
         self.results = run.results
         self.names: Mapping[str, str | None] = self.results.sources
@@ -120,7 +120,8 @@ class _Card:
         fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", recipe)), default=0))
         version = self.results.environment["libraries"].get("hfprune")
         yield f"What was asked of hfprune{f' {version}' if version else ''}, every key written out."
-        yield from ("", f"{fence}yaml", recipe.rstrip("\n"), fence)
+        yield from ("", "<details><summary>The recipe</summary>", "")
+        yield from (f"{fence}yaml", recipe.rstrip("\n"), fence, "", "</details>")
 
     def _figure(self, path: str) -> Iterator[str]:
         if path in self.figures:
@@ -227,21 +228,25 @@ class _Card:
         call = f'classify = pipeline("{self.kind.export_task}", model=model, {argument}={variable})'
         files = {"int8": "model_quantized.onnx", "ONNX-lean": "model_optimized.onnx"}
         file = files.get(self.served.form, "model.onnx")
+        alone = self.results.members[PRUNED].stock is True
+        auto = self.kind.auto_class
         yield from (
             "In PyTorch:",
             "",
             "```python",
-            "import hfprune",
-            f"from transformers import {loader}, pipeline",
+            *([] if alone else ["import hfprune"]),
+            f"from transformers import {f'{auto}, ' if alone else ''}{loader}, pipeline",
             "",
             f"name = {json.dumps(visible(self.repo_id))}",
-            "model = hfprune.from_pretrained(name)",
+            f"model = {auto if alone else 'hfprune'}.from_pretrained(name)",
             load,
             call,
             "```",
             "",
-            "`from_pretrained` of transformers itself stops with a size mismatch, since it builds "
-            "all layers alike. The ONNX files need no hfprune:",
+            "All layers have one size, so hfprune is not needed. In ONNX Runtime:"
+            if alone
+            else "`from_pretrained` of transformers itself stops with an error that says the same, "
+            "since it builds all layers alike. The ONNX files need no hfprune:",
             "",
             "```python",
             f"from optimum.onnxruntime import {self.kind.onnx_class}",
@@ -255,11 +260,50 @@ class _Card:
             call,
             "```",
         )
-        for told in recommended_files(self.results, PRUNED):
+        recommended = list(recommended_files(self.results, PRUNED))
+        for told in recommended:
             yield from (
                 "", f"The file that was the fastest {told.served}, from this repository's folder:",
                 "", "```python", *told.load, "```",
             )  # fmt: skip
+        if not any("openvino" in line for told in recommended for line in told.load):
+            yield from self._openvino(loader, variable, load)
+        if not images and file == "model_quantized.onnx":
+            yield from self._javascript()
+
+    def _openvino(self, loader: str, variable: str, load: str) -> Iterator[str]:
+        """Of the first of OpenVINO's files, if the folder holds any."""
+        for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
+            read = "images=[image]" if self.kind is IMAGE else '["a text"]'
+            yield from (
+                "",
+                "In OpenVINO:",
+                "",
+                "```python",
+                "import openvino",
+                "from huggingface_hub import snapshot_download",
+                f"from transformers import {loader}",
+                "",
+                f"name = snapshot_download({json.dumps(visible(self.repo_id))})",
+                load,
+                f'model = openvino.compile_model(f"{{name}}/openvino/{model.name}", "CPU")',
+                f'batch = {variable}({read}, return_tensors="np")',
+                'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
+                "```",
+            )
+
+    def _javascript(self) -> Iterator[str]:
+        yield from (
+            "",
+            "In JavaScript:",
+            "",
+            "```js",
+            'import { pipeline } from "@huggingface/transformers";',
+            "",
+            f"const name = {json.dumps(visible(self.repo_id))};",
+            f'const classify = await pipeline("{self.kind.export_task}", name, {{ dtype: "q8" }});',
+            "```",
+        )
 
     def _limits(self) -> Iterator[str]:
         results, data = self.results, self.results.data
@@ -294,7 +338,8 @@ class _Card:
         )
         yield (
             "- What the model it started from and the data get wrong or leave out, this model "
-            "does too. Their licences apply; this card states none."
+            "does too. Their licences apply"
+            + ("; this card states none." if self.recipe.hub.license is None else " besides.")
         )
 
     def _test_split(self) -> str:

@@ -48,17 +48,35 @@ def base_model(run: Finished) -> str | None:
 def card_metadata(run: Finished, repo_id: str) -> ModelCardData:
     """The metadata of the card of a run that goes into a repository."""
     base, dataset = base_model(run), run.results.sources.get("dataset")
+    hub = run.recipe.hub
     more: dict[str, Any] = {} if base is None else {"base_model_relation": "finetune"}
+    if hub.license is not None:
+        more["license"] = hub.license
+    if hub.language is not None:
+        more["language"] = list(hub.language)
     return ModelCardData(
         base_model=base,
-        library_name="transformers",
+        library_name="hfprune" if needs_hfprune(run) else "transformers",
         pipeline_tag=kind_of_task(run.results.task).export_task,
-        tags=["hfprune", "pruned", "onnx"],
+        tags=["hfprune", "pruned", "onnx", *_more_tags(run)],
         datasets=None if dataset is None else [dataset],
         model_name=repo_id.split("/")[-1],
         eval_results=list(_eval_results(run, dataset)),
         **more,
     )
+
+
+def needs_hfprune(run: Finished) -> bool:
+    """Whether transformers alone cannot load the weights, as its snippet on the Hub would say."""
+    return run.results.members[PRUNED].stock is False
+
+
+def _more_tags(run: Finished) -> Iterator[str]:
+    """By the files that are there: what else reads the repository."""
+    if (run.folder / "onnx" / "model_quantized.onnx").is_file():
+        yield from ("int8", "transformers.js")
+    if any(run.folder.glob("openvino/*.xml")):
+        yield "openvino"
 
 
 def _eval_results(run: Finished, dataset: str | None) -> Iterator[EvalResult]:

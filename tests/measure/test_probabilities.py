@@ -80,8 +80,6 @@ def test_decisions_of_every_task() -> None:
     assert quality(np.zeros((2, 1)), np.zeros(2), "regression") is None
     flags = np.array([[1.0, 0.0]])
     several = decisions(np.array([[1.0, -2.0]]), flags, "multi_label_classification")
-        np.array([[1.0, -2.0]]), np.array([[1.0, 0.0]]), "multi_label_classification"
-    )
     assert several is not None
     np.testing.assert_array_equal(several.logits, [[0, 1], [0, -2]])
     np.testing.assert_array_equal(several.labels, [1, 0])

@@ -10,7 +10,7 @@ import pytest
 from first_results import first_format
 from huggingface_hub import ModelCard
 
-from hfprune.core.errors import HubError
+from hfprune.core.errors import HubError, RecipeError
 from hfprune.publish.card import model_card
 from hfprune.publish.finished import RECORD_KEY, read
 from hfprune.recipe.reading import dump_recipe
@@ -98,3 +98,61 @@ def test_a_name_that_is_none(tmp_path: Path) -> None:
     models["pruned 8bit"] = models["pruned int8"]
     with pytest.raises(HubError, match="metrics.json: 'pruned 8bit' is no name of a model: expect"):
         model_card(finished(tmp_path, values))
+
+
+def test_what_the_card_tells_to_write_by_what_is_there(tmp_path: Path) -> None:
+    values = first_format()
+    folder = finished(tmp_path, values)
+    card = ModelCard(model_card(folder))
+    assert card.data.library_name == "transformers"  # of results that do not say who loads them
+    assert "import hfprune" in card.text
+    assert "In OpenVINO:" not in card.text
+    assert 'await pipeline("text-classification", name, { dtype: "q8" });' in card.text
+    values["pruning"]["stock"] = False
+    card = ModelCard(model_card(finished(tmp_path, values)))
+    assert card.data.library_name == "hfprune"
+    values["pruning"]["stock"] = True
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model_quantized.onnx").touch()
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "model_int8.xml").touch()
+    (tmp_path / "config.json").write_text("{}")
+    card = ModelCard(model_card(finished(tmp_path, values)))
+    assert card.data.library_name == "transformers"
+    assert card.data.tags == ["hfprune", "pruned", "onnx", "int8", "transformers.js", "openvino"]
+    assert "import hfprune" not in card.text
+    assert "model = AutoModelForSequenceClassification.from_pretrained(name)" in card.text
+    assert 'openvino.compile_model(f"{name}/openvino/model_int8.xml", "CPU")' in card.text
+    for code in card.text.split("```python\n")[1:]:
+        compile(code.split("```")[0], "card", "exec")
+
+
+def test_licence_and_language_of_the_recipe(tmp_path: Path) -> None:
+    folder = finished(tmp_path, first_format())
+    text = model_card(folder)
+    assert "Their licences apply; this card states none." in text
+    assert "<details><summary>The recipe</summary>" in text
+    recipe = (folder / "recipe.yaml").read_text()
+    recipe = recipe.replace("license: null", "license: apache-2.0")
+    recipe = recipe.replace("language: null", "language: [en, de]")
+    (folder / "recipe.yaml").write_text(recipe)
+    card = ModelCard(model_card(folder))
+    assert (card.data.license, card.data.language) == ("apache-2.0", ["en", "de"])
+    assert "Their licences apply besides." in card.text
+
+
+@pytest.mark.parametrize(
+    ("hub", "message"),
+    [
+        ({"license": "Apache License"}, "license must be the Hub's name of one"),
+        ({"language": ["English"]}, "language must hold codes of two or three letters"),
+    ],
+)
+def test_licences_and_languages_that_the_hub_does_not_know(
+    hub: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe(
+            model={"name_or_path": "org/base"}, data={"train_file": "rows.csv"},
+            pruning={"sparsity": 0.85}, output_dir="out", hub=hub,
+        )  # fmt: skip

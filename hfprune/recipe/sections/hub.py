@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Annotated
 
 from pydantic import Field
 
@@ -35,7 +36,32 @@ class HubConfig(Section):
         description="Branch to upload to, made if it is not there; null: main.",
     )
 
+    license: Name | None = Field(
+        default=None,
+        description="What the model card states: a licence as the Hub spells it, or other. It has "
+        "to suit the model and data that you began with; null: none is stated.",
+        examples=["apache-2.0"],
+    )
+    language: Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Languages of the texts, as the Hub's filters name them (ISO 639).",
+        examples=[["en"]],
+    )
+
     def _clashes(self) -> Iterator[Clash]:
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            yield Clash(
+                "license must be the Hub's name of one, such as apache-2.0, mit or other, got "
+                f"{describe_value(self.license)}",
+                ("license",),
+            )
+        odd = [code for code in self.language or [] if not re.fullmatch(r"[a-z]{2,3}", code)]
+        if odd:
+            yield Clash(
+                f"language must hold codes of two or three letters, such as en, got "
+                f"{describe_value(odd[0])}",
+                ("language",),
+            )
         if self.push_to_hub and self.hub_model_id is None:
             yield Clash(
                 "push_to_hub is true, but no repository is named: give hub_model_id, for example "
