@@ -5,6 +5,7 @@
 #   make test PYTEST_ARGS="-x"    more arguments for pytest
 #   make test PYTEST_WORKERS=0    in one process, as a debugger needs it; else one a core, at most 4
 #   make demo RECIPE=my.yaml      another recipe
+#   make demo STACK=5             on transformers 5, in .venv-v5
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,6 +16,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= auto
 RECIPE ?= recipes/demo-minilm-movie-reviews.yaml
+STACK ?= 4
 
 VENV := .venv
 VENV5 := .venv-v5
@@ -24,19 +26,26 @@ FETCHED := demo-assets/.fetched
 # Tests of a file stay in one process, with what they share.
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+ifeq ($(STACK),5)
+DEMO_BIN := $(VENV5)/bin
+DEMO_INSTALLED := $(VENV5)/.installed
+else
+DEMO_BIN := $(BIN)
+DEMO_INSTALLED := $(INSTALLED)
+endif
 
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(INSTALLED) $(FETCHED) ## Prune, export and measure a small model on movie reviews
+demo: $(DEMO_INSTALLED) $(FETCHED) ## Prune, export and measure a small model on movie reviews
 # Left alone, accelerate gives a single process one CPU thread: hence the thread count.
 	@cpu=--cpu; \
-	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then cpu=; fi; \
-	threads="$${OMP_NUM_THREADS:-$$($(BIN)/python -c 'import psutil; print(psutil.cpu_count(logical=False) or 1)')}"; \
+	if $(DEMO_BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then cpu=; fi; \
+	threads="$${OMP_NUM_THREADS:-$$($(DEMO_BIN)/python -c 'import psutil; print(psutil.cpu_count(logical=False) or 1)')}"; \
 	set -x; \
-	$(BIN)/accelerate launch $$cpu --num_processes 1 --num_machines 1 --mixed_precision no \
+	$(DEMO_BIN)/accelerate launch $$cpu --num_processes 1 --num_machines 1 --mixed_precision no \
 		--dynamo_backend no --num_cpu_threads_per_process "$$threads" \
 		scripts/prune.py --recipe $(RECIPE)
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.kinds import image_tokens, kind_of_model, takes_images
+from hfprune.core.reading import read_json
 from hfprune.core.text import cell, markup
 from hfprune.families import BlockView, adapter_of, layer_views, model_sizes
 from hfprune.measure.sizes import count_macs, count_parameters
@@ -30,6 +31,7 @@ from hfprune.pruning.surgery import RECORD_KEY
 # Files whose sizes are told: weights and graphs.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.onnx", "*.onnx_data", "*.onnx.data")
 SEQUENCE_LENGTH = 128
+PLAN_FILE = "plan.json"  # as the pipeline writes it, which stands above
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,13 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
         HFPruneError: if the model does not take inputs of this length.
     """
     files: dict[str, int] = {}
+    plan: PruningPlan | None = None
     if isinstance(model, nn.Module):
         loaded: Any = model
     else:
         loaded = load_saved(model_folder(str(model)))
         files = _files(Path(model))
+        plan = _plan_beside(Path(model))
     adapter_of(loaded)
     config: Any = loaded.config
     images = takes_images(loaded)
@@ -129,14 +133,24 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
     with torch.device("meta"):
         dense = type(loaded)(config)
     totals, kept = model_sizes(dense), model_sizes(loaded)
+    record = getattr(config, RECORD_KEY, None)
+    sparsity = _sparsity(dense, totals, kept, record)
+    if plan is not None and record is None:
+        # Its config says what it is and not what it was: the plan of the run does.
+        sizes = [size for size in plan.sizes() if any(size)]
+        if tuple(sizes) == kept:
+            totals = tuple(
+                total for total, size in zip(plan.totals(), plan.sizes(), strict=True) if any(size)
+            )
+            sparsity = _of_plan(dense, plan)
     layers = tuple(_layers(loaded, totals, length))
     return Inspection(
         model_type=str(config.model_type),
         architecture=type(loaded).__name__,
         task=kind_of_model(loaded).export_task,
         labels=tuple(str(config.id2label[number]) for number in sorted(config.id2label)),
-        pruned=getattr(config, RECORD_KEY, None) is not None,
-        sparsity=round(_sparsity(dense, totals, kept, getattr(config, RECORD_KEY, None)), 6),
+        pruned=record is not None or sparsity > 0,
+        sparsity=round(sparsity, 6),
         parameters=count_parameters(loaded),
         prunable_parameters=sum(e.attention_parameters + e.ffn_parameters for e in layers),
         vocabulary=None if images else int(loaded.get_input_embeddings().num_embeddings),
@@ -160,6 +174,18 @@ def _sparsity(
     if type(before) is not int or before <= len(totals):
         return gone
     return 1.0 - (1.0 - gone) * len(totals) / before
+
+
+def _plan_beside(folder: Path) -> PruningPlan | None:
+    """The plan that a run left beside its model."""
+    file = folder / PLAN_FILE
+    return PruningPlan.from_dict(read_json(file)) if file.is_file() else None
+
+
+def _of_plan(model: nn.Module, plan: PruningPlan) -> float:
+    """The fraction that a plan removes, of layers that were all like a model's first."""
+    costs = {key.kind: cost for key, cost in parameter_costs(model).items()}
+    return plan_sparsity(plan, {key: costs[key.kind] for key in plan.keys()})
 
 
 def tables(found: Inspection) -> list[Table]:

@@ -44,12 +44,15 @@ def describe(recipe: Recipe) -> list[str]:
             if pruning.keep_layers is not None
             else f"by reconstruction ({pruning.selection}) on {pruning.scoring_samples} rows"
         ),
-        "shrink: remove heads, neurons and blocks physically",
+        "shrink: remove heads, neurons and blocks physically"
+        + (", all layers that stay alike" if pruning.layout == "uniform" else ""),
     ]
     if recipe.recovery.num_train_epochs > 0:
         lines.append(
             f"recover: train the small model for {recipe.recovery.num_train_epochs:g} epochs"
         )
+    if recipe.export.temperature:
+        lines.append("temperature: fitted on the validation rows, into the head where it helps")
     lines += _files(recipe)
     lines.append(f"evaluate: {', '.join(recipe.evaluation.metrics)} on the test split")
     benchmark = recipe.benchmark

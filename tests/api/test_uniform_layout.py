@@ -65,6 +65,10 @@ def test_transformers_alone_loads_the_result_of_a_run(inputs: Path, tmp_path: Pa
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, small.model(**batch).logits)
     assert read(small.folder).results.pruning is not None  # it can be published
+    found = hfprune.inspect(small.folder)
+    assert found.pruned
+    assert found.sparsity == pytest.approx(kept.sparsity, abs=1e-6)
+    assert {layer.of_neurons for layer in found.layers} == {48}
 
 
 def test_whole_layers_that_go_leave_a_stock_model(inputs: Path, tmp_path: Path) -> None:

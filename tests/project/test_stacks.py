@@ -50,6 +50,23 @@ def test_saved_here_loaded_there(saved_by: str, tmp_path: Path) -> None:
     }
 
 
+def test_optimum_still_excludes_transformers_5() -> None:
+    """The day this fails, the extra ``onnx`` can serve both stacks, and the default may move."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from packaging.requirements import Requirement
+
+    try:
+        needed = [Requirement(text) for text in requires("optimum-onnx") or []]
+    except PackageNotFoundError:
+        pytest.skip("optimum-onnx is not installed on this stack")
+    (wanted,) = [entry for entry in needed if entry.name == "transformers" and not entry.marker]
+    assert not wanted.specifier.contains("5.23.0"), (
+        f"optimum-onnx now allows transformers 5 ({wanted}): drop the extra onnx-v5, and say so in "
+        "docs/quickstart.md, README.md and pyproject.toml"
+    )
+
+
 def test_the_worker_sees_a_changed_weight(tmp_path: Path) -> None:
     """So that the comparison above can fail."""
     import torch
