@@ -17,7 +17,8 @@ __all__ = ["app", "main"]
 
 # In the order in which --help lists them; each module adds its command to the application.
 for _command in (
-    "prune", "recipe", "predict", "export", "evaluate", "inspect", "benchmark", "push", "report",
+    "prune", "recipe", "predict", "export", "evaluate", "inspect", "benchmark", "cascade",
+    "push", "report",
 ):  # fmt: skip
     import_module(f"hfprune.cli.{_command}")
 

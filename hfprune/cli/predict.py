@@ -65,7 +65,7 @@ def predict(
         from hfprune.core.text import visible_json
         from hfprune.deploy.predict.answers import as_line
         from hfprune.deploy.predict.rows import STDIN, given_rows, is_file_of_rows
-        from hfprune.deploy.predict.serving import Predictor, columns_of
+        from hfprune.deploy.predict.serving import columns_of, opened
 
         given = texts or [STDIN]
         rows: Iterable[Row]
@@ -76,7 +76,7 @@ def predict(
             source = _as_they_are(given_rows(given, pair))
         with source as rows:
             alone = texts is not None and len(texts) == 1 and not is_file_of_rows(texts[0])
-            ask = Predictor(
+            ask = opened(
                 folder, batch_size=batch_size, threads=threads, use="single" if alone else None
             )
             say(f"{ask.file.path} ({ask.file.precision}, {ask.file.why})", err=True)

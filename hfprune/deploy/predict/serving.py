@@ -20,6 +20,7 @@ from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.windows import mean_by_text, windows
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.predict.answers import answer, split_words, tagged
+from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
@@ -132,6 +133,7 @@ class Predictor:
         file: that answers.
         task, labels: of the model; no labels for regression.
         max_length: tokens, where a text is cut; ``None`` for images.
+        session: the opened file.
         stride: of the windows in which long texts are read, as the recipe says.
 
     Raises:
@@ -176,9 +178,7 @@ class Predictor:
             self.stride = None if recipe is None else recipe.data.stride
             if getattr(self.processor, "pad_token", None) is None:
                 self.processor.pad_token = self.processor.eos_token
-        self._session: Session = self.file.runtime.open(
-            self.file.path, threads, self.file.precision
-        )
+        self.session: Session = self.file.runtime.open(self.file.path, threads, self.file.precision)
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         """Answers as they come, in the order of the rows.
@@ -204,13 +204,13 @@ class Predictor:
             pixels = ImageCollator(self.processor)(
                 [{IMAGE_COLUMN: {"bytes": None, "path": _image(row)}} for row in rows]
             )["pixel_values"]
-            return self._session.logits({"pixel_values": np.asarray(pixels)})
+            return self.session.logits({"pixel_values": np.asarray(pixels)})
         if self.stride is not None:
             columns, owners = windows(
                 self.processor, [row.text for row in rows], self.max_length or LONGEST, self.stride
             )
             padded = self.processor.pad(columns, return_tensors="np")
-            return mean_by_text(self._session.logits(_inputs(padded)), owners)
+            return mean_by_text(self.session.logits(_inputs(padded)), owners)
         pairs = [row.pair for row in rows if row.pair is not None]
         if pairs and len(pairs) < len(rows):
             raise DataError("some rows have a second text and some have none: give all or none one")
@@ -222,7 +222,7 @@ class Predictor:
             padding=True,
             return_tensors="np",
         )
-        return self._session.logits(_inputs(encoded))
+        return self.session.logits(_inputs(encoded))
 
     def _answers(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         if self.task == "token_classification":
@@ -247,12 +247,61 @@ class Predictor:
             padding=True,
             return_tensors="np",
         )
-        found = self._session.logits(_inputs(encoded))
+        found = self.session.logits(_inputs(encoded))
         for number, row in enumerate(rows):
             ids = encoded.word_ids(number)
             yield {"text": row.text} | tagged(
                 row.text, words[number], ids, found[number], self.labels
             )
+
+
+class CascadePredictor:
+    """A family with a ``cascade.json``: its fast member answers when it is sure, else its slow one.
+
+    Args:
+        folder: of the family; the rest as for :class:`Predictor`.
+
+    Attributes:
+        fast, slow: the two members.
+        threshold: from which the fast one's answer is taken.
+        file: of the fast one.
+
+    Raises:
+        OutputError: ``cascade.json`` is damaged; else as :class:`Predictor`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        batch_size: int = 32,
+        threads: int = 1,
+        use: Use | None = None,
+    ) -> None:
+        found = read_cascade(folder)
+        self.threshold, self.batch_size = found.threshold, batch_size
+        self.fast, self.slow = (
+            Predictor(Path(folder) / name, batch_size=batch_size, threads=threads, use=use)
+            for name in (found.fast, found.slow)
+        )
+        self.file = self.fast.file
+
+    def __call__(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+        """Answers as they come, each with ``by``: ``fast`` or ``slow``."""
+        numbered = iter(rows)
+        while batch := list(itertools.islice(numbered, self.batch_size)):
+            answers = [told | {"by": "fast"} for told in self.fast(batch)]
+            unsure = [n for n, told in enumerate(answers) if told["score"] < self.threshold]
+            for number, told in zip(unsure, self.slow(batch[n] for n in unsure), strict=True):
+                answers[number] = told | {"by": "slow"}
+            yield from answers
+
+
+def opened(folder: str | Path, **options: Any) -> Predictor | CascadePredictor:
+    """A folder that answers: a model, or a family with a cascade. Arguments as for both."""
+    if (Path(folder) / CASCADE_FILE).is_file():
+        return CascadePredictor(folder, **options)
+    return Predictor(folder, **options)
 
 
 def columns_of(folder: str | Path) -> tuple[str, str | None]:
@@ -297,7 +346,8 @@ def _check_single(folder: Path) -> None:
     members = sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
     if members:
         raise CheckpointError(
-            f"{folder} holds a family of models: give {' or '.join(map(str, members))}"
+            f"{folder} holds a family of models: give {' or '.join(map(str, members))}, or make a "
+            f"cascade of it (`hfprune cascade {folder}`)"
         )
 
 
