@@ -228,5 +228,5 @@ def _hooks(layer: nn.Module) -> int:
 def _path_of(model: nn.Module, wanted: nn.Module) -> str:
     for path, module in model.named_modules():
         if module is wanted:
-            return path
+            return str(path)
     raise UnsupportedModelError(f"{type(wanted).__name__} is no part of {type(model).__name__}")

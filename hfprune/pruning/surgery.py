@@ -33,8 +33,8 @@ def hint_(config: Any, *, wanted: bool) -> None:
     for key in _HINT_KEYS:
         if wanted:
             vars(config)[key] = HINT
-        else:
-            vars(config).pop(key, None)
+        elif str(vars(config).get(key)).startswith(HINT):
+            vars(config).pop(key)
 
 
 def forget_hint_(config: Any) -> Any:

@@ -117,7 +117,7 @@ def tagged(
             "the model gives logits that are no finite numbers: its training has diverged"
         )
     shares = softmax(logits) if len(logits) else logits
-    told = [
+    told: list[dict[str, Any]] = [
         {
             "word": words[word][0],
             "label": names[int(row.argmax())],

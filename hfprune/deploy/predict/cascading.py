@@ -96,8 +96,10 @@ def make_cascade(
     sign = 1.0 if metric not in LOWER_IS_BETTER else -1.0
     base = score(metric, found["validation"][1], truth, *about)
     wanted = base - sign * max_drop
+    quick, sure = found["validation"]
     point = choose_threshold(
-        *found["validation"],
+        quick,
+        sure,
         lambda logits: score(metric, logits, truth, *about),
         wanted,
         float(times[0].mean()),
