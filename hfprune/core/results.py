@@ -122,11 +122,7 @@ class Benchmark(Part):
 class Kept(Part):
     """What one pruned model kept; ``sparsity`` in [0, 1] of the dense model's encoder weights.
 
-    Attributes:
-        layout: of the recipe: ``uneven`` or ``uniform``.
-        stock: whether transformers loads the model without hfprune.
-        temperature: that the logits were divided by, ``None`` where they were not.
-        heads, neurons, of_heads, of_neurons: a number a layer of the dense model.
+    ``stock``: whether transformers alone loads it. ``temperature``: that its logits are divided by.
     """
 
     sparsity: float
