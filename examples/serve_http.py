@@ -61,5 +61,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-print(f"http://localhost:{port}", flush=True)
-ThreadingHTTPServer(("localhost", port), Handler).serve_forever()
+server = ThreadingHTTPServer(("localhost", port), Handler)
+print(f"http://localhost:{port}", flush=True)  # it listens from here on
+server.serve_forever()
