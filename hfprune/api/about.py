@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hfprune.core.kinds import IMAGE, TOKENS, kind_of_model
-from hfprune.core.tasks import Task, problem_type_of
+from hfprune.core.tasks import Task
 
 
 def task_of(model: Any) -> Task:
@@ -19,8 +19,6 @@ def task_of(model: Any) -> Task:
     if kind is IMAGE:
         return "image_classification"
     problem = getattr(model.config, "problem_type", None)
-    if model.config.num_labels == 1 and problem == problem_type_of("reranking"):
-        return "reranking"
     if problem in ("multi_label_classification", "regression"):
         return problem  # type: ignore[no-any-return]
     return "regression" if model.config.num_labels == 1 else "single_label_classification"

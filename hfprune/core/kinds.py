@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import Task, problem_type_of
 
 # What hfprune's own families are for, as config.json spells them; a test compares them with the
 # adapters, which need PyTorch.
@@ -78,6 +78,16 @@ def task_of_kind(kind: Kind) -> Task:
     if kind is TOKENS:
         return "token_classification"
     return "image_classification" if kind is IMAGE else "single_label_classification"
+
+
+def is_reranker(config: Any) -> bool:
+    """Whether a config says so: one output that answers yes or no, of no class with a name.
+
+    A CrossEncoder that hfprune has not trained says nothing of the kind.
+    """
+    names = list((getattr(config, "id2label", None) or {}).values())
+    problem = getattr(config, "problem_type", None)
+    return problem == problem_type_of("reranking") and names == ["LABEL_0"]
 
 
 def takes_images(model: Any) -> bool:

@@ -22,6 +22,8 @@ Task: TypeAlias = Literal[
     "image_classification",
     "reranking",
 ]
+# Those without classes, whose model gives one number a row.
+ONE_OUTPUT: Final[tuple[Task, ...]] = ("regression", "reranking")
 CLASSIFICATION_METRICS = (
     "accuracy",
     "f1_macro",

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from hfprune.core.errors import DataError
-from hfprune.core.tasks import Task, problem_of
+from hfprune.core.tasks import ONE_OUTPUT, Task, problem_of
 from hfprune.data.encode import encode_split, joined, tokenize
 from hfprune.data.labels import encode_labels
 from hfprune.data.notices import Notice, notices_of
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 
 TASKS: tuple[Task, ...] = get_args(Task)
-# Those whose label is a number.
-WITHOUT_CLASSES: tuple[Task, ...] = ("regression", "reranking")
 
 
 def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
@@ -144,7 +142,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
         _check_tokenizer(processor, config)
     if not files:
         raise DataError("no file of rows is given; name at least one")
-    if config.label_names is None and checked_task not in WITHOUT_CLASSES:
+    if config.label_names is None and checked_task not in ONE_OUTPUT:
         raise DataError("rows of a classifier are read by the names of its labels; none are given")
     rows = {
         f"{number}": read_files("test", [file], config, checked_task)
@@ -242,7 +240,7 @@ def _check_task(task: str, config: DataConfig) -> Task:
             f"data.label_column is a list, {config.label_column}, but the task is {task}: a list "
             "of 0/1 columns needs task multi_label_classification"
         )
-    if task in WITHOUT_CLASSES and config.label_names is not None:
+    if task in ONE_OUTPUT and config.label_names is not None:
         raise DataError(
             f"data.label_names is given, but the task is {task}, which has no classes: leave it "
             "out, or choose another task"

@@ -15,14 +15,14 @@ import numpy as np
 from rich.table import Table
 
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
-from hfprune.core.kinds import IMAGE, TOKENS, kind_of_model
+from hfprune.core.kinds import IMAGE, TOKENS, is_reranker, kind_of_model
 from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
-from hfprune.core.tasks import DEFAULT_METRICS, METRICS, Task, problem_type_of
+from hfprune.core.tasks import DEFAULT_METRICS, METRICS, ONE_OUTPUT, Task
 from hfprune.core.text import cell, markup
 from hfprune.data.collate import data_collator
-from hfprune.data.loading import WITHOUT_CLASSES, load_rows, load_task_data
+from hfprune.data.loading import load_rows, load_task_data
 from hfprune.data.task_data import TaskData
 from hfprune.data.words import IGNORED
 from hfprune.deploy.runtimes.predicting import predict_logits
@@ -251,7 +251,7 @@ def _task_of(model: Any) -> Task:
         return "token_classification"
     if kind is IMAGE:
         return "image_classification"
-    if config.num_labels == 1 and config.problem_type == problem_type_of("reranking"):
+    if is_reranker(config):
         return "reranking"
     for task in ("single_label_classification", "multi_label_classification", "regression"):
         if config.problem_type == task:
@@ -292,7 +292,7 @@ def _rows(
         config = DataConfig(train_file=names[0], **given)
     else:
         config = recipe.data.model_copy(update=given)
-    if task not in WITHOUT_CLASSES:
+    if task not in ONE_OUTPUT:
         own = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
         config = config.model_copy(update={"label_names": list(label_names or own)})
     return load_rows(config, names, processor, task), [Path(name).name for name in names]
@@ -300,7 +300,7 @@ def _rows(
 
 def _agreement(predictions: Any, base: Any, labels: Any, task: Task) -> float | None:
     """The fraction of equal predictions, of tokens those that are labelled."""
-    if task in WITHOUT_CLASSES:
+    if task in ONE_OUTPUT:
         return None
     same = np.asarray(predictions == base)
     if task == "token_classification":

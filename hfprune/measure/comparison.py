@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import ONE_OUTPUT, Task
 from hfprune.data.words import IGNORED
 from hfprune.measure.ranking import ranking_changes
-from hfprune.measure.scores import ONE_OUTPUT, predict
+from hfprune.measure.scores import predict
 
 # More classes than these make a confusion matrix that nobody reads.
 MOST_CONFUSED = 20

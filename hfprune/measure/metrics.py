@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfprune.core.errors import DataError, RecipeError
-from hfprune.core.tasks import METRICS, Task
+from hfprune.core.tasks import METRICS, ONE_OUTPUT, Task
 from hfprune.data.task_data import as_ranked
 from hfprune.data.windows import mean_by_text
 from hfprune.measure.entities import ENTITY_METRICS, as_tags, check_seqeval, check_tags, score_tags
 from hfprune.measure.scores import (
-    ONE_OUTPUT,
     Array,
     check_labels,
     check_task,

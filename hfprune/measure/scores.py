@@ -20,14 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.errors import DataError, RecipeError, TrainingError
-from hfprune.core.tasks import ADDED_METRICS, METRICS, RANKING_METRICS, Task
+from hfprune.core.tasks import ADDED_METRICS, METRICS, ONE_OUTPUT, RANKING_METRICS, Task
 from hfprune.measure.entities import row_counts, score_counts
 from hfprune.measure.ranking import scorer as ranking_scorer
 
 Array = npt.NDArray[Any]
 Scorer = Callable[[Array, Array], float]
-# Tasks whose model gives one number a row.
-ONE_OUTPUT = ("regression", "reranking")
 
 
 def predict(logits: Array, task: Task, num_labels: int) -> Array:

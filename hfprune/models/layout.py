@@ -124,6 +124,22 @@ def layout_or_note(folder: str | Path) -> tuple[SentenceLayout | None, str | Non
         return None, f"no sentence encoder will be written, only the classifier: {error}"
 
 
+def cross_encoder_files(folder: str | Path) -> dict[str, Path]:
+    """What a CrossEncoder's folder holds besides a classifier, to carry along, by name.
+
+    Empty for other folders, names on the Hub, a transformer that is not at the top (where its
+    files then lie elsewhere than in a model that hfprune saves), and modules that are not of
+    sentence-transformers itself.
+    """
+    root = Path(folder)
+    if not (root / MODULES).is_file() or layout_or_note(root)[0] is not None:
+        return {}
+    kinds = [(str(entry["type"]), entry["path"]) for entry in read_json(root / MODULES)]
+    if len(kinds) != 1 or kinds[0][1] != "" or not kinds[0][0].startswith("sentence_transformers."):
+        return {}
+    return {name: root / name for name in (MODULES, *_FILES) if (root / name).is_file()}
+
+
 def _config_of(place: Path) -> Mapping[str, Any]:
     file = place / "config.json"
     value = read_json(file) if file.is_file() else {}

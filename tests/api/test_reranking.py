@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
 
 import hfprune
@@ -18,6 +19,8 @@ from hfprune.data.loading import load_task_data
 from hfprune.deploy.choose.choosing import choose_files
 from hfprune.deploy.choose.trying import Judging
 from hfprune.deploy.evaluation import evaluate
+from hfprune.deploy.predict.rows import Row
+from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.quantize.search import quantize_auto
 from hfprune.measure.scores import score
 from hfprune.publish.card import model_card
@@ -50,13 +53,18 @@ def rows(queries: int = 24) -> list[dict[str, Any]]:
 
 
 def cross_encoder(folder: Path, **changes: Any) -> Path:
-    """A folder as ``CrossEncoder.save_pretrained`` leaves it, of sentence-transformers 5."""
+    """A folder as ``CrossEncoder.save_pretrained`` leaves it, of sentence-transformers 5.4."""
     model = tiny_model("bert", labels=1)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {"sentence_transformers": MARK, **changes}
     (folder / "config.json").write_text(json.dumps(config))
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    modules = [{"idx": 0, "name": "0", "path": "", "type": kind}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for name in ("sentence_bert_config.json", "config_sentence_transformers.json"):
+        (folder / name).write_text(json.dumps({"name": name}))
     return folder
 
 
@@ -76,6 +84,9 @@ def test_a_cross_encoder_goes_in_and_comes_out(small: Any) -> None:
     assert config["problem_type"] == "multi_label_classification"
     assert config["id2label"] == {"0": "LABEL_0"}
     assert config["sentence_transformers"] == MARK
+    dense = small.folder.parent / "dense"
+    for name in ("modules", "sentence_bert_config", "config_sentence_transformers"):
+        assert (small.folder / f"{name}.json").read_bytes() == (dense / f"{name}.json").read_bytes()
     metrics = {"ndcg_at_10", "mrr_at_10", "recall_at_10"}
     assert metrics <= small.metrics.keys()
     assert small.results.task == "reranking"
@@ -103,8 +114,6 @@ def test_its_files_rank_as_the_model_does(small: Any) -> None:
     names = {one.name for one in session.get_inputs()}
     (scores,) = session.run(None, {n: v for n, v in batch.items() if n in names})
     assert scores.shape == (4, 1)
-    import torch
-
     with torch.no_grad():
         given = {name: torch.from_numpy(value) for name, value in batch.items()}
         np.testing.assert_allclose(small.model(**given).logits.numpy(), scores, atol=1e-4)
@@ -146,6 +155,17 @@ def test_its_card_and_report_say_what_it_is(small: Any) -> None:
         assert row["before"].startswith("place ")
         assert row["label"] == 1.0
     assert (small.folder / "details.json").is_file()
+
+
+def test_it_predicts_scores(small: Any) -> None:
+    query, texts = rows()[0]["query"], [row["text"] for row in rows()[:4]]
+    ask = Predictor(small.folder)
+    assert (ask.task, ask.labels) == ("reranking", [])
+    found = list(ask([Row(query, text) for text in texts]))
+    batch = small.tokenizer([query] * 4, texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        want = small.model(**batch).logits[:, 0].numpy()
+    np.testing.assert_allclose([told["value"] for told in found], want, atol=0.2)
 
 
 def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:

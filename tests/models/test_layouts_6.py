@@ -16,7 +16,7 @@ from tiny import random_plan, save_tiny_classifier, tiny_model, tiny_tokenizer, 
 import hfprune
 from hfprune import load_encoder, load_recipe
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.models.layout import layout_or_note, read_layout
+from hfprune.models.layout import cross_encoder_files, layout_or_note, read_layout
 from hfprune.models.sentences import save_encoder
 from hfprune.pipeline import run
 from hfprune.pruning.surgery import shrink_
@@ -154,6 +154,11 @@ def test_a_cross_encoder_is_a_classifier(tmp_path: Path) -> None:
     assert read_layout(tmp_path) is None
     assert layout_or_note(tmp_path) == (None, None)
     assert hfprune.inspect(tmp_path).architecture == "BertForSequenceClassification"
+    assert cross_encoder_files(tmp_path) == {"modules.json": tmp_path / "modules.json"}
+    for changed in ({"path": "0_Transformer"}, {"type": "someone.else.Transformer"}):
+        (tmp_path / "modules.json").write_text(json.dumps([{**modules[0], **changed}]))
+        assert cross_encoder_files(tmp_path) == {}, changed
+    assert cross_encoder_files(tmp_path / "nowhere") == {}
 
 
 @pytest.mark.parametrize("kinds", [("Transformer",), ("Transformer", "Pooling", "LSTM")], ids=str)

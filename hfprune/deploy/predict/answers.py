@@ -47,7 +47,8 @@ def answer(logits: NDArray[Any], task: Task, names: Sequence[str]) -> dict[str, 
     Returns:
         JSON-ready. One label: ``label`` and ``score``, its probability. Any number of labels:
         ``labels``, those whose probability is above a half. Both: ``scores`` of all labels, the
-        greatest first. Regression: ``value``.
+        greatest first. Regression: ``value``; of reranking that is the score, by which texts of
+        one query are put in order.
 
     Raises:
         TrainingError: the logits are not numbers.
@@ -56,7 +57,7 @@ def answer(logits: NDArray[Any], task: Task, names: Sequence[str]) -> dict[str, 
         raise TrainingError(
             "the model gives logits that are no finite numbers: its training has diverged"
         )
-    if task == "regression":
+    if task in ("regression", "reranking"):
         return {"value": float(logits[0])}
     several = task == "multi_label_classification"
     shares = sigmoid(logits) if several else softmax(logits)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import CheckpointError, DataError
-from hfprune.core.kinds import IMAGE, KINDS, TEXT, TEXT_INPUTS, TOKENS, kind_of_task
+from hfprune.core.kinds import IMAGE, KINDS, TEXT, TEXT_INPUTS, TOKENS, is_reranker, kind_of_task
 from hfprune.core.results import METRICS_FILE
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import ONE_OUTPUT, Task
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.windows import mean_by_text, windows
@@ -109,6 +109,8 @@ def task_of_config(config: Any) -> Task:
         return "token_classification"
     if kind is IMAGE:
         return "image_classification"
+    if is_reranker(config):
+        return "reranking"
     for task in ("single_label_classification", "multi_label_classification", "regression"):
         if getattr(config, "problem_type", None) == task:
             return task
@@ -131,7 +133,7 @@ class Predictor:
 
     Attributes:
         file: that answers.
-        task, labels: of the model; no labels for regression.
+        task, labels: of the model; no labels for regression and reranking.
         max_length: tokens, where a text is cut; ``None`` for images.
         session: the opened file.
         stride: of the windows in which long texts are read, as the recipe says.
@@ -161,7 +163,7 @@ class Predictor:
         config = load_config(files)
         self.task: Task = task_of_config(config) if recipe is None else recipe.task
         self.labels: list[str] = []
-        if self.task != "regression":
+        if self.task not in ONE_OUTPUT:
             self.labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
         self.processor: Any = load_processor(
             str(_folder_with(place, *_readers(self.task))), self.task, revision=None,

@@ -24,7 +24,7 @@ from hfprune.core.results import (
 from hfprune.data.task_data import SPLITS, TEXT_ROW
 from hfprune.deploy.choose.record import read_deployment
 from hfprune.measure.environment import environment
-from hfprune.models.layout import layout_or_note
+from hfprune.models.layout import cross_encoder_files, layout_or_note
 from hfprune.models.sentences import save_encoder
 from hfprune.pipeline.context import Context, brief
 from hfprune.pipeline.fingerprint import recipe_digest
@@ -194,6 +194,8 @@ def write(
             files = exported.models[member.label]
             shutil.copytree(context.path(files.folder), target / "onnx")
             deploy.copy_chosen(context, files, target)
+            for name, file in cross_encoder_files(context.recipe.model.name_or_path).items():
+                shutil.copyfile(file, target / name)
             if layout is not None:
                 model = prepared.saved(context, member.model)
                 save_encoder(model, prepared.small.processor, layout, target / SENTENCE_FOLDER)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from hfprune.core.tasks import DEFAULT_METRICS, LOWER_IS_BETTER, METRICS, Task
+from hfprune.core.tasks import DEFAULT_METRICS, LOWER_IS_BETTER, METRICS, ONE_OUTPUT, Task
 from hfprune.recipe.places import Clash, Clashing
 from hfprune.recipe.sections.base import Name, Section
 from hfprune.recipe.sections.data import DataConfig
@@ -158,13 +158,13 @@ class Recipe(Section):
         yield from self._whole_text_clashes()
         yield from self._weight_clashes()
         names = self.data.label_names
-        if self.task in ("regression", "reranking") and names is not None:
+        if self.task in ONE_OUTPUT and names is not None:
             yield Clash(
                 f"data.label_names has no meaning for task {self.task}, whose label is a number: "
                 "remove it",
                 ("data.label_names", "task"),
             )
-        several = self.task not in ("multi_label_classification", "regression", "reranking")
+        several = self.task not in ("multi_label_classification", *ONE_OUTPUT)
         if several and names is not None and len(names) < 2:
             yield Clash(
                 f"data.label_names needs at least two labels for task {self.task}",
@@ -241,7 +241,7 @@ class Recipe(Section):
 
     def _weight_clashes(self) -> Iterator[Clash]:
         weights, names = self.training.class_weights, self.data.label_names
-        if weights is not None and self.task in ("regression", "reranking"):
+        if weights is not None and self.task in ONE_OUTPUT:
             yield Clash(
                 f"training.class_weights has no meaning for task {self.task}, which has no "
                 "classes: remove it",
