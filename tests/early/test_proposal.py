@@ -249,10 +249,14 @@ def test_durations_grow_with_the_work_and_are_told_as_a_range() -> None:
 @pytest.mark.parametrize(
     ("pruning", "more", "names"),
     [
-        ({"sparsity": 0.5}, {}, ["data", "teacher", "prune", "export", "evaluate", "benchmark"]),
+        (
+            {"sparsity": 0.5},
+            {"deploy": None},
+            ["data", "teacher", "prune", "export", "evaluate", "benchmark"],
+        ),
         (
             {"speedup": 6, "method": "reconstruction"},
-            {"recovery": {"num_train_epochs": 1}},
+            {"recovery": {"num_train_epochs": 1}, "deploy": None},
             ["data", "teacher", "baseline", "latency", "reconstruct", "trial", "recover", "export",
              "evaluate", "benchmark"],
         ),

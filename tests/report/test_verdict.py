@@ -164,7 +164,7 @@ def test_the_end_of_a_run_in_a_log_is_not_cut(
     assert len(lines[0]) > 200
     assert lines[1:] == [
         "next:",
-        '  hfprune predict runs/x "a text of yours"',
+        "  hfprune predict runs/x 'a text of yours'",
         "  hfprune report runs/x",
         "  hfprune push runs/x --repo-id USER/x",
     ]
