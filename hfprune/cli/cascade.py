@@ -36,7 +36,7 @@ def cascade(
     The threshold is chosen on the validation rows of the recipe; what comes of it is measured on
     the test rows, one text at a time, and written to cascade.json, which `hfprune predict` serves.
     """
-    with explained("nothing was changed, run the same command again"):
+    with explained("nothing was changed, run the same command again", as_json=as_json):
         from hfprune.deploy.predict.cascading import make_cascade
         from hfprune.report.console import Console
 

@@ -47,7 +47,7 @@ def export(
 
     The float32 ONNX file is written in any case: the others are made from it.
     """
-    with explained("earlier files are untouched, run the same command again"):
+    with explained("earlier files are untouched, run the same command again", as_json=as_json):
         if layout is not None:
             _as_layout(folder, layout, output, as_json)
             return

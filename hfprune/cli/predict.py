@@ -59,7 +59,9 @@ def predict(
     From the file that deploy.json recommends, else the int8 or float32 ONNX file, else PyTorch.
     Rows are answered as they come, a line each; with --json an object a line.
     """
-    with explained("what was printed stands, run the same command again for the rest"):
+    with explained(
+        "what was printed stands, run the same command again for the rest", as_json=as_json
+    ):
         import json
 
         from hfprune.core.text import visible_json
