@@ -57,7 +57,7 @@ def test_what_is_no_name(name: str) -> None:
         ModelRef.parse(name)
     assert str(caught.value) == (
         f"{name!r} is no name of a model: expected a label and one of PyTorch, PyTorch-bf16, "
-        "ONNX, int8, OpenVINO, OpenVINO-bf16, for example 'dense ONNX'"
+        "ONNX, ONNX-lean, int8, OpenVINO, OpenVINO-bf16, for example 'dense ONNX'"
     )
 
 
