@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from hfprune.families import model_sizes
 from hfprune.pipeline.made import Made
 from hfprune.pipeline.members import Member, Members
 from hfprune.pipeline.prepared import keep
-from hfprune.pipeline.results import SavedModel
+from hfprune.pipeline.results import SavedModel, Scaled
+from hfprune.pipeline.stages import temperature as scaling
 from hfprune.publish.card import model_card
 from hfprune.publish.finished import CARD_NAME, member_repo_id
 from hfprune.publish.push import COMMIT_MESSAGE, push
@@ -160,12 +162,23 @@ class After:
             )
             if context.is_main:
                 context.store.put("model", saved, {}, 0.0)
+        model, temperature = SavedModel(folder=saved.folder), None
+        if context.recipe.export.temperature:
+            scaled = context.stage(
+                "temperature now",
+                Scaled,
+                partial(scaling.run, context, made.prepared, "now", model),
+                {"model": model},
+                by_main=True,
+            )
+            model, temperature = SavedModel(folder=scaled.folder), scaled.temperature
         member = Member(
             PRUNED,
-            SavedModel(folder=saved.folder),
+            model,
             pruned_log=saved.log,
             table=earlier.table or trainer.pruner.latency,
             candidates=earlier.candidates,
+            temperature=temperature,
         )
         return Made(
             context,

@@ -103,6 +103,9 @@ class Asked:
             return False
         if recovery is not None and recovery.num_train_epochs > 0:
             return True
+        files: ExportConfig | None = self.sections.get("export")
+        if files is not None and files.temperature:
+            return True  # it is fitted to what was trained
         return not checks.reached_in_one(self.pruning, self.latency)
 
     @property

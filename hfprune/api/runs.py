@@ -56,6 +56,9 @@ def check_staged(trainer: Any, asked: Asked) -> None:
             "method: reconstruction compares candidates on evaluation rows before it trains one: "
             "pass eval_dataset"
         )
+    files = asked.sections.get("export")
+    if blind and files is not None and files.temperature:
+        raise TrainingError("export.temperature is fitted to evaluation rows: pass eval_dataset")
     if blind and pruning.vocabulary is not None:
         raise TrainingError("pruning.vocabulary is compared on evaluation rows: pass eval_dataset")
     limited = pruning.max_metric_drop is not None

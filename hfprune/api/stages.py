@@ -249,6 +249,7 @@ class StageTraining:
             set_seed(trainer.args.seed)  # as a Trainer that is made now would
             trainer.take(self.model)
             trainer.set_up(options.get("pruning"), options.get("latency"))
+            trainer.pruner.finishes = options.get("finishes", True)
             trainer.learn_from(
                 options.get("teacher"),
                 options.get("distillation"),

@@ -25,13 +25,20 @@ def make_trainer(
     stage: str,
     reading: Reading,
     changes: Mapping[str, Any] | None = None,
+    *,
+    finishes: bool = True,
     **pruning: Any,
 ) -> HFPruneTrainer:
-    """A trainer with the recipe's ``training`` settings but for ``changes``."""
+    """A trainer with the recipe's ``training`` settings but for ``changes``.
+
+    Args:
+        finishes: as of :class:`~hfprune.training.pruner.Pruner`.
+    """
     if prepared.trainer is not None:
+        options = {"finishes": finishes, **pruning}
         return cast(
             HFPruneTrainer,
-            prepared.trainer(context, model, stage, reading, changes or {}, **pruning),
+            prepared.trainer(context, model, stage, reading, changes or {}, **options),
         )
     recipe, data = context.recipe, reading.data
     settings = stage_settings(recipe.training, **{"bf16": prepared.bf16, **(changes or {})})
@@ -59,6 +66,7 @@ def make_trainer(
         careful=True,
         **pruning,
     )
+    trainer.pruner.finishes = finishes
     # It writes to stdout, where results go.
     cast(Any, trainer).remove_callback(PrinterCallback)
     return trainer

@@ -109,7 +109,9 @@ def test_train_is_that_of_a_trainer(tmp_path: Path) -> None:
     assert isinstance(output, TrainOutput)
     assert output.global_step == trainer.steps == 2, "as long as the arguments say"
     assert seen.sizes == [((4, 48), (0, 0), (4, 48))]
-    assert model_sizes(trainer.model) == seen.sizes[0] == trainer.plan.sizes()
+    assert trainer.plan.sizes() == seen.sizes[0]
+    # In its last form, which transformers loads by itself.
+    assert model_sizes(trainer.model) == ((4, 48), (4, 48))
     assert trainer.pruning_metrics()["pruning/sparsity"] == pytest.approx(1 / 3, abs=1e-5)
     assert trainer.args is args
     assert args.output_dir == str(tmp_path)
@@ -123,7 +125,7 @@ def test_train_is_that_of_a_trainer(tmp_path: Path) -> None:
     assert trainer.predict(rows(8)).predictions.shape == (8, 2)
     # A second train() fine-tunes the small model, as after one training.
     assert trainer.train().global_step == 2
-    assert model_sizes(trainer.model) == seen.sizes[0]
+    assert model_sizes(trainer.model) == ((4, 48), (4, 48))
     assert trainer.evaluate()["eval_loss"] != loss
 
 

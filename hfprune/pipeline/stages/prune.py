@@ -43,10 +43,10 @@ def run(
             prepared.small,
             pruning=target,
             latency=table,
+            # Layers keep their places until the model is trained: see stages/finish.py.
+            finishes=False,
             **distilled_from(context, prepared, prepared.saved(context, teacher)),
         )
-        # Layers keep their places until the model is trained: see stages/finish.py.
-        trainer.pruner.finishes = False
         found = checkpoint_of(context, f"prune-{label}", checkpoint_files(target))
         train(prepared, trainer, found)
         plan = trainer.plan or PruningPlan.dense(sizes)
