@@ -144,10 +144,8 @@ def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None
             f"{key} was not fine-tuned as a classifier, and random weights would teach nothing. "
             "Name a fine-tuned model, or set teacher.name_or_path to null to fine-tune one first"
         )
-    if teacher.problem not in (
-        None,
-        problem_type_of(recipe.task),
-    ) and teacher.kind.ending.startswith("ForSeq"):
+    fits = teacher.problem in (None, problem_type_of(recipe.task))
+    if not fits and teacher.kind.ending.startswith("ForSeq"):
         raise CheckpointError(
             f"{key} was fine-tuned for {teacher.problem}, the recipe's task is {recipe.task}: name "
             "a teacher of this task"
