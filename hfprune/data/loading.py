@@ -29,6 +29,7 @@ from hfprune.data.queries import (
 )
 from hfprune.data.readers.paths import files_of
 from hfprune.data.readers.reading import read_files, read_splits
+from hfprune.data.readers.table import Rows
 from hfprune.data.splits import Piece, hold_out, take_subsets
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.data.windows import windows
@@ -73,24 +74,12 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
         _check_tokenizer(processor, config)
     rows = read_splits(config, checked_task)
     label_names, labels = encode_labels(rows, config, checked_task)
-    pieces = {
-        name: Piece(split, labels[name], list(range(len(split.texts))))
-        for name, split in rows.items()
-    }
-    ranked = checked_task == "reranking"
-    if ranked:
-        hold_out_queries(pieces, config)
-        take_queries(pieces, config)
-    else:
-        hold_out(pieces, config, checked_task)
-        take_subsets(pieces, config, checked_task)
-
+    pieces, seen_in_train = parted(rows, labels, config, checked_task)
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = encode_split(pieces[name], processor, config, checked_task)
-        if ranked:
+        if checked_task == "reranking":
             encoded[name] = with_queries(encoded[name], pieces[name].texts)
-    seen_in_train = _seen_in_train(pieces, checked_task)
     return TaskData(
         task=problem_of(checked_task),
         train=encoded["train"],
@@ -106,6 +95,36 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
         seen_in_train=seen_in_train,
         notices=notices_of(pieces, label_names, seen_in_train, config, checked_task),
     )
+
+
+def parted(
+    rows: Mapping[str, Rows], labels: Mapping[str, list[Any]], config: DataConfig, task: Task
+) -> tuple[dict[str, Piece], dict[str, int]]:
+    """The three splits of checked rows, each within its limit, and what train holds of the others.
+
+    Args:
+        rows: of the splits that the recipe names.
+        labels: theirs, as ``encode_labels`` gives them.
+        config, task: The recipe's.
+
+    Returns:
+        The splits by name, and for validation and test how many rows are also in train
+        (:class:`TaskData`).
+
+    Raises:
+        DataError: There are too few rows, or queries.
+    """
+    pieces = {
+        name: Piece(split, labels[name], list(range(len(split.texts))))
+        for name, split in rows.items()
+    }
+    if task == "reranking":
+        hold_out_queries(pieces, config)
+        take_queries(pieces, config)
+    else:
+        hold_out(pieces, config, task)
+        take_subsets(pieces, config, task)
+    return pieces, _seen_in_train(pieces, task)
 
 
 def _seen_in_train(pieces: Mapping[str, Piece], task: Task) -> dict[str, int]:

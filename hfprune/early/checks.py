@@ -13,14 +13,14 @@ from typing import Final
 
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
 from hfprune.core.files import check_output_dir
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import Task, problem_type_of
 from hfprune.core.trackers import check_trackers
 from hfprune.data.labels import encode_labels
+from hfprune.data.loading import parted
 from hfprune.data.notices import Notice, notices_of
 from hfprune.data.readers.named import saved_kind
 from hfprune.data.readers.paths import files_of, listed
 from hfprune.data.readers.reading import read_splits
-from hfprune.data.splits import Piece, hold_out, take_subsets
 from hfprune.early.model import ModelFacts, check_tokenizer, look_at
 from hfprune.early.speed import check_speed, daring
 from hfprune.recipe.sections.data import DataConfig
@@ -96,18 +96,7 @@ def check_data(data: DataConfig, task: Task) -> tuple[list[str] | None, tuple[No
     if not whole:
         return None, ()
     names, labels = encode_labels(rows, data, task)
-    pieces = {
-        name: Piece(split, labels[name], list(range(len(split.texts))))
-        for name, split in rows.items()
-    }
-    hold_out(pieces, data, task)
-    take_subsets(pieces, data, task)
-    known = set(pieces["train"].contents())
-    seen = {
-        name: sum(content in known for content in piece.contents())
-        for name, piece in pieces.items()
-        if name != "train"
-    }
+    pieces, seen = parted(rows, labels, data, task)
     return names, notices_of(pieces, names, seen, data, task)
 
 
@@ -155,7 +144,8 @@ def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None
             f"{key} was not fine-tuned as a classifier, and random weights would teach nothing. "
             "Name a fine-tuned model, or set teacher.name_or_path to null to fine-tune one first"
         )
-    if teacher.problem not in (None, recipe.task) and teacher.kind.ending.startswith("ForSeq"):
+    fits = teacher.problem in (None, problem_type_of(recipe.task))
+    if not fits and teacher.kind.ending.startswith("ForSeq"):
         raise CheckpointError(
             f"{key} was fine-tuned for {teacher.problem}, the recipe's task is {recipe.task}: name "
             "a teacher of this task"

@@ -112,8 +112,9 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
                 return {name: score_tags(name, predictions, references)}
         return {name: quietly(scorer_of(name), np.asarray(predictions), np.asarray(references))}
 
-    # evaluate names a module after its class: F1Macro becomes f1_macro.
-    class_name = "".join(part.capitalize() for part in name.split("_"))
+    # evaluate names a module after its class: F1Macro becomes f1_macro, NdcgAt_10 ndcg_at_10.
+    parts = name.split("_")
+    class_name = "".join(f"_{part}" if part.isdigit() else part.capitalize() for part in parts)
     metric_class = type(class_name, (evaluate.Metric,), {"_info": info, "_compute": compute_one})
     # The constructor makes a folder even for a module that keeps all in memory.
     with tempfile.TemporaryDirectory() as unused:

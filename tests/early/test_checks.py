@@ -291,3 +291,25 @@ def test_the_checks_import_nothing_heavy() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_a_reranker_is_checked_by_its_queries(place: Path, tmp_path: Path) -> None:
+    """Held out as a run does, and a teacher with one output of yes or no is one for it."""
+    rows = [
+        {"query": f"good {query}", "text": f"film {text}", "label": int(text == query % 3)}
+        for query in range(20)
+        for text in range(3)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_model("bert", labels=1, problem_type="multi_label_classification").save_pretrained(
+        tmp_path / "dense"
+    )
+    tiny_tokenizer().save_pretrained(tmp_path / "dense")
+    dense = {"name_or_path": str(tmp_path / "dense")}
+    data = {"train_file": str(file), "text_column": "query", "text_pair_column": "text"}
+    asked = recipe(place, task="reranking", model=dense, teacher=dense, data=data)
+    assert check_early(asked) == ()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    with pytest.raises(DataError, match="has 1 queries: too few to hold out"):
+        check_early(asked)
