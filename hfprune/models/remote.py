@@ -1,6 +1,6 @@
 """An uneven model without hfprune: a file of code beside it, which builds its layers.
 
-transformers runs code of a folder only for those who say ``trust_remote_code=True``, so the file is
+transformers runs code of a folder only for those who tell it to trust that code, so the file is
 short, is written only when it is asked for, and says what it does. It makes the layers of the stock
 class smaller; all that differs from family to family stands in it as a table.
 """

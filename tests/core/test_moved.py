@@ -116,6 +116,7 @@ def test_names_that_never_were_are_no_attributes() -> None:
     assert dir(trainer) == sorted(names_of("hfprune.trainer"))
 
 
+@pytest.mark.slow
 def test_a_function_of_the_same_name_can_still_be_called() -> None:
     """Importing a module binds its name in the package: ``compress`` is a function there."""
     program = (

@@ -142,6 +142,7 @@ def test_measured_and_cached(tmp_path: Path) -> None:
     assert again == table
 
 
+@pytest.mark.slow
 def test_lean_graphs_are_measured_with_and_without_layers_before(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     table = latency_table(

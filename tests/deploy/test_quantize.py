@@ -111,6 +111,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return speeds
 
 
+@pytest.mark.slow
 def test_measures_and_writes_what_it_chose(exported: Path) -> None:
     """With real times, so what is chosen is not known; that it is consistent is."""
     told: list[tuple[float, str]] = []

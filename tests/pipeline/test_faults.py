@@ -603,6 +603,7 @@ def test_a_disk_that_fills_again_and_again(world: World) -> None:
     assert world.run(*overrides) == results
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_after_running_out_of_memory_can_be_resumed(world: World) -> None:
     import transformers
 

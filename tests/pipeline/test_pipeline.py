@@ -328,6 +328,7 @@ def test_a_shrunk_model_is_pruned_again(
         run(again, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_a_reduced_vocabulary(
     finished: tuple[Path, dict[str, Any]],
     inputs: Path,

@@ -45,6 +45,7 @@ def test_the_recipe_is_light() -> None:
     assert heavy_modules_loaded_by("from hfprune import PruningConfig") == set()
 
 
+@pytest.mark.slow
 def test_the_trainer_adds_nothing_to_what_transformers_loads() -> None:
     # transformers' own Trainer imports datasets and sklearn where they are installed.
     loaded = heavy_modules_loaded_by(

@@ -168,7 +168,7 @@ REFUSED = {
     "wrong section": (
         with_lines("temperature: 2.0"),
         "line 8: temperature: unknown key, with 2.0 (a number). "
-        "It belongs to distillation.temperature.",
+        "It belongs to distillation.temperature or export.temperature.",
     ),
     "nothing like it": (
         with_lines("recovery:", "  zzz: {a: 1}"),

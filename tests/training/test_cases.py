@@ -182,6 +182,7 @@ def greedy(patience: int) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_after_running_out_of_memory_begins_dense(tmp_path: Path) -> None:
     begun: list[Any] = []
 

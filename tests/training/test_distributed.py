@@ -63,9 +63,8 @@ def test_two_processes_equal_one_with_twice_the_batch(order: str, tmp_path: Path
 @pytest.mark.parametrize(
     "target",
     [
-        "reconstruction",
-        *(pytest.param(name, marks=pytest.mark.slow)
-          for name in ("speedup", "fast reconstruction", "family")),
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("reconstruction", "speedup", "fast reconstruction", "family")
     ],
 )  # fmt: skip
 def test_two_processes_plan_as_one(target: str, tmp_path: Path) -> None:
