@@ -137,7 +137,7 @@ def modeling_file(model: Any) -> str:
     if len(blocks) != 2 or any(block is None for block in blocks):
         raise refused
     layers = _path_of(stock, adapter.layer_list(stock))
-    doc = f"How to build this {name} without hfprune: with trust_remote_code=True."
+    doc = f"How to build this {name} without hfprune: it runs with trust_remote_code set to true."
     text = _CODE.replace("@DOC@", doc).replace("@BASE@", name).replace("@LAYERS@", layers)
     return text.replace("@BLOCKS@", pprint.pformat(blocks, width=92, sort_dicts=False))
 
@@ -168,7 +168,7 @@ def write_modeling_file(folder: str | Path) -> Path:
     auto = f"AutoModelFor{kind_of_model(model).ending.removeprefix('For')}"
     config["auto_map"] = {auto: f"{MODULE}.Pruned{type(model).__name__}"}
     for key in ("_attn_implementation", "attn_implementation"):
-        config[key] = f"{HINT} or with trust_remote_code=True"
+        config[key] = f"{HINT} or with trust_remote_code set to true"
     atomic_write_json(place / "config.json", config)
     return file
 
