@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
+from hfprune.core.kinds import IMAGE_INPUTS, takes_images
 from hfprune.core.machine import bfloat16_pays
 from hfprune.deploy.files import MODEL_INPUTS, Batch
 from hfprune.deploy.runtimes.base import (
@@ -50,7 +51,9 @@ class TorchClassifier:
             raise ExportError(f"PyTorch computes in float32 or bf16 here, not in {precision!r}")
         model: Any = load_saved_classifier(str(folder)).eval().float()
         accepted = inspect.signature(model.forward).parameters
-        self.input_names = tuple(name for name in MODEL_INPUTS if name in accepted)
+        # A ViT of transformers 5 takes a mask too, which no image has.
+        names = IMAGE_INPUTS if takes_images(model) else MODEL_INPUTS
+        self.input_names = tuple(name for name in names if name in accepted)
         if precision == "bf16":
             model = torch.compile(model.to(torch.bfloat16), dynamic=True)
         self._half = precision == "bf16"
