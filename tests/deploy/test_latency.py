@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,14 +163,8 @@ def test_lean_graphs_are_measured_with_and_without_layers_before(tmp_path: Path)
     assert all(done <= total for done, total in steps)
 
 
-def test_plans_are_measured_until_they_land(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a machine where blocks take half as much again as the table says."""
-    from hfprune.deploy.speed import landing as landing_module
-
-    model = tiny_model("bert", layers=2)
-    table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
+def plans_of_twice_the_speed() -> tuple[list[PruningPlan], Callable[[LatencyTable], PruningPlan]]:
+    """What plans for a speed of two by one layer's neurons, and where its plans are kept."""
     planned: list[PruningPlan] = []
 
     def plan_for(costs: LatencyTable) -> PruningPlan:
@@ -178,6 +173,19 @@ def test_plans_are_measured_until_they_land(
             neurons -= 1
         planned.append(PruningPlan.first_units([(4, 48)] * 2, [(4, neurons), (0, 0)]))
         return planned[-1]
+
+    return planned, plan_for
+
+
+def test_plans_are_measured_until_they_land(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where blocks take half as much again as the table says."""
+    from hfprune.deploy.speed import landing as landing_module
+
+    model = tiny_model("bert", layers=2)
+    table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
+    planned, plan_for = plans_of_twice_the_speed()
 
     def really(baseline: Path, candidate: Path, vocab_size: int, **shape: Any) -> float:
         assert candidate.is_file()
@@ -296,15 +304,8 @@ def test_a_lucky_measurement_is_landed_again(
     """A busy spell makes the first plan look right; measured once more it is a fifth too slow."""
     model = tiny_model("bert", layers=2)
     table = replace(TABLE, attention=((0, 0.0), (4, 1.0)), ffn=((0, 0.0), (1, 0.1), (48, 4.8)))
-    planned: list[PruningPlan] = []
+    planned, plan_for = plans_of_twice_the_speed()
     calls: list[float] = []
-
-    def plan_for(costs: LatencyTable) -> PruningPlan:
-        neurons = 48
-        while costs.speedup([(4, neurons), (0, 0)]) < 2:
-            neurons -= 1
-        planned.append(PruningPlan.first_units([(4, 48)] * 2, [(4, neurons), (0, 0)]))
-        return planned[-1]
 
     def really(baseline: Path, candidate: Path, config: Any, **shape: Any) -> float:
         calls.append(10.0 / (table.total_ms(planned[-1].sizes()) * 1.2))
