@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hfprune.core.kinds import TEXT_INPUTS
 from hfprune.core.tasks import Task
+from hfprune.data.fast import columns_of, encode_fast
 from hfprune.data.splits import Piece
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.windows import windows
@@ -107,6 +107,9 @@ def _encode_batch(
     pairs: Sequence[str] | None,
     max_length: int,
 ) -> tuple[dict[str, list[Any]], int]:
+    if tokenizer.is_fast:
+        return encode_fast(tokenizer, texts, pairs, max_length)
+
     def encode(places: Sequence[int], **options: Any) -> Any:
         second = None if pairs is None else [pairs[place] for place in places]
         return tokenizer(
@@ -118,17 +121,7 @@ def _encode_batch(
             **options,
         )
 
-    def columns_of(encoding: Any) -> dict[str, list[Any]]:
-        return {name: encoding[name] for name in TEXT_INPUTS if name in encoding}
-
-    every = range(len(texts))
-    if tokenizer.is_fast:  # keeps what it cut off: one pass says what was cut
-        encoding = encode(every, truncation=True, max_length=max_length)
-        cut = sum(
-            len(row) == max_length and bool(row.overflowing) for row in encoding.encodings or ()
-        )
-        return columns_of(encoding), cut
-    columns = columns_of(encode(every, truncation=False))
+    columns = columns_of(encode(range(len(texts)), truncation=False))
     long = [place for place, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]
     if long:
         again = encode(long, truncation=True, max_length=max_length)
