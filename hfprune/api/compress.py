@@ -39,6 +39,7 @@ def compress(
     train: Rows,
     validation: Rows | None = None,
     test: Rows | None = None,
+    unlabeled: Rows | None = None,
     tokenizer: Any = None,
     speedup: float | Sequence[float] | None = None,
     sparsity: float | None = None,
@@ -68,6 +69,7 @@ def compress(
             ``teacher={"num_train_epochs": 3}`` an encoder that is fine-tuned first.
         train, validation, test: rows: a path, a ``datasets.Dataset``, a pandas ``DataFrame``, a
             dict of columns or a list of dicts. What is not given is held out of ``train``.
+        unlabeled: further texts in the same columns, without labels: the teacher labels them.
         tokenizer: folder, Hub name or object; needed for a model in memory.
         speedup, sparsity, max_metric_drop, keep_layers: the target, exactly one of them, as in a
             recipe's ``pruning``; several speed-ups give a family.
@@ -114,6 +116,11 @@ def compress(
             for part, rows in (("train", train), ("validation", validation), ("test", test))
             if rows is not None
         }
+        if unlabeled is not None:
+            texts = [text_column, *([text_pair_column] if text_pair_column else [])]
+            files["unlabeled_file"] = as_file(
+                unlabeled, folder / "unlabeled.jsonl", what="unlabeled", needed=texts
+            )
         found = label_names or names_of(model)
         values: dict[str, Any] = {
             "model": {"name_or_path": name, **({"tokenizer": reader} if reader else {})},

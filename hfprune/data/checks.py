@@ -67,7 +67,7 @@ def _check_candidates(split: str, source: str, table: Table, config: DataConfig)
     _check_texts(rows, config.text_column, queries)
     candidates = candidates_of(rows, table.columns, config)
     for candidate in candidates:
-        _check_text(rows, candidate.row, candidate.column, candidate.text)
+        check_text(rows, candidate.row, candidate.column, candidate.text)
     return expanded(rows, candidates, config)
 
 
@@ -100,10 +100,11 @@ def _check_words(rows: Rows, config: DataConfig) -> None:
 
 def _check_texts(rows: Rows, column: str, texts: Sequence[Any]) -> None:
     for row, text in enumerate(texts):
-        _check_text(rows, row, column, text)
+        check_text(rows, row, column, text)
 
 
-def _check_text(rows: Rows, row: int, column: str, text: Any) -> None:
+def check_text(rows: Rows, row: int, column: str, text: Any) -> None:
+    """Raise DataError for a cell that holds no text."""
     if is_null(text):
         raise DataError(
             f"{rows.where(row, column)}: there is no text (null); fill it, with an empty text "

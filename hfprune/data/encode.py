@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfprune.core.tasks import Task
@@ -53,12 +53,16 @@ def joined(parts: Sequence[tuple[Dataset, int]]) -> tuple[Dataset, int]:
 def tokenize(
     texts: Sequence[Any],
     pairs: Sequence[str] | None,
-    labels: list[Any],
+    labels: list[Any] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     task: Task,
 ) -> tuple[Dataset, int]:
-    """Return the tokenized rows and how many of them were cut."""
+    """Return the tokenized rows and how many of them were cut.
+
+    Args:
+        labels: ``None`` for rows without; not of tokens.
+    """
     import datasets
 
     batches = []
@@ -66,13 +70,14 @@ def tokenize(
     columns: dict[str, list[Any]]
     for start in range(0, len(texts), _TOKENIZER_BATCH):
         part = slice(start, start + _TOKENIZER_BATCH)
-        if task == "token_classification":
+        if task == "token_classification" and labels is not None:
             columns, cut = encode_words(tokenizer, texts[part], labels[part], max_length)
         else:
             columns, cut = _encode_batch(
                 tokenizer, texts[part], None if pairs is None else pairs[part], max_length
             )
-            columns["labels"] = labels[part]
+            if labels is not None:
+                columns["labels"] = labels[part]
         truncated += cut
         batches.append(_dataset(columns, _features(columns, task)))
     # A tokenizer remembers the truncation of its last call and would save it with the model.
@@ -141,7 +146,7 @@ def _dataset(columns: Mapping[str, Sequence[Any]], features: Any) -> Dataset:
     return datasets.Dataset(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
-def _features(columns: Iterable[str], task: Task) -> Any:
+def _features(columns: Collection[str], task: Task) -> Any:
     """Return the column types: as narrow as the values allow, for memory's sake."""
     import datasets
 
@@ -151,11 +156,13 @@ def _features(columns: Iterable[str], task: Task) -> Any:
         for name in columns
         if name in token_types
     }
-    features["labels"] = {
+    labels = {
         "single_label_classification": datasets.Value("int64"),
         "multi_label_classification": datasets.Sequence(datasets.Value("float32")),
         "regression": datasets.Value("float32"),
         "reranking": datasets.Sequence(datasets.Value("float32")),
         "token_classification": datasets.Sequence(datasets.Value("int64")),
-    }[task]
+    }
+    if "labels" in columns:
+        features["labels"] = labels[task]
     return datasets.Features(features)

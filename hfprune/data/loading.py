@@ -32,6 +32,7 @@ from hfprune.data.readers.reading import read_files, read_splits
 from hfprune.data.readers.table import Rows
 from hfprune.data.splits import Piece, hold_out, take_subsets
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+from hfprune.data.unlabeled import apart, read_unlabeled
 from hfprune.data.windows import windows
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     rows = read_splits(config, checked_task)
     label_names, labels = encode_labels(rows, config, checked_task)
     pieces, seen_in_train = parted(rows, labels, config, checked_task)
+    more = read_unlabeled(config)
+    more = None if more is None else apart(more, pieces)
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = encode_split(pieces[name], processor, config, checked_task)
@@ -93,7 +96,11 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
         max_length=config.max_length,
         truncated=truncated,
         seen_in_train=seen_in_train,
-        notices=notices_of(pieces, label_names, seen_in_train, config, checked_task),
+        notices=(
+            *notices_of(pieces, label_names, seen_in_train, config, checked_task),
+            *(() if more is None else more.notices()),
+        ),
+        unlabeled=more,
     )
 
 
@@ -251,6 +258,23 @@ def rest_of_texts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset
     columns = {name: [values[place] for place in rest] for name, values in found.items()}
     features = {name: data.train.features[name] for name in columns}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def unlabeled_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """The texts without labels as a model reads them; ``None`` where there are none.
+
+    Args:
+        data: whole texts.
+        tokenizer: the one that ``data`` was made with.
+
+    Returns:
+        Rows of at most ``data.max_length`` tokens, without labels.
+    """
+    found = data.unlabeled
+    if found is None or not found.texts:
+        return None
+    rows, _ = tokenize(found.texts, found.pairs, None, tokenizer, data.max_length, data.task)
+    return rows
 
 
 def _check_task(task: str, config: DataConfig) -> Task:

@@ -20,6 +20,8 @@ from hfprune.data.windows import mean_by_text, padded
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hfprune.data.unlabeled import Unlabeled
+
 
 SPLITS = ("train", "validation", "test")
 
@@ -57,6 +59,7 @@ class TaskData:
         seen_in_train: For validation and test, how many rows have a text (pair, image, query) that
             also stands in train: scores on such rows say nothing about new text.
         notices: What to tell of the data before work: counts of classes, and what looks wrong.
+        unlabeled: Further texts for a teacher to label, if the recipe names any.
     """
 
     task: Task
@@ -70,6 +73,7 @@ class TaskData:
     truncated: dict[str, int]
     seen_in_train: dict[str, int]
     notices: tuple[Notice, ...] = ()
+    unlabeled: Unlabeled | None = None
 
     @property
     def num_labels(self) -> int:

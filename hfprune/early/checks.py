@@ -21,6 +21,7 @@ from hfprune.data.notices import Notice, notices_of
 from hfprune.data.readers.named import saved_kind
 from hfprune.data.readers.paths import files_of, listed
 from hfprune.data.readers.reading import read_splits
+from hfprune.data.unlabeled import apart, read_unlabeled
 from hfprune.early.model import ModelFacts, check_tokenizer, look_at
 from hfprune.early.speed import check_speed, daring
 from hfprune.recipe.sections.data import DataConfig
@@ -29,6 +30,7 @@ from hfprune.recipe.sections.whole import Recipe
 # Rows that are read of files that are too large to be read whole in a second.
 ROWS: Final = 1000
 _WHOLE_BYTES: Final = 8_000_000
+_FILES: Final = ("train", "validation", "test", "unlabeled")
 
 
 def check_early(recipe: Recipe) -> tuple[str, ...]:
@@ -92,16 +94,18 @@ def check_data(data: DataConfig, task: Task) -> tuple[list[str] | None, tuple[No
         _check_files(data)
         return None, ()
     whole = _size(data) <= _WHOLE_BYTES
-    rows = read_splits(data, task, None if whole else ROWS)
+    most = None if whole else ROWS
+    rows, more = read_splits(data, task, most), read_unlabeled(data, most)
     if not whole:
         return None, ()
     names, labels = encode_labels(rows, data, task)
     pieces, seen = parted(rows, labels, data, task)
-    return names, notices_of(pieces, names, seen, data, task)
+    told = () if more is None else apart(more, pieces).notices()
+    return names, (*notices_of(pieces, names, seen, data, task), *told)
 
 
 def _check_files(data: DataConfig) -> None:
-    for split in ("train", "validation", "test"):
+    for split in _FILES:
         named = getattr(data, f"{split}_file")
         if named is not None:
             files_of(split, named)
@@ -110,7 +114,7 @@ def _check_files(data: DataConfig) -> None:
 def _size(data: DataConfig) -> int:
     """Bytes of all files of rows; folders count as large, as they are opened by `datasets`."""
     total = 0
-    for split in ("train", "validation", "test"):
+    for split in _FILES:
         for file in files_of(split, listed(getattr(data, f"{split}_file"))):
             path = Path(file)
             total += _WHOLE_BYTES + 1 if saved_kind(path) is not None else path.stat().st_size

@@ -87,6 +87,10 @@ def data_digest(data: TaskData) -> str:
             plain = table.replace_schema_metadata(None).combine_chunks()
             with pa.ipc.new_stream(pa.PythonFile(_Hashing(found), "w"), plain.schema) as stream:
                 stream.write_table(plain)
+    if data.unlabeled is not None:
+        for texts in (data.unlabeled.texts, data.unlabeled.pairs or ()):
+            for start in range(0, len(texts), _ROWS):
+                found.update(json.dumps(texts[start : start + _ROWS]).encode())
     return found.hexdigest()
 
 

@@ -74,7 +74,7 @@ def check_places(context: Context) -> None:
         "data.name": data.name,
     }
     check_apart(store.output, inputs, [store.folder, store.spent])
-    for key in ("train_file", "validation_file", "test_file"):
+    for key in ("train_file", "validation_file", "test_file", "unlabeled_file"):
         for file in listed(getattr(data, key)):
             check_apart(store.output, {f"data.{key}": file}, [store.folder, store.spent])
     store.check()

@@ -72,6 +72,7 @@ def public_recipe(recipe: Recipe, names: Mapping[str, str | None]) -> Recipe:
                         data.validation_file, None, "local files (validation)"
                     ),
                     "test_file": shown(data.test_file, None, "local files (test)"),
+                    "unlabeled_file": shown(data.unlabeled_file, None, "local files (unlabeled)"),
                 }
             ),
             "hub": HubConfig(),

@@ -138,7 +138,7 @@ def test_bfloat16_where_this_machine_is_faster_in_it(
 def test_distilling_on_the_rest_of_long_texts(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prepared(length: int) -> tuple[Context, Prepared, list[str], list[str]]:
+    def prepared(length: int, *changes: str) -> tuple[Context, Prepared, list[str], list[str]]:
         path = recipe_file(tmp_path, inputs, distillation={"rest_of_texts": True})
         recipe = load_recipe(
             path,
@@ -146,6 +146,7 @@ def test_distilling_on_the_rest_of_long_texts(
                 f"data.max_length={length}",
                 "benchmark.sequence_lengths=[4]",
                 "overwrite=true",
+                *changes,
             ],
         )
         console, noted, warned = Console(quiet=True), list[str](), list[str]()
@@ -162,6 +163,22 @@ def test_distilling_on_the_rest_of_long_texts(
     trainer = recovery_trainer(context, made, model, teacher, "recover", num_train_epochs=1)
     trainer.train()
     assert len(trainer.train_dataset) == made.data.size("train") + len(rest)
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"text": "a film that nobody labelled"}\n{"text": "dull"}\n')
+    context, made, noted, _ = prepared(5, f"data.unlabeled_file={more}")
+    assert made.small.unlabeled is not None
+    assert len(made.small.unlabeled) == len(rest) + 2
+    assert f"{len(rest)} more rows to distil on: the rest of training texts" in noted
+    assert "2 unlabeled texts to learn from" in noted
+    trainer = recovery_trainer(context, made, model, teacher, "recover", num_train_epochs=1)
+    trainer.train()
+    assert len(trainer.train_dataset) == made.data.size("train") + len(rest) + 2
+    context, made, noted, _ = prepared(
+        32, f"data.unlabeled_file={more}", "distillation.rest_of_texts=false"
+    )
+    assert made.small.unlabeled is not None
+    assert len(made.small.unlabeled) == 2
+    assert not any("rest of training texts" in text for text in noted)
     _, made, noted, warned = prepared(32)
     assert warned == [
         "distillation.rest_of_texts adds nothing: no training text goes on for a quarter of "

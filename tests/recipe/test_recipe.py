@@ -303,6 +303,32 @@ REFUSED = {
         "lines 5 and 10: distillation.rest_of_texts cannot tell which of two texts was cut: remove "
         "it or data.text_pair_column",
     ),
+    "texts to label without a teacher": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  unlabeled_file: more.csv")
+        + "distillation: null\n",
+        "lines 5 and 9: data.unlabeled_file holds texts for a teacher to label, and distillation "
+        "is null: remove it, or distil",
+    ),
+    "texts to label tag by tag": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  unlabeled_file: more.csv")
+        + "task: token_classification\n",
+        "lines 5 and 9: data.unlabeled_file holds texts that get one label each, and cannot with "
+        "task token_classification: remove it",
+    ),
+    "texts to label in windows": (
+        MINIMAL.replace(
+            "name: org/data", "name: org/data\n  unlabeled_file: more.csv\n  stride: 8"
+        ),
+        "lines 5 and 6: data.unlabeled_file holds whole texts, and cannot with data.stride, which "
+        "cuts texts to windows: remove one",
+    ),
+    "a file that is learned from and judged by": (
+        MINIMAL.replace(
+            "name: org/data", "train_file: a.csv\n  test_file: t.csv\n  unlabeled_file: t.csv"
+        ),
+        "lines 5 and 6: data: test_file and unlabeled_file are both 't.csv': the rows reported on "
+        "must not be those learned from",
+    ),
     "windows that stand still": (
         MINIMAL.replace("name: org/data", "name: org/data\n  stride: 127"),
         "line 5: data: stride 127 must be less than max_length 128 less the special tokens, or no "

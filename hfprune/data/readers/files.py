@@ -38,10 +38,23 @@ def read_file(
         encoding=config.encoding,
         most=most,
     )
+    return read_table(file, config.format)
+
+
+def read_table(file: RowsFile, format: str | None) -> Table:
+    """Read one existing file, whatever its columns are for.
+
+    Args:
+        file: What is wanted of it.
+        format: The recipe's ``data.format``.
+
+    Raises:
+        DataError: As :func:`read_file`.
+    """
     if saved_kind(file.path) is not None:
         return read_saved(file)
-    table = _checked(file, reader_for(file.where, file.path, config.format)(file))
-    if most is None and file.misread():
+    table = _checked(file, reader_for(file.where, file.path, format)(file))
+    if file.most is None and file.misread():
         table.notices.append(
             f"{file.where} is read as {file.encoding} (data.encoding), but is valid UTF-8 beyond "
             "ASCII: if its letters come out wrong, leave the option out"

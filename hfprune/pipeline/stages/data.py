@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from datasets import concatenate_datasets
+
 from hfprune.core.machine import BFLOAT16_WORTH, bfloat16_gain, bfloat16_pays
-from hfprune.data.loading import load_task_data, rest_of_texts
+from hfprune.data.loading import load_task_data, rest_of_texts, unlabeled_rows
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.measure.metrics import load_metrics
 from hfprune.models.loading import load_processor
@@ -50,20 +52,29 @@ def prepare(context: Context) -> Prepared:
 def reading_by(context: Context, processor: Any, data: TaskData) -> Reading:
     """How a model with this processor reads the rows."""
     distillation = context.recipe.distillation
-    rest = distillation is not None and distillation.rest_of_texts
-    unlabeled = rest_of_texts(data, processor) if rest else None
+    parts = []
+    if distillation is not None and distillation.rest_of_texts:
+        parts.append(rest_of_texts(data, processor))
+    more = unlabeled_rows(data, processor)
+    if more is not None:
+        parts.append(more.select_columns(parts[0].column_names) if parts else more)
+    unlabeled = concatenate_datasets(parts) if parts else None
     return Reading(processor, data, context.recipe.task, unlabeled)
 
 
 def _note_unlabeled(context: Context, reading: Reading) -> None:
-    rows = reading.unlabeled
-    if rows is not None and len(rows) == 0:
+    distillation = context.recipe.distillation
+    if distillation is None or not distillation.rest_of_texts or reading.unlabeled is None:
+        return
+    more = reading.data.unlabeled
+    rest = len(reading.unlabeled) - (0 if more is None else len(more.texts))
+    if rest == 0:
         context.console.warn(
             f"distillation.rest_of_texts adds nothing: no training text goes on for a quarter "
             f"of data.max_length ({reading.data.max_length}) beyond it"
         )
-    elif rows is not None:
-        context.console.note(f"{len(rows)} more rows to distil on: the rest of training texts")
+    else:
+        context.console.note(f"{rest} more rows to distil on: the rest of training texts")
 
 
 def _precision(context: Context) -> bool:

@@ -45,6 +45,13 @@ class DataConfig(Section):
         default=None,
         description="Local file (or files) of test rows; null: taken from the training rows.",
     )
+    unlabeled_file: Files | None = Field(
+        default=None,
+        description="Local file (or files) of further texts of the task, without labels, in "
+        "`text_column` (and `text_pair_column`): the teacher labels them, and the pruned model "
+        "learns from them. Texts that stand in validation or test are left out.",
+        examples=["unlabeled.jsonl"],
+    )
     format: Name | None = Field(
         default=None,
         description="What the files hold, in spite of their endings: csv, tsv, json, parquet, "
@@ -184,7 +191,7 @@ class DataConfig(Section):
                         (key, "name"),
                     )
             for key in ("format", "encoding"):
-                if getattr(self, key) is not None:
+                if getattr(self, key) is not None and self.unlabeled_file is None:
                     yield Clash(
                         f"{key} is for files of rows, but the data comes from name: remove it",
                         (key, "name"),
@@ -193,6 +200,8 @@ class DataConfig(Section):
 
         for kind in ("split", "file"):
             keys = [f"{part}_{kind}" for part in ("train", "validation", "test")]
+            if kind == "file":
+                keys.append("unlabeled_file")
             yield from self._same(keys, "the rows reported on must not be those learned from")
         if self.stride is not None and self.stride >= self.max_length - 1:
             yield Clash(
@@ -222,7 +231,7 @@ class DataConfig(Section):
             columns.append("negative_column")
         yield from self._same(columns, "name the column of each")
         yield from twice("negative_column", _listed(self.negative_column))
-        for key in ("train_file", "validation_file", "test_file"):
+        for key in ("train_file", "validation_file", "test_file", "unlabeled_file"):
             yield from twice(key, _listed(getattr(self, key)))
 
         if self.label_names is not None:

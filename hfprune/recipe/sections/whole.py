@@ -209,6 +209,8 @@ class Recipe(Section):
         """What is made for whole texts with a label each."""
         distillation = self.distillation
         rest = distillation is not None and distillation.rest_of_texts
+        if self.data.unlabeled_file is not None:
+            yield from self._unlabeled_clashes()
         if self.task in ("token_classification", "image_classification"):
             other, key = f"task {self.task}", "task"
         elif self.data.stride is not None:
@@ -237,6 +239,28 @@ class Recipe(Section):
                 "distillation.rest_of_texts is for whole texts that data.max_length cuts, and has "
                 f"no meaning with {other}: remove it",
                 ("distillation.rest_of_texts", key),
+            )
+
+    def _unlabeled_clashes(self) -> Iterator[Clash]:
+        """Texts without labels, which a teacher labels whole."""
+        key = "data.unlabeled_file"
+        if self.distillation is None:
+            yield Clash(
+                f"{key} holds texts for a teacher to label, and distillation is null: remove it, "
+                "or distil",
+                (key, "distillation"),
+            )
+        if self.task in ("token_classification", "image_classification", "reranking"):
+            yield Clash(
+                f"{key} holds texts that get one label each, and cannot with task {self.task}: "
+                "remove it",
+                (key, "task"),
+            )
+        elif self.data.stride is not None:
+            yield Clash(
+                f"{key} holds whole texts, and cannot with data.stride, which cuts texts to "
+                "windows: remove one",
+                (key, "data.stride"),
             )
 
     def _weight_clashes(self) -> Iterator[Clash]:
@@ -298,6 +322,7 @@ class Recipe(Section):
             "data.train_file": self.data.train_file,
             "data.validation_file": self.data.validation_file,
             "data.test_file": self.data.test_file,
+            "data.unlabeled_file": self.data.unlabeled_file,
         }
         named = [
             (key, name)
