@@ -8,13 +8,14 @@ the fraction of encoder weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from hfprune.core.errors import PlanError
 from hfprune.families.blocks import BlockKey, BlockKind
+from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.programme.levels import Floats, choose_levels, level_counts
 from hfprune.pruning.programme.uniform import UniformShape, choose_uniform
@@ -185,6 +186,47 @@ def budget_plan(
     return _best_units(
         current, ranked, {k: c[at] for k, c, at in zip(keys, counts, choice.levels, strict=True)}
     )
+
+
+def settled_plan(
+    table: LatencyTable,
+    current: PruningPlan,
+    make: Callable[[Callable[[BlockKey, int], float], Sequence[int]], PruningPlan],
+    layers: Collection[int] | None = None,
+) -> PruningPlan:
+    """A plan by measured times that is priced as it runs, where the last layer has its own prices.
+
+    Graphs compute less in the layer that runs last. A plan that empties it makes another the last,
+    which the plan then paid too much for: it is made again with the layers that are left, until
+    the layer that was priced as the last is the last. Each is at least as good as the one before.
+
+    Args:
+        table: of measured times.
+        current: what is kept now.
+        make: gives the plan by the cost of a block that keeps so many units and the layers that
+            may have blocks.
+        layers: those that may from the start; ``None``: all.
+    """
+    sizes = current.sizes()
+    left = [number for number, size in enumerate(sizes) if any(size)]
+    if layers is not None:
+        left = [number for number in left if number in layers]
+    while True:
+        shown = [size if number in left else (0, 0) for number, size in enumerate(sizes)]
+        plan = make(table.price(shown), left)
+        used = [number for number, size in enumerate(plan.sizes()) if any(size)]
+        alike = table.last_attention is None and table.last_ffn is None
+        if alike or not used or used[-1] == left[-1]:
+            return plan
+        left = [number for number in left if number <= used[-1]]
+
+
+def without_layers(plan: PruningPlan, layers: Collection[int]) -> PruningPlan:
+    """The plan with blocks in these layers only."""
+    for key in plan.keys():
+        if key.layer not in layers:
+            plan = plan.with_block(key, [False] * len(plan.mask(key)))
+    return plan
 
 
 def alike_plan(

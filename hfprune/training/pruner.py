@@ -30,8 +30,10 @@ from hfprune.pruning.search import (
     budget_plan,
     global_plan,
     plan_sparsity,
+    settled_plan,
     sparsity_budget,
     uniform_plan,
+    without_layers,
 )
 from hfprune.pruning.state import PruningState
 from hfprune.pruning.surgery import shrink_
@@ -248,7 +250,13 @@ class Pruner:
             own = {key: scores[key] for key in self._costs}
             if self._shape is not None:
                 return alike_plan(own, price, current, budget, self._shape)
-            return budget_plan(own, price, current, budget)
+            return settled_plan(
+                self.latency,
+                current,
+                lambda cost, layers: budget_plan(
+                    own, cost, without_layers(current, layers), budget
+                ),
+            )
         if self._shape is not None:
             costs = self._costs
             return alike_plan(

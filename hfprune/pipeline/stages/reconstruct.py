@@ -25,6 +25,7 @@ from hfprune.pruning.layout import uniform_shape
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.reconstruction.memory import bytes_a_token, cut
 from hfprune.pruning.reconstruction.reconstruct import Reconstruction
+from hfprune.pruning.search import settled_plan
 from hfprune.recipe.sections.pruning import PruningConfig
 
 
@@ -115,10 +116,18 @@ def _landed(
     dense_file: Baseline,
 ) -> Landing:
     folder = context.path(dense_file.folder)
+    whole = PruningPlan.dense(model_sizes(model))
+
+    def plan(scaled: LatencyTable) -> PruningPlan:
+        budget = scaled.budget_ms(speedup)
+        if found.shape is not None:  # whose layers stand or fall together
+            return found.plan(budget, scaled.price(whole.sizes()), layers)
+        return settled_plan(
+            scaled, whole, lambda cost, some: found.plan(budget, cost, some), layers
+        )
+
     return land(
-        lambda scaled: found.plan(
-            scaled.budget_ms(speedup), scaled.price(model_sizes(model)), layers
-        ),
+        plan,
         table,
         speedup,
         model,
