@@ -20,6 +20,7 @@ from hfprune.pruning.importance import magnitude_scores
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.programme.levels import level_counts
 from hfprune.pruning.reconstruction.common import Selection, token_rows
+from hfprune.pruning.reconstruction.directions import fisher_directions
 from hfprune.pruning.reconstruction.passes import divergence
 from hfprune.pruning.reconstruction.reconstruct import Reconstruction, prune_without_training
 from hfprune.pruning.reconstruction.statistics import (
@@ -77,31 +78,64 @@ def test_duplicate_neurons_are_removed_without_loss() -> None:
     assert len({index % 24 for index in ffn.kept[half]}) == 24, "one of each pair stays"
 
 
-@pytest.mark.parametrize("problem", ["single_label_classification", "regression"])
-def test_errors_are_the_divergence_that_a_small_change_causes(problem: str) -> None:
+@pytest.mark.parametrize(
+    ("problem", "labels", "draws"),
+    [
+        ("single_label_classification", 3, 60),
+        ("single_label_classification", 2, 1),  # nothing is left to chance
+        ("multi_label_classification", 3, 60),
+        ("multi_label_classification", 1, 1),
+        ("regression", 1, 1),
+    ],
+)
+def test_errors_are_the_divergence_that_a_small_change_causes(
+    problem: str, labels: int, draws: int
+) -> None:
     """Scale one block's output a little: half the weighted error is the KL (Fisher) it causes."""
-    labels = 1 if problem == "regression" else 3
     model = tiny_model("bert", labels=labels, problem_type=problem).double()
     batch = tiny_batch(64, 12)
     view = block_views(model)[BlockKey(1, "ffn")]
     views = {view.key: view}
     total = 0.0
-    for seed in range(60):  # the labels are drawn: average over draws
+    for seed in range(draws):
         generator = torch.Generator().manual_seed(seed)
         inputs, gradients = sensitivities(model, views, batch, generator)
         with torch.no_grad():
             change = 0.01 * (inputs[view.key] @ view.consumer.weight.T)
-        total += float((gradients[view.key] * change).sum((1, 2)).square().sum()) / 60
+        total += float((gradients[view.key] * change).sum((1, 2)).square().sum()) / draws
     with torch.no_grad():
         before = model(**batch).logits
         view.consumer.weight.mul_(1.01)
         after = model(**batch).logits
-        if problem == "regression":
+        if problem == "regression" or labels == 1:
             divergence = 0.5 * (after - before).square().sum()
+        elif problem == "multi_label_classification":
+            p, q = before.sigmoid(), after.sigmoid()
+            divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
         else:
             p, q = before.log_softmax(-1), after.log_softmax(-1)
             divergence = (p.exp() * (p - q)).sum()
-    assert total / 2 == pytest.approx(float(divergence), rel=0.2)
+    rel = 0.05 if draws == 1 else 0.2
+    assert total / 2 == pytest.approx(float(divergence), rel=rel)
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("labels", [2, 3, 7])
+def test_directions_have_the_covariance_of_drawn_labels(problem: str, labels: int) -> None:
+    row = torch.randn(labels, generator=torch.Generator().manual_seed(labels)).double() * 3
+    logits = row.repeat(40_000, 1)
+    found = fisher_directions(logits, problem, torch.Generator().manual_seed(1))
+    if problem == "multi_label_classification":
+        p = row.sigmoid()
+        wanted = torch.diag(p * (1 - p))
+    else:
+        p = row.softmax(-1)
+        wanted = torch.diag(p) - p[:, None] * p
+        torch.testing.assert_close(found.sum(-1), torch.zeros(40_000).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.T @ found / len(found), wanted, atol=5e-3, rtol=0)
+    assert torch.equal(found, fisher_directions(logits, problem, torch.Generator().manual_seed(1)))
+    if labels == 2 and problem == "single_label_classification":
+        assert (found.abs() - (p[0] * p[1]).sqrt()).abs().max() < 1e-12, "each row, not their mean"
 
 
 def nothing(step: str, done: int, total: int) -> None:
@@ -110,7 +144,7 @@ def nothing(step: str, done: int, total: int) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "albert", "vit"])
 def test_gradients_of_samples_are_those_of_the_gates(family: str) -> None:
-    """Against autograd through the gates, for labels drawn with the same seed."""
+    """Against autograd through the gates, along directions drawn with the same seed."""
     model = tiny_model(family)
     batch = tiny_batch(5, 9, family=family)
     found = gather(model, [batch], "fisher", nothing)
@@ -118,9 +152,8 @@ def test_gradients_of_samples_are_those_of_the_gates(family: str) -> None:
     gates.set_trainable(True)
     with gates, torch.enable_grad():
         logits = model(**batch).logits
-        odds = torch.softmax(logits.detach(), -1)
-        labels = torch.multinomial(odds, 1, generator=torch.Generator().manual_seed(0))[:, 0]
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        generator = torch.Generator().manual_seed(0)
+        losses = (fisher_directions(logits, None, generator) * logits).sum(-1)
         keys = list(gates.values)
         for sample, loss in enumerate(losses):
             wanted = torch.autograd.grad(

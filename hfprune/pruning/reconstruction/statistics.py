@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfprune.families import BlockView, block_views
@@ -29,6 +28,7 @@ from hfprune.pruning.reconstruction.common import (
     squared,
     token_rows,
 )
+from hfprune.pruning.reconstruction.directions import fisher_directions
 from hfprune.pruning.reconstruction.memory import Shelf, groups, moment_bytes
 from hfprune.pruning.reconstruction.passes import captured, counted
 
@@ -217,7 +217,8 @@ def sensitivities(
 ) -> tuple[dict[BlockKey, Tensor], dict[BlockKey, Tensor]]:
     """The consumers' inputs, and the gradients at their outputs; both ``(batch, length, width)``.
 
-    Each sample's gradient is its own (the loss is a sum over samples). A block that is used more
+    Gradients are of the logits along :func:`fisher_directions`: the mean of their squares is the
+    Fisher information. Each sample's gradient is its own. A block that is used more
     than once gives a batch for each use, one after the other.
     """
     outputs: dict[BlockKey, list[Tensor]] = {key: [] for key in views}
@@ -233,32 +234,14 @@ def sensitivities(
     try:
         with torch.enable_grad(), captured({k: v.consumer for k, v in views.items()}) as inputs:
             logits = counted(model(**batch).logits.float(), batch)
-            loss = _sampled_loss(logits, getattr(model.config, "problem_type", None), generator)
+            problem = getattr(model.config, "problem_type", None)
+            loss = (fisher_directions(logits, problem, generator) * logits).sum()
             leaves = [leaf for uses in outputs.values() for leaf in uses]
             found = iter(torch.autograd.grad(loss, leaves))
     finally:
         for handle in handles:
             handle.remove()
     return inputs, {key: torch.cat([next(found) for _ in uses]) for key, uses in outputs.items()}
-
-
-def _sampled_loss(logits: Tensor, problem: str | None, generator: torch.Generator) -> Tensor:
-    """Negative log-likelihood, summed, of labels drawn from the model's own predictions."""
-    with torch.no_grad():
-        if problem == "regression" or logits.shape[-1] == 1:
-            noise = torch.randn(logits.shape, generator=generator).to(logits)
-            target = logits + noise
-        elif problem == "multi_label_classification":
-            draw = torch.rand(logits.shape, generator=generator).to(logits)
-            target = (draw < torch.sigmoid(logits)).to(logits)
-        else:
-            odds = torch.softmax(logits, -1).cpu()
-            target = torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
-    if problem == "regression" or logits.shape[-1] == 1:
-        return 0.5 * (logits - target).square().sum()
-    if problem == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-    return F.cross_entropy(logits, target, reduction="sum")
 
 
 def _energy(weight: Tensor, moment: SecondMoment) -> float:
