@@ -181,7 +181,7 @@ def _kind(name: str) -> tuple[Any, str, str]:
 
 def _computed(training: TrainingConfig, metrics: list[str]) -> TrainingConfig:
     """The section, without a metric that only a function of the user's computes."""
-    if training.metric_for_best_model in (*metrics, "loss"):
+    if training.metric_for_best_model in (*metrics, "loss", "divergence"):
         return training
     return training.model_copy(update={"metric_for_best_model": None, "greater_is_better": None})
 

@@ -53,7 +53,7 @@ DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "reranking": RANKING_METRICS,
 }
 """Metrics computed where a recipe names none; the first one chooses the best checkpoint."""
-_LOWER_IS_BETTER: Final = frozenset({"loss", "mse"})
+_LOWER_IS_BETTER: Final = frozenset({"loss", "mse", "divergence"})
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _check(name: str, metric: Any) -> None:
             f"{name!r} cannot be the name of a metric: expected lower-case letters, digits and "
             "underlines, such as top2_accuracy"
         )
-    if name == "loss" or any(name in names for names in _OWN_METRICS.values()):
+    if name in ("loss", "divergence") or any(name in names for names in _OWN_METRICS.values()):
         raise ExtensionError(f"the metric {name!r} is hfprune's own: choose another name")
     if not isinstance(metric, Metric):
         raise ExtensionError(

@@ -28,7 +28,7 @@ class Judged(NamedTuple):
 def judged_metric(
     best: str | None, greater_is_better: bool | None, metrics: Sequence[str]
 ) -> Judged:
-    """The metric that limits are about: the one that chooses checkpoints, unless that is the loss.
+    """The metric that limits are about: the one that chooses checkpoints, unless that is a loss.
 
     The polarity is that of the metric itself. ``greater_is_better`` of the training section is
     about ``best``, so it counts only where that is the metric: with ``best`` the loss, it says
@@ -42,7 +42,7 @@ def judged_metric(
     >>> judged_metric("loss", False, ["accuracy"])
     Judged(name='accuracy', greater_is_better=True)
     """
-    if best in (None, "loss"):
+    if best in (None, "loss", "divergence"):
         return Judged(metrics[0], metrics[0] not in LOWER_IS_BETTER)
     name = str(best)
     if greater_is_better is None:

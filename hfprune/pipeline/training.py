@@ -12,9 +12,11 @@ from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.measure.metrics import make_compute_metrics
 from hfprune.pipeline.context import Context
+from hfprune.pipeline.decisions import judged_metric
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.store import CHECKPOINTS
 from hfprune.training.arguments import stage_settings, training_arguments
+from hfprune.training.distillation.nearness import is_divergence
 from hfprune.training.trainer import HFPruneTrainer
 
 
@@ -42,11 +44,14 @@ def make_trainer(
         )
     recipe, data = context.recipe, reading.data
     settings = stage_settings(recipe.training, **{"bf16": prepared.bf16, **(changes or {})})
+    if is_divergence(settings.metric_for_best_model) and pruning.get("teacher") is None:
+        # What learns from labels alone, such as the teacher itself, is judged by them.
+        settings = settings.model_copy(update={"metric_for_best_model": "loss"})
     patience = settings.early_stopping_patience
     evaluates = settings.eval_strategy != "no"  # a trial does not, and there is no stopping it
     callbacks: list[Any] = [EarlyStoppingCallback(patience)] if patience and evaluates else []
     best = settings.metric_for_best_model
-    shown = recipe.evaluation.metrics[0] if best in (None, "loss") else str(best)
+    shown = judged_metric(best, None, recipe.evaluation.metrics).name
     trainer = HFPruneTrainer(
         model=model,
         args=training_arguments(

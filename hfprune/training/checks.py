@@ -149,6 +149,11 @@ NOT_TAUGHT = (
     "made; override it in a subclass instead, or leave the teacher out"
 )
 
+NO_DIVERGENCE = (
+    "metric_for_best_model is divergence, which is from a teacher, and there is none: pass "
+    "teacher, or choose loss or another metric"
+)
+
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 

@@ -31,6 +31,12 @@ from hfprune.training.best import wins_a_tie
 from hfprune.training.callbacks import PruningCallback
 from hfprune.training.checkpoints import checkpoint_to_resume
 from hfprune.training.distillation.cache import TeacherCache
+from hfprune.training.distillation.nearness import (
+    DIVERGENCE,
+    Nearness,
+    is_divergence,
+    with_predictions,
+)
 from hfprune.training.distillation.rows import TaughtRows
 from hfprune.training.distillation.teaching import (
     ROW_NUMBERS,
@@ -63,6 +69,9 @@ class HFPruneTrainer(SavesAsPruned):
     * ``careful``: a loss or gradient that is not finite stops the training (whatever
       ``logging_nan_inf_filter`` says), and of checkpoints with the same metric the one with the
       least loss is the best, not the first.
+
+    ``metric_for_best_model="divergence"`` chooses checkpoints by how near their predictions come to
+    the teacher's on the evaluation rows, where few rows tell accuracies apart.
 
     Each ``train()`` begins from the configuration. Only a model that this trainer has shrunk is not
     pruned again: a second ``train()`` fine-tunes it (with ``model_init``, there is a new one).
@@ -154,6 +163,8 @@ class HFPruneTrainer(SavesAsPruned):
             # of accumulated batches; encoders' heads average over samples, not over tokens.
             self.model_accepts_loss_kwargs = False
             checks.train_in_float32_(self.bare_model())
+        if is_divergence(self.args.metric_for_best_model):
+            self.args.greater_is_better = False  # TrainingArguments takes it for an accuracy
         self._own_optimizer = any(part is not None for part in optimizers)
         self._batch = ""
         self._as_it_is = False  # whether files are for resuming
@@ -179,6 +190,7 @@ class HFPruneTrainer(SavesAsPruned):
         self.distillation, self.teaching = distillation, None
         self.teacher_cache = teacher_cache
         self._rows = TaughtRows(unlabeled_dataset, teacher_cache)
+        self._nearness: Nearness | None = None
         if self._own_loss is not None:
             vars(self).pop("compute_loss", None)
             self._own_loss = None
@@ -192,6 +204,8 @@ class HFPruneTrainer(SavesAsPruned):
             student,
             lambda: self.pruner.sizes(self.bare_model()),
         )
+        if is_divergence(self.args.metric_for_best_model):
+            self._nearness = Nearness(self.teaching)
         if type(self).compute_loss is not HFPruneTrainer.compute_loss:
             self._own_loss = self.compute_loss
             completed = self.teaching.completing(self._own_loss, self.bare_model)
@@ -228,6 +242,8 @@ class HFPruneTrainer(SavesAsPruned):
         gone = self._own_optimizer and self.optimizer is None
         if gone and self.pruner.shrunk(self.bare_model()):
             raise TrainingError(checks.OPTIMIZER_GONE)
+        if self.teaching is None and is_divergence(self.args.metric_for_best_model):
+            raise TrainingError(checks.NO_DIVERGENCE)
         try:
             self.pruner.forget(self.bare_model(), anew=self.model_init is not None)
             self._prepare_rows()
@@ -289,9 +305,22 @@ class HFPruneTrainer(SavesAsPruned):
         return loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.evaluation_loop``, of the model as it is pruned so far."""
+        """As ``Trainer.evaluation_loop``, of the model as it is pruned so far.
+
+        With ``metric_for_best_model="divergence"`` also how far its predictions are from the
+        teacher's.
+        """
+        nearness = self._nearness
+        if nearness is not None:
+            args, kwargs = with_predictions(args, kwargs)
         with self.pruner.gated():
-            return super().evaluation_loop(*args, **kwargs)
+            found = super().evaluation_loop(*args, **kwargs)
+        if nearness is None:
+            return found
+        loader = args[0] if args else kwargs["dataloader"]
+        value = nearness.of(self, loader.dataset, found.predictions, found.label_ids)
+        prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        return found._replace(metrics={**(found.metrics or {}), f"{prefix}_{DIVERGENCE}": value})
 
     # -- losses and rows ------------------------------------------------------------------------
 

@@ -90,8 +90,9 @@ class TrainingConfig(Section):
     metric_for_best_model: Name | None = Field(
         default=None,
         description="Metric that says which checkpoint is best (of several, the one with the least "
-        "loss), or loss, which tells more where validation rows are few; null: the task's first "
-        "metric (accuracy, f1_macro or pearson).",
+        "loss), or loss, which tells more where validation rows are few, or divergence: how far "
+        "from the teacher's predictions, where there is a teacher (else loss); null: the task's "
+        "first metric (accuracy, f1_macro or pearson).",
     )
     greater_is_better: bool | None = Field(
         default=None,

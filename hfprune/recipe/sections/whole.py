@@ -296,6 +296,8 @@ class Recipe(Section):
                 )
         best, greater = self.training.metric_for_best_model, self.training.greater_is_better
         computed = [*(self.evaluation.metrics or DEFAULT_METRICS[self.task]), "loss"]
+        if self.distillation is not None:
+            computed.append("divergence")
         if best is not None and best not in computed:
             yield Clash(
                 f"training.metric_for_best_model {best!r} is not computed: add it to "

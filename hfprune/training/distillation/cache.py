@@ -116,9 +116,9 @@ class TeacherCache:
                     f"the teacher gives {values.shape[1]} hidden states where its config says "
                     f"{end - begin}; set distillation.cache_limit_gb to 0"
                 )
-            store[begin:end] = values[place, self._place(end - begin, values.shape[1])]
+            store[begin:end] = values[place, self.place(end - begin, values.shape[1])]
 
-    def _place(self, count: int, length: int) -> slice:
+    def place(self, count: int, length: int) -> slice:
         """Where in a padded row of some length so many real tokens are."""
         return slice(length - count, length) if self._left else slice(count)
 
@@ -127,7 +127,7 @@ class TeacherCache:
         for place, row in enumerate(rows.tolist()):
             begin, end = int(self._starts[row]), int(self._starts[row + 1])
             if end <= len(store):
-                padded[place, self._place(end - begin, length)] = store[begin:end]
+                padded[place, self.place(end - begin, length)] = store[begin:end]
         return padded
 
     @staticmethod
