@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from hfprune.core.errors import PlanError, TrainingError
 from hfprune.core.exchange import from_main
 from hfprune.core.model_ref import DENSE, PRUNED
+from hfprune.deploy.speed.landing import LANDINGS, misses
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.decisions import (
     FIRST_SPEEDUP,
@@ -24,6 +26,7 @@ from hfprune.pipeline.results import (
     Baseline,
     Candidates,
     Latency,
+    Reached,
     SavedModel,
     Scaled,
     StageResult,
@@ -34,6 +37,7 @@ from hfprune.pipeline.results import (
 from hfprune.pipeline.stages import (
     export,
     finish,
+    landed,
     latency,
     prune,
     reconstruct,
@@ -175,13 +179,7 @@ class Maker:
             folder, chosen = self._best_candidate(label, suffix, found)
             model = SavedModel(folder=folder)
         else:
-            model = context.stage(
-                f"prune{suffix}",
-                SavedModel,
-                partial(prune.run, context, prepared, label, target, current, self.start, table),
-                after,
-                by_main=target.keep_layers is not None,
-            )
+            model, table = self._pruned(label, suffix, target, current, table, dense_file, after)
             pruned_log = model.log
         log: str | None = None
         if context.recipe.recovery.num_train_epochs > 0:
@@ -205,6 +203,57 @@ class Maker:
         return Member(
             label, finished, pruned_log, log, table, chosen, working=model, temperature=temperature
         )
+
+    def _pruned(
+        self,
+        label: str,
+        suffix: str,
+        target: PruningConfig,
+        current: SavedModel,
+        table: LatencyTable | None,
+        dense_file: Baseline | None,
+        after: dict[str, StageResult],
+    ) -> tuple[SavedModel, LatencyTable | None]:
+        """Prune while training; again, at corrected times, where the speed misses the target.
+
+        Returns:
+            The model that came nearest, and the table that it was pruned by.
+        """
+        context, prepared = self.context, self.prepared
+        tries: list[tuple[float, SavedModel, LatencyTable]] = []
+        while True:
+            again = f" again {len(tries)}" if tries else ""
+            model = context.stage(
+                f"prune{suffix}{again}",
+                SavedModel,
+                partial(prune.run, context, prepared, f"{label}{again.replace(' ', '-')}", target,
+                        current, self.start, table),
+                after,
+                by_main=target.keep_layers is not None,
+            )  # fmt: skip
+            if table is None or dense_file is None:
+                return model, table
+            reached = context.stage(
+                f"landed{suffix}{again}",
+                Reached,
+                partial(landed.run, context, prepared, model, dense_file, table),
+                {"pruned": model, "baseline": dense_file},
+                by_main=True,
+            )
+            speed = latency.single_speed(target)
+            tries.append((abs(math.log(reached.measured / speed)), model, table))
+            told = f"{label}: {reached.measured:.2f}x as measured, {speed:g}x wanted"
+            if len(tries) == LANDINGS or not misses(speed, reached.measured):
+                context.console.note(told)
+                return min(tries, key=lambda one: one[0])[1:]
+            table = table.scaled(reached.predicted / reached.measured)
+            try:
+                table.budget_ms(speed)
+            except PlanError:  # the correction has put the target out of reach
+                context.console.warn(f"{told}; no smaller model comes nearer")
+                return model, tries[-1][2]
+            context.console.note(f"{told}; pruned again with times corrected by that")
+            after = {**after, "landed": reached}
 
     def _finished(
         self, label: str, suffix: str, target: PruningConfig, model: SavedModel

@@ -90,6 +90,13 @@ class Latency(StageResult):
     table: dict[str, Any]
 
 
+class Reached(StageResult):
+    """Speed-up of a model over the dense float32 one: by the table of times, and as measured."""
+
+    predicted: float
+    measured: float
+
+
 class Candidate(StageResult):
     """One way to reach a target.
 

@@ -513,6 +513,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
         return Landing(plan, table, table.speedup(plan.sizes()), table.speedup(plan.sizes()))
 
     monkeypatch.setattr(f"{stages}.reconstruct.land", land)
+    monkeypatch.setattr(f"{stages}.landed.measured_speedup", lambda *args, **kwargs: 4.1)
 
 
 def fake_validation(monkeypatch: pytest.MonkeyPatch, metric: Callable[[str], float]) -> None:
@@ -612,9 +613,29 @@ def test_one_speed_with_gates(
     recipe = load_recipe(
         recipe_file(tmp_path, inputs, pruning={"speedup": 4, "update_every_steps": 3})
     )
-    results = run(recipe, Console(quiet=True))
+    console, noted = Console(quiet=True), list[str]()
+    monkeypatch.setattr(console, "note", noted.append)
+    times = iter([3.0, 4.2])  # of the first model and, pruned again, of the second
+    monkeypatch.setattr(
+        "hfprune.pipeline.stages.landed.measured_speedup", lambda *args, **kwargs: next(times)
+    )
+    results = run(recipe, console)
     assert results is not None
     assert results["pruning"]["predicted_speedup"] >= 4 - 1e-9
+    (first, second) = (text for text in noted if "as measured" in text)
+    assert first == (
+        "pruned: 3.00x as measured, 4x wanted; pruned again with times corrected by that"
+    )
+    assert second == "pruned: 4.20x as measured, 4x wanted"
+    sizes = [text for text in noted if text.startswith("heads+neurons by layer")]
+    assert len(set(sizes)) == 2, "times that were a third too short ask for a smaller model"
+    heads = results["pruning"]["heads"]
+    assert sizes[1] == f"heads+neurons by layer: {sizes_of(heads, results)}"
+
+
+def sizes_of(heads: list[int], results: dict[str, Any]) -> str:
+    pairs = zip(heads, results["pruning"]["neurons"], strict=True)
+    return " ".join(f"{some}+{others}" for some, others in pairs)
 
 
 @pytest.mark.parametrize("limit", [0.3, pytest.param(0.9, marks=pytest.mark.slow)])
