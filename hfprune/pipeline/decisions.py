@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hfprune.core.tasks import LOWER_IS_BETTER
 
 # Where the search for max_metric_drop begins, and by what it goes up.
@@ -16,6 +19,9 @@ FIRST_SPEEDUP: Final = 3.0
 SPEEDUP_STEP: Final = 1.3
 # A choice of layers that is faster than wanted by this factor although whole is not tried.
 ROOMY: Final = 1.2
+# What a small model that learns from a teacher has mostly done well with, and what else is tried.
+USUAL_RATE: Final = 2e-4
+RATES: Final = (1e-4, USUAL_RATE, 5e-4, 1e-3)
 
 
 class Judged(NamedTuple):
@@ -92,6 +98,38 @@ def fastest_within(steps: Sequence[SpeedStep], limit: float) -> SpeedStep | None
     """The fastest step whose drop is at most the limit; ``None`` if there is none."""
     within = [step for step in steps if step.drop is not None and step.drop <= limit]
     return max(within, key=lambda step: step.speedup, default=None)
+
+
+def finalists(divergences: Mapping[float, float]) -> list[float]:
+    """The learning rates that are tried longer: the better half, at least one.
+
+    >>> finalists({1e-4: 0.30, 2e-4: 0.22, 5e-4: 0.20, 1e-3: math.nan})
+    [0.0005, 0.0002]
+    """
+    ranked = sorted(
+        divergences, key=lambda rate: (math.isnan(divergences[rate]), divergences[rate])
+    )
+    return ranked[: max(1, len(ranked) // 2)]
+
+
+def best_rate(divergences: Mapping[float, NDArray[np.float64]]) -> float:
+    """The learning rate whose model is nearest to the teacher; the usual one unless shown worse.
+
+    Another is shown to be better where the mean of the rows' differences is above 1.96 times its
+    standard error. What two trainings with one rate differ by is not in that: it is for the trials
+    to be long enough.
+
+    Args:
+        divergences: by rate, in nats, one entry a validation row; the same rows for all.
+    """
+    means = {rate: float(np.mean(rows)) for rate, rows in divergences.items()}
+    best = min(means, key=lambda rate: (math.isnan(means[rate]), means[rate]))
+    usual = divergences.get(USUAL_RATE)
+    if usual is None or math.isnan(means[USUAL_RATE]):
+        return best
+    gain = usual - divergences[best]
+    error = float(np.std(gain, ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+    return best if float(np.mean(gain)) > 1.96 * error else USUAL_RATE
 
 
 def nearest(divergences: Mapping[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from hfprune.core.errors import PlanError, TrainingError
 from hfprune.core.exchange import from_main
 from hfprune.core.model_ref import DENSE, PRUNED
-from hfprune.deploy.speed.landing import LANDINGS, misses
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.decisions import (
     FIRST_SPEEDUP,
@@ -21,12 +19,13 @@ from hfprune.pipeline.decisions import (
     nearest,
     next_speedup,
 )
+from hfprune.pipeline.landing import at_speed
 from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import (
     Baseline,
     Candidates,
     Latency,
-    Reached,
+    Rate,
     SavedModel,
     Scaled,
     StageResult,
@@ -37,7 +36,6 @@ from hfprune.pipeline.results import (
 from hfprune.pipeline.stages import (
     export,
     finish,
-    landed,
     latency,
     prune,
     reconstruct,
@@ -45,6 +43,7 @@ from hfprune.pipeline.stages import (
     trial,
     vocabulary,
 )
+from hfprune.pipeline.stages import rate as rates
 from hfprune.pipeline.stages import temperature as scaling
 from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -183,12 +182,7 @@ class Maker:
             pruned_log = model.log
         log: str | None = None
         if context.recipe.recovery.num_train_epochs > 0:
-            model = context.stage(
-                f"recover{suffix}",
-                SavedModel,
-                partial(recover.run, context, prepared, label, model.folder, self.start),
-                {"start": self.start, "pruned": model},
-            )
+            model = self._recovered(label, suffix, model)
             log = model.log
         finished, temperature = self._finished(label, suffix, target, model), None
         if context.recipe.export.temperature:
@@ -214,46 +208,38 @@ class Maker:
         dense_file: Baseline | None,
         after: dict[str, StageResult],
     ) -> tuple[SavedModel, LatencyTable | None]:
-        """Prune while training; again, at corrected times, where the speed misses the target.
-
-        Returns:
-            The model that came nearest, and the table that it was pruned by.
-        """
+        """Prune while training, and the table that it was pruned by."""
         context, prepared = self.context, self.prepared
-        tries: list[tuple[float, SavedModel, LatencyTable]] = []
-        while True:
-            again = f" again {len(tries)}" if tries else ""
-            model = context.stage(
+
+        def prune_once(
+            again: str, by: LatencyTable | None, after: dict[str, StageResult]
+        ) -> SavedModel:
+            return context.stage(
                 f"prune{suffix}{again}",
                 SavedModel,
                 partial(prune.run, context, prepared, f"{label}{again.replace(' ', '-')}", target,
-                        current, self.start, table),
+                        current, self.start, by),
                 after,
                 by_main=target.keep_layers is not None,
             )  # fmt: skip
-            if table is None or dense_file is None:
-                return model, table
-            reached = context.stage(
-                f"landed{suffix}{again}",
-                Reached,
-                partial(landed.run, context, prepared, model, dense_file, table),
-                {"pruned": model, "baseline": dense_file},
-                by_main=True,
-            )
-            speed = latency.single_speed(target)
-            tries.append((abs(math.log(reached.measured / speed)), model, table))
-            told = f"{label}: {reached.measured:.2f}x as measured, {speed:g}x wanted"
-            if len(tries) == LANDINGS or not misses(speed, reached.measured):
-                context.console.note(told)
-                return min(tries, key=lambda one: one[0])[1:]
-            table = table.scaled(reached.predicted / reached.measured)
-            try:
-                table.budget_ms(speed)
-            except PlanError:  # the correction has put the target out of reach
-                context.console.warn(f"{told}; no smaller model comes nearer")
-                return model, tries[-1][2]
-            context.console.note(f"{told}; pruned again with times corrected by that")
-            after = {**after, "landed": reached}
+
+        if table is None or dense_file is None:
+            return prune_once("", table, after), table
+        speed = latency.single_speed(target)
+        return at_speed(context, prepared, label, speed, table, dense_file, after, prune_once)
+
+    def _recovered(self, label: str, suffix: str, pruned: SavedModel) -> SavedModel:
+        """Train what is left, at the recipe's rate or the best of several."""
+        context = self.context
+        after: dict[str, StageResult] = {"start": self.start, "pruned": pruned}
+        common = (context, self.prepared, label, pruned.folder, self.start)
+        rate: float | None = None
+        if context.recipe.recovery.learning_rate == "auto":
+            found = context.stage(f"rate{suffix}", Rate, partial(rates.run, *common), after)
+            rate, after = from_main(found.learning_rate), {**after, "rate": found}
+        return context.stage(
+            f"recover{suffix}", SavedModel, partial(recover.run, *common, rate), after
+        )
 
     def _finished(
         self, label: str, suffix: str, target: PruningConfig, model: SavedModel

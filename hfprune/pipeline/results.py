@@ -127,6 +127,19 @@ class Trial(StageResult):
     divergence: float
 
 
+class Rate(StageResult):
+    """The learning rate of a recovery.
+
+    Attributes:
+        learning_rate: that was chosen.
+        tried: of each trial its ``learning_rate``, ``epochs`` and ``divergence`` from the teacher
+            on the validation rows, in nats a row.
+    """
+
+    learning_rate: float
+    tried: list[dict[str, float]]
+
+
 class Exported(StageResult):
     """Deployed files of one model.
 

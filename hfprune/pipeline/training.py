@@ -12,7 +12,7 @@ from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.measure.metrics import make_compute_metrics
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.decisions import judged_metric
+from hfprune.pipeline.decisions import USUAL_RATE, judged_metric
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.store import CHECKPOINTS
 from hfprune.training.arguments import stage_settings, training_arguments
@@ -84,7 +84,8 @@ def recovery_trainer(
     recovery = context.recipe.recovery
     model.get_input_embeddings().requires_grad_(not recovery.freeze_embeddings)
     if recovery.learning_rate is not None:
-        changes["learning_rate"] = recovery.learning_rate
+        rate = recovery.learning_rate
+        changes.setdefault("learning_rate", USUAL_RATE if rate == "auto" else rate)
     distilled = distilled_from(context, prepared, teacher)
     return make_trainer(context, prepared, model, stage, prepared.small, changes, **distilled)
 

@@ -24,9 +24,10 @@ from hfprune.core.records import QuantizationRecord
 from hfprune.deploy.speed.landing import Landing
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.prepared import Prepared, keep
 from hfprune.pipeline.results import Exported, Validated
 from hfprune.pipeline.stages import export as export_stage
+from hfprune.pipeline.stages import rate, recover
 from hfprune.pipeline.stages import write as write_stage
 from hfprune.pipeline.training import make_trainer, recovery_trainer
 from hfprune.pruning.cost import LatencyTable
@@ -631,6 +632,43 @@ def test_one_speed_with_gates(
     assert len(set(sizes)) == 2, "times that were a third too short ask for a smaller model"
     heads = results["pruning"]["heads"]
     assert sizes[1] == f"heads+neurons by layer: {sizes_of(heads, results)}"
+
+
+def test_a_recovery_finds_its_learning_rate(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, noted = Console(quiet=True), list[str]()
+    monkeypatch.setattr(console, "note", noted.append)
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"name_or_path": str(inputs / "model")},
+        pruning={"keep_layers": [0, 2]},
+        recovery={"num_train_epochs": 2, "learning_rate": "auto"},
+    )
+    context, made, *_ = prepared_run(load_recipe(path), console)
+    dense = made.load(context, str(inputs / "model"), None)
+    start = keep(context, dense, "dense", made.dense.processor)
+    found = rate.run(context, made, "pruned", "dense", start)
+    tried = [entry["learning_rate"] for entry in found.tried]
+    assert tried[:4] == [1e-4, 2e-4, 5e-4, 1e-3]
+    first = {entry["learning_rate"]: entry["divergence"] for entry in found.tried[:4]}
+    assert tried[4:] == sorted(first, key=lambda one: first[one])[:2]
+    assert [entry["epochs"] for entry in found.tried] == [0.125] * 4 + [0.25] * 2
+    assert found.learning_rate in tried[4:]
+    assert noted[-1] == f"learning rate of the recovery: {found.learning_rate:g}"
+    # The rate is the one that the recovery trains with; here nearest is what moves least.
+    seen = []
+
+    def train(prepared: Prepared, trainer: Any, checkpoint: str | None = None) -> Any:
+        seen.append(trainer.args.learning_rate)
+        return trainer
+
+    monkeypatch.setattr(recover, "train", train)
+    monkeypatch.setattr(recover, "plan_in", lambda folder: None)
+    for learning_rate in (None, 3e-4):
+        recover.run(context, made, "pruned", "dense", start, learning_rate)
+    assert seen == [2e-4, 3e-4], "trials take the usual rate"
 
 
 def sizes_of(heads: list[int], results: dict[str, Any]) -> str:

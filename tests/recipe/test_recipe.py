@@ -309,6 +309,11 @@ REFUSED = {
         "lines 5 and 9: data.unlabeled_file holds texts for a teacher to label, and distillation "
         "is null: remove it, or distil",
     ),
+    "a rate judged by no teacher": (
+        MINIMAL + "recovery:\n  learning_rate: auto\ndistillation: null\n",
+        "lines 9 and 10: recovery.learning_rate: auto is judged by the teacher's predictions, and "
+        "distillation is null: give a rate, or distil",
+    ),
     "texts to label tag by tag": (
         MINIMAL.replace("name: org/data", "name: org/data\n  unlabeled_file: more.csv")
         + "task: token_classification\n",

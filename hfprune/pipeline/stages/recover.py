@@ -9,9 +9,18 @@ from hfprune.pipeline.training import checkpoint_of, recovery_trainer, train
 
 
 def run(
-    context: Context, prepared: Prepared, label: str, pruned: str, teacher: SavedModel
+    context: Context,
+    prepared: Prepared,
+    label: str,
+    pruned: str,
+    teacher: SavedModel,
+    learning_rate: float | None = None,
 ) -> SavedModel:
-    """Train what is left, from the folder ``pruned``."""
+    """Train what is left, from the folder ``pruned``.
+
+    Args:
+        learning_rate: in place of the recipe's.
+    """
     stage = f"recover-{label}"
     trainer = recovery_trainer(
         context,
@@ -20,6 +29,7 @@ def run(
         prepared.saved(context, teacher),
         stage,
         num_train_epochs=context.recipe.recovery.num_train_epochs,
+        **({} if learning_rate is None else {"learning_rate": learning_rate}),
     )
     train(prepared, trainer, checkpoint_of(context, stage))
     plan = plan_in(context.path(pruned))

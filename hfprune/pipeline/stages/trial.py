@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.pipeline.context import Context
@@ -13,7 +14,7 @@ from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import Candidate, SavedModel, Trial
 from hfprune.pipeline.stages.reconstruct import slug
 from hfprune.pipeline.training import recovery_trainer, train
-from hfprune.pruning.reconstruction.passes import divergence
+from hfprune.pruning.reconstruction.passes import divergences
 
 
 def run(
@@ -25,9 +26,9 @@ def run(
     teacher: SavedModel,
 ) -> Trial:
     """Train a candidate shortly; mean KL divergence from the teacher on validation rows."""
-    recipe, model = context.recipe, prepared.saved(context, candidate.folder)
+    model = prepared.saved(context, candidate.folder)
     dense = prepared.saved(context, teacher)
-    epochs = recipe.pruning.trial_epochs
+    epochs = context.recipe.pruning.trial_epochs
     if epochs is None:
         epochs = 1.0
     if epochs > 0:
@@ -43,7 +44,14 @@ def run(
             load_best_model_at_end=False,
         )
         model = train(prepared, trainer).model
-    rows = prepared.small.data.validation
+    found = float(np.mean(by_rows(context, prepared, model, dense)))
+    context.console.note(f"{name}: divergence from the teacher {found:.4f}")
+    return Trial(divergence=found)
+
+
+def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDArray[np.float64]:
+    """KL divergence from the teacher in nats, one entry a validation row (of tokens, a token)."""
+    recipe, rows = context.recipe, prepared.small.data.validation
 
     def predicted(one: Any) -> Any:
         size = recipe.training.per_device_eval_batch_size
@@ -56,6 +64,5 @@ def run(
         lengths = np.asarray([len(ids) for ids in rows["input_ids"]])
         real = np.arange(logits[0].shape[1]) < lengths[:, None]
         logits = [values[real] for values in logits]
-    found = divergence(torch.tensor(logits[0]), torch.tensor(logits[1]), recipe.task)
-    context.console.note(f"{name}: divergence from the teacher {found:.4f}")
-    return Trial(divergence=found)
+    found = divergences(torch.tensor(logits[0]), torch.tensor(logits[1]), recipe.task)
+    return found.double().numpy()

@@ -85,10 +85,16 @@ def divergence(student: Tensor, teacher: Tensor, problem: str | None) -> float:
         problem: ``config.problem_type``; multi-label adds up over labels, regression is taken as
             a Gaussian of unit variance around the prediction, all else is single label.
     """
+    return float(divergences(student, teacher, problem).mean())
+
+
+def divergences(student: Tensor, teacher: Tensor, problem: str | None) -> Tensor:
+    """As :func:`divergence`, of each row: float32 ``(rows,)``."""
     student, teacher = student.float(), teacher.float()
     if problem == "regression" or student.shape[-1] == 1:
-        return float(0.5 * (student - teacher).square().sum(-1).mean())
+        return 0.5 * (student - teacher).square().sum(-1)
     if problem == "multi_label_classification":
         student, teacher = (torch.stack([x, torch.zeros_like(x)], -1) for x in (student, teacher))
     guess, target = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
-    return float(F.kl_div(guess, target, reduction="none", log_target=True).sum() / len(guess))
+    apart = F.kl_div(guess, target, reduction="none", log_target=True)
+    return apart.flatten(1).sum(1)

@@ -211,6 +211,12 @@ class Recipe(Section):
         rest = distillation is not None and distillation.rest_of_texts
         if self.data.unlabeled_file is not None:
             yield from self._unlabeled_clashes()
+        if self.recovery.learning_rate == "auto" and distillation is None:
+            yield Clash(
+                "recovery.learning_rate: auto is judged by the teacher's predictions, and "
+                "distillation is null: give a rate, or distil",
+                ("recovery.learning_rate", "distillation"),
+            )
         if self.task in ("token_classification", "image_classification"):
             other, key = f"task {self.task}", "task"
         elif self.data.stride is not None:
