@@ -117,6 +117,12 @@ class Maker:
     start: SavedModel
     table: LatencyTable | None = None
 
+    @property
+    def _teachers(self) -> dict[str, StageResult]:
+        """What is learned from besides."""
+        others = self.prepared.taught.others
+        return {f"teacher {number}": other for number, other in enumerate(others, 2)}
+
     def make(self) -> Members:
         """All pruned models that the recipe asks for, each pruned from the one before it."""
         # What is left to do once the vocabulary has been reduced.
@@ -142,6 +148,7 @@ class Maker:
         suffix = "" if label == PRUNED else f" {label}"
         after: dict[str, StageResult] = {
             "teacher": self.teacher, "start": self.start, "current": current,
+            **self._teachers,
         }  # fmt: skip
         table, dense_file = None, None
         if target.speedup is not None and self.table is not None:
@@ -231,7 +238,9 @@ class Maker:
     def _recovered(self, label: str, suffix: str, pruned: SavedModel) -> SavedModel:
         """Train what is left, at the recipe's rate or the best of several."""
         context = self.context
-        after: dict[str, StageResult] = {"start": self.start, "pruned": pruned}
+        after: dict[str, StageResult] = {
+            "start": self.start, "pruned": pruned, **self._teachers,
+        }  # fmt: skip
         common = (context, self.prepared, label, pruned.folder, self.start)
         rate: float | None = None
         if context.recipe.recovery.learning_rate == "auto":
@@ -267,7 +276,7 @@ class Maker:
                     f"trial{suffix} {name}",
                     Trial,
                     partial(trial.run, context, self.prepared, label, name, entry, self.start),
-                    {"start": self.start, "reconstruction": found},
+                    {"start": self.start, "reconstruction": found, **self._teachers},
                 ).divergence
         # Of one process the numbers might differ from those of another in the last digit.
         trials = from_main(trials)

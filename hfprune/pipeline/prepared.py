@@ -19,6 +19,7 @@ from hfprune.pipeline.context import Context
 from hfprune.pipeline.results import SavedModel
 from hfprune.pruning.plan import PruningPlan
 from hfprune.training.distillation.cache import TeacherCache
+from hfprune.training.distillation.ensemble import Ensemble
 
 PLAN_FILE = "plan.json"
 WEIGHTS = "model.safetensors"
@@ -58,10 +59,12 @@ class Taught:
     Attributes:
         cache: its outputs on the training rows, for all trainings that distil.
         logits: on the validation rows, which candidates are judged by.
+        others: more teachers, whose predictions are averaged with the dense model's.
     """
 
     cache: TeacherCache | None = None
     logits: Any = None
+    others: tuple[SavedModel, ...] = ()
 
 
 @dataclass
@@ -117,6 +120,13 @@ class Prepared:
         if not self.data.of_images and model.config.pad_token_id is None:
             model.config.pad_token_id = self.dense.processor.pad_token_id
         return model
+
+    def teacher(self, context: Context, model: SavedModel) -> Any:
+        """What is learned from: a model of this run, or it and other teachers together."""
+        first = self.saved(context, model)
+        if not self.taught.others:
+            return first
+        return Ensemble([first, *(self.saved(context, other) for other in self.taught.others)])
 
     def saved(self, context: Context, model: SavedModel | str) -> Any:
         """A model that a stage of this run left, dense or shrunk."""

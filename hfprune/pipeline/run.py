@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None
             return None if found is None else _finished(context, found).to_json()
         prepared = _prepare(context)
         dense = _teacher(context, prepared)
+        _more_teachers(context, prepared, dense)
         members = make_members(context, prepared, dense)
         if not context.is_main:
             return None
@@ -124,6 +126,18 @@ def _prepare(context: Context) -> Prepared:
 
 def _teacher(context: Context, prepared: Prepared) -> SavedModel:
     return context.stage("teacher", SavedModel, lambda: teacher.run(context, prepared), {})
+
+
+def _more_teachers(context: Context, prepared: Prepared, dense: SavedModel) -> None:
+    """The dense model with other seeds, to learn from as well."""
+    prepared.taught.others = tuple(
+        context.stage(
+            f"teacher {number}", SavedModel, partial(teacher.another, context, prepared, number), {}
+        )
+        for number in range(2, context.recipe.teacher.num_seeds + 1)
+    )
+    if prepared.taught.others and context.is_main:
+        teacher.tell_ceiling(context, prepared, dense)
 
 
 def _results(

@@ -27,6 +27,8 @@ def describe(recipe: Recipe) -> list[str]:
             f"teacher: fine-tune {recipe.model.name_or_path} for {epochs:g} epochs, learning rate "
             f"{rate:g}"
         )
+        if teacher.num_seeds > 1:
+            first += f"; {teacher.num_seeds} seeds, whose predictions are averaged to learn from"
     lines = [
         f"data: {source}, {recipe.task}{_length(recipe)}",
         first,
@@ -50,6 +52,7 @@ def describe(recipe: Recipe) -> list[str]:
     if recipe.recovery.num_train_epochs > 0:
         lines.append(
             f"recover: train the small model for {recipe.recovery.num_train_epochs:g} epochs"
+            + (", at the best of four rates" if recipe.recovery.learning_rate == "auto" else "")
         )
     if recipe.export.temperature:
         lines.append("temperature: fitted on the validation rows, into the head where it helps")

@@ -671,6 +671,43 @@ def test_a_recovery_finds_its_learning_rate(
     assert seen == [2e-4, 3e-4], "trials take the usual rate"
 
 
+def test_several_teachers_are_learned_from_and_one_is_pruned(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, noted, taught = Console(quiet=True), list[str](), list[Any]()
+    monkeypatch.setattr(console, "note", noted.append)
+    original = recover.recovery_trainer
+
+    def recovery(
+        context: Context, made: Prepared, model: Any, teacher: Any, *args: Any, **more: Any
+    ):
+        taught.append(teacher)
+        return original(context, made, model, teacher, *args, **more)
+
+    monkeypatch.setattr(recover, "recovery_trainer", recovery)
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"num_seeds": 2, "num_train_epochs": 1},
+        pruning={"keep_layers": [0, 2]},
+    )
+    recipe = load_recipe(path)
+    results = run(recipe, console)
+    assert results is not None
+    assert any(text.startswith("teacher of 2 seeds: validation accuracy 0.") for text in noted)
+    (ensemble,) = taught
+    first, second = ensemble.models
+    differ = [
+        name
+        for (name, one), (_, other) in zip(
+            first.named_parameters(), second.named_parameters(), strict=True
+        )
+        if not torch.equal(one, other)
+    ]
+    assert differ, "each seed draws its rows in an order of its own"
+    assert "teacher 2" in results["seconds"]
+
+
 def sizes_of(heads: list[int], results: dict[str, Any]) -> str:
     pairs = zip(heads, results["pruning"]["neurons"], strict=True)
     return " ".join(f"{some}+{others}" for some, others in pairs)

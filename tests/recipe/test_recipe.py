@@ -309,6 +309,22 @@ REFUSED = {
         "lines 5 and 9: data.unlabeled_file holds texts for a teacher to label, and distillation "
         "is null: remove it, or distil",
     ),
+    "seeds of a teacher that is given": (
+        MINIMAL + "teacher:\n  name_or_path: org/tuned\n  num_seeds: 3\n",
+        "lines 9 and 10: teacher: the teacher 'org/tuned' is used as it is and not trained: remove "
+        "num_seeds, or set name_or_path to null",
+    ),
+    "seeds that nobody learns from": (
+        MINIMAL + "teacher:\n  num_seeds: 3\ndistillation: null\n",
+        "lines 9 and 10: teacher.num_seeds averages predictions to learn from, and distillation is "
+        "null: remove it, or distil",
+    ),
+    "seeds that read other tokens": (
+        MINIMAL.replace("sparsity: 0.5", "sparsity: 0.5\n  vocabulary: {}")
+        + "teacher:\n  num_seeds: 3\n",
+        "lines 7 and 10: teacher.num_seeds averages predictions to learn from, and only the first "
+        "teacher's vocabulary is reduced: remove one",
+    ),
     "a rate judged by no teacher": (
         MINIMAL + "recovery:\n  learning_rate: auto\ndistillation: null\n",
         "lines 9 and 10: recovery.learning_rate: auto is judged by the teacher's predictions, and "

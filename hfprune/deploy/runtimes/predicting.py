@@ -137,7 +137,8 @@ def logits_function(
         yield model.logits
         return
     device = next(model.parameters()).device
-    accepted = set(inspect.signature(model.forward).parameters)
+    # Several models as one take what the first takes.
+    accepted = set(inspect.signature(getattr(model, "takes_as", model).forward).parameters)
 
     def run(batch: Batch) -> NDArray[np.float32]:
         tensors = {

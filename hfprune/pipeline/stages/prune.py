@@ -45,7 +45,7 @@ def run(
             latency=table,
             # Layers keep their places until the model is trained: see stages/finish.py.
             finishes=False,
-            **distilled_from(context, prepared, prepared.saved(context, teacher)),
+            **distilled_from(context, prepared, prepared.teacher(context, teacher)),
         )
         found = checkpoint_of(context, f"prune-{label}", checkpoint_files(target))
         train(prepared, trainer, found)

@@ -25,7 +25,7 @@ def run(context: Context, prepared: Prepared, label: str, pruned: str, teacher: 
     Each trial is a training of its own from the folder ``pruned``, with the whole course of the
     rate, so that a rate is judged as it ends and not half-way.
     """
-    dense = prepared.saved(context, teacher)
+    dense = prepared.teacher(context, teacher)
     epochs = _SHARE * context.recipe.recovery.num_train_epochs
     tried: list[dict[str, float]] = []
 

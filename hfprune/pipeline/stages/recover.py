@@ -26,7 +26,7 @@ def run(
         context,
         prepared,
         prepared.saved(context, pruned),
-        prepared.saved(context, teacher),
+        prepared.teacher(context, teacher),
         stage,
         num_train_epochs=context.recipe.recovery.num_train_epochs,
         **({} if learning_rate is None else {"learning_rate": learning_rate}),

@@ -27,7 +27,7 @@ def run(
 ) -> Trial:
     """Train a candidate shortly; mean KL divergence from the teacher on validation rows."""
     model = prepared.saved(context, candidate.folder)
-    dense = prepared.saved(context, teacher)
+    dense = prepared.teacher(context, teacher)
     epochs = context.recipe.pruning.trial_epochs
     if epochs is None:
         epochs = 1.0

@@ -18,6 +18,7 @@ Name = Annotated[str, Field(min_length=1)]
 MOST: Final = 10**9
 MOST_BATCH: Final = 2**20
 MOST_EPOCHS: Final = 100_000
+MOST_SEEDS: Final = 100
 MOST_TOKENS: Final = 2**20
 MOST_THREADS: Final = 4096
 MOST_ROUNDS: Final = 10**6

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import MOST_EPOCHS, Name, Section
+from hfprune.recipe.sections.base import MOST_EPOCHS, MOST_SEEDS, Name, Section
 
 
 class ModelConfig(Section):
@@ -71,12 +71,26 @@ class TeacherConfig(Section):
         le=1,
         description="Peak learning rate of its fine-tuning; null: as under `training`.",
     )
+    num_seeds: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_SEEDS,
+        description="Fine-tune so many times, with training.seed and the seeds after it. The first "
+        "model is the one that is pruned and compared with; the mean of their predictions is what "
+        "the pruned model learns from. Each costs a training.",
+    )
 
     def _clashes(self) -> Iterator[Clash]:
         if self.revision is not None and self.name_or_path is None:
             yield Clash(
                 "revision belongs to a teacher by name: remove it, or give name_or_path",
                 ("revision",),
+            )
+        if self.name_or_path is not None and self.num_seeds > 1:
+            yield Clash(
+                f"the teacher {self.name_or_path!r} is used as it is and not trained: remove "
+                "num_seeds, or set name_or_path to null",
+                ("num_seeds", "name_or_path"),
             )
         for key in ("num_train_epochs", "learning_rate"):
             if self.name_or_path is not None and getattr(self, key) is not None:

@@ -211,6 +211,18 @@ class Recipe(Section):
         rest = distillation is not None and distillation.rest_of_texts
         if self.data.unlabeled_file is not None:
             yield from self._unlabeled_clashes()
+        if self.teacher.num_seeds > 1:
+            key = "distillation" if distillation is None else "pruning.vocabulary"
+            if distillation is None or self.pruning.vocabulary is not None:
+                yield Clash(
+                    "teacher.num_seeds averages predictions to learn from, and "
+                    + (
+                        "distillation is null: remove it, or distil"
+                        if distillation is None
+                        else "only the first teacher's vocabulary is reduced: remove one"
+                    ),
+                    ("teacher.num_seeds", key),
+                )
         if self.recovery.learning_rate == "auto" and distillation is None:
             yield Clash(
                 "recovery.learning_rate: auto is judged by the teacher's predictions, and "

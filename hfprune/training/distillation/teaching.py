@@ -305,13 +305,13 @@ def _by_state(sizes: Sequence[tuple[int, int]], states: int) -> list[tuple[int, 
 
 
 def _takes(model: Any, name: str) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = inspect.signature(getattr(model, "takes_as", model).forward).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _accepted(model: Any) -> Callable[[str], bool]:
     """Which of a student's inputs a teacher takes: the student may be a class of the user's own."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = inspect.signature(getattr(model, "takes_as", model).forward).parameters.values()
     named = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if takes_any and named:
