@@ -24,10 +24,10 @@ from hfprune.core.records import QuantizationRecord
 from hfprune.deploy.speed.landing import Landing
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.prepared import Prepared, keep
+from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.results import Exported, Validated
 from hfprune.pipeline.stages import export as export_stage
-from hfprune.pipeline.stages import rate, recover
+from hfprune.pipeline.stages import rate, recover, vocabulary
 from hfprune.pipeline.stages import write as write_stage
 from hfprune.pipeline.training import make_trainer, recovery_trainer
 from hfprune.pruning.cost import LatencyTable
@@ -358,7 +358,7 @@ def test_a_reduced_vocabulary(
 
     from hfprune.pipeline.stages import reconstruct
 
-    vocabulary = {"vocabulary": {"min_count": 15}}
+    fewer = {"vocabulary": {"min_count": 15}}
     path = recipe_file(
         tmp_path,
         inputs,
@@ -367,7 +367,7 @@ def test_a_reduced_vocabulary(
             "method": "reconstruction",
             "selection": "kprune",
             "search_rounds": 2,
-            **vocabulary,
+            **fewer,
         },
         training={"num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8},
         benchmark={
@@ -632,6 +632,23 @@ def test_one_speed_with_gates(
     assert len(set(sizes)) == 2, "times that were a third too short ask for a smaller model"
     heads = results["pruning"]["heads"]
     assert sizes[1] == f"heads+neurons by layer: {sizes_of(heads, results)}"
+
+
+def test_tokens_of_texts_without_labels_are_kept(inputs: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.csv"
+    lines = [" ".join(["clever"] * 20 + ["film"] * number) for number in range(30)]
+    more.write_text("\n".join(["text", *lines]) + "\n")
+    kept = []
+    for unlabeled in ([], [f"data.unlabeled_file={more}"]):
+        path = recipe_file(tmp_path, inputs, pruning={"sparsity": 0.5, "vocabulary": {}})
+        recipe = load_recipe(path, ["overwrite=true", "data.max_length=64", *unlabeled])
+        context, made, *_ = prepared_run(recipe, Console(quiet=True))
+        dense = made.load(context, str(inputs / "model"), None)
+        start = keep(context, dense, "dense", made.dense.processor)
+        found = vocabulary.run(context, made, start, 600)
+        kept.append(plan_in(context.path(found.folder)).vocabulary or ())
+    clever = made.dense.processor.convert_tokens_to_ids("clever")
+    assert [clever in some for some in kept] == [False, True]
 
 
 def test_a_recovery_finds_its_learning_rate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hfprune.data.loading import retokenize
+from hfprune.data.token_rows import TokenRows
 from hfprune.models.loading import load_processor
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
@@ -22,10 +23,14 @@ START = "teacher-vocabulary"
 
 
 def run(context: Context, prepared: Prepared, teacher: SavedModel, min_count: int) -> SavedModel:
-    """Remove tokens that the training rows do not use."""
+    """Remove tokens that no text that is learned from uses, with a label or without."""
     model = prepared.saved(context, teacher)
+    learned = [prepared.data.train, *filter(None, [prepared.dense.unlabeled])]
     plan, tokenizer = reduce_vocabulary_(
-        model, prepared.dense.processor, prepared.data.train["input_ids"], min_count=min_count
+        model,
+        prepared.dense.processor,
+        (ids.tolist() for rows in learned for ids in TokenRows(rows)),
+        min_count=min_count,
     )
     return keep(context, model, START, tokenizer, plan)
 
