@@ -1,0 +1,133 @@
+"""What a small model learns from, and at which rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tiny import prepared_run, save_tiny_classifier, write_reviews
+
+from hfprune import load_recipe
+from hfprune.pipeline import run
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import Prepared, keep, plan_in
+from hfprune.pipeline.stages import rate, recover, vocabulary
+from hfprune.report.console import Console
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    save_tiny_classifier("bert", folder / "model")
+    write_reviews(folder / "reviews.csv", 120)
+    return folder
+
+
+def recipe_file(folder: Path, inputs: Path, **changes: Any) -> Path:
+    recipe: dict[str, Any] = {
+        "model": {"name_or_path": str(inputs / "model")},
+        "data": {"train_file": str(inputs / "reviews.csv"), "max_length": 32},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 8},
+        "recovery": {"num_train_epochs": 1},
+        "export": {"quantization": {}},
+        "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 1, "warmup": 0},
+        "output_dir": str(folder / "out"),
+        **changes,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_tokens_of_texts_without_labels_are_kept(inputs: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.csv"
+    lines = [" ".join(["clever"] * 20 + ["film"] * number) for number in range(30)]
+    more.write_text("\n".join(["text", *lines]) + "\n")
+    kept = []
+    for unlabeled in ([], [f"data.unlabeled_file={more}"]):
+        path = recipe_file(tmp_path, inputs, pruning={"sparsity": 0.5, "vocabulary": {}})
+        recipe = load_recipe(path, ["overwrite=true", "data.max_length=64", *unlabeled])
+        context, made, *_ = prepared_run(recipe, Console(quiet=True))
+        dense = made.load(context, str(inputs / "model"), None)
+        start = keep(context, dense, "dense", made.dense.processor)
+        found = vocabulary.run(context, made, start, 600)
+        kept.append(plan_in(context.path(found.folder)).vocabulary or ())
+    clever = made.dense.processor.convert_tokens_to_ids("clever")
+    assert [clever in some for some in kept] == [False, True]
+
+
+def test_a_recovery_finds_its_learning_rate(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, noted = Console(quiet=True), list[str]()
+    monkeypatch.setattr(console, "note", noted.append)
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"name_or_path": str(inputs / "model")},
+        pruning={"keep_layers": [0, 2]},
+        recovery={"num_train_epochs": 2, "learning_rate": "auto"},
+    )
+    context, made, *_ = prepared_run(load_recipe(path), console)
+    dense = made.load(context, str(inputs / "model"), None)
+    start = keep(context, dense, "dense", made.dense.processor)
+    found = rate.run(context, made, "pruned", "dense", start)
+    tried = [entry["learning_rate"] for entry in found.tried]
+    assert tried[:4] == [1e-4, 2e-4, 5e-4, 1e-3]
+    first = {entry["learning_rate"]: entry["divergence"] for entry in found.tried[:4]}
+    assert tried[4:] == sorted(first, key=lambda one: first[one])[:2]
+    assert [entry["epochs"] for entry in found.tried] == [0.125] * 4 + [0.25] * 2
+    assert found.learning_rate in tried[4:]
+    assert noted[-1] == f"learning rate of the recovery: {found.learning_rate:g}"
+    # The rate is the one that the recovery trains with; here nearest is what moves least.
+    seen = []
+
+    def train(prepared: Prepared, trainer: Any, checkpoint: str | None = None) -> Any:
+        seen.append(trainer.args.learning_rate)
+        return trainer
+
+    monkeypatch.setattr(recover, "train", train)
+    monkeypatch.setattr(recover, "plan_in", lambda folder: None)
+    for learning_rate in (None, 3e-4):
+        recover.run(context, made, "pruned", "dense", start, learning_rate)
+    assert seen == [2e-4, 3e-4], "trials take the usual rate"
+
+
+def test_several_teachers_are_learned_from_and_one_is_pruned(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, noted, taught = Console(quiet=True), list[str](), list[Any]()
+    monkeypatch.setattr(console, "note", noted.append)
+    original = recover.recovery_trainer
+
+    def recovery(
+        context: Context, made: Prepared, model: Any, teacher: Any, *args: Any, **more: Any
+    ) -> Any:
+        taught.append(teacher)
+        return original(context, made, model, teacher, *args, **more)
+
+    monkeypatch.setattr(recover, "recovery_trainer", recovery)
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"num_seeds": 2, "num_train_epochs": 1},
+        pruning={"keep_layers": [0, 2]},
+    )
+    recipe = load_recipe(path)
+    results = run(recipe, console)
+    assert results is not None
+    assert any(text.startswith("teacher of 2 seeds: validation accuracy 0.") for text in noted)
+    (ensemble,) = taught
+    first, second = ensemble.models
+    differ = [
+        name
+        for (name, one), (_, other) in zip(
+            first.named_parameters(), second.named_parameters(), strict=True
+        )
+        if not torch.equal(one, other)
+    ]
+    assert differ, "each seed draws its rows in an order of its own"
+    assert "teacher 2" in results["seconds"]
