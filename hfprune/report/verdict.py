@@ -242,10 +242,11 @@ def _slower(results: RunResults, ref: ModelRef) -> str | None:
     return f"It is no faster than the dense model was for {' and '.join(found)}."
 
 
-# What a model of the task could be asked about.
+# What a model of the task could be asked about, quoted as every shell reads it.
+_TEXT: Final = '"a text of yours"'
 _EXAMPLES: Final = {
     "image_classification": "photo.jpg",
-    "token_classification": "Ada Lovelace was born in London.",
+    "token_classification": '"Ada Lovelace was born in London."',
 }
 
 
@@ -261,7 +262,7 @@ def next_commands(folder: str, labels: Sequence[str], task: str) -> list[str]:
     place = shlex.quote(str(PurePath(folder) / labels[-1]) if labels else folder)
     name = PurePath(folder).name or "model"
     return [
-        f"hfprune predict {place} {shlex.quote(_EXAMPLES.get(task, 'a text of yours'))}",
+        f"hfprune predict {place} {_EXAMPLES.get(task, _TEXT)}",
         f"hfprune report {shlex.quote(folder)}",
         f"hfprune push {place} --repo-id USER/{name.replace(' ', '-')}",
     ]

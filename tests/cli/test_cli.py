@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,8 +157,33 @@ def test_quick_looks_writes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     task = call("quick", "mine", "tickets.csv", "--task", "ranking", code=1)
     assert "--task is 'ranking'; expected one of single_label_classification" in task.stderr
     gone = call("quick", "mine", "tikets.csv", code=1)
-    assert "Did you mean 'tickets.csv'?" in gone.stderr
+    assert "there is no such file (FILE). Did you mean 'tickets.csv'?" in gone.stderr
     assert len(seen) == 1
+
+
+def test_errors_of_quick_name_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_classifier("bert", tmp_path / "mine")
+    write_reviews(tmp_path / "a.csv", 40)
+    for words, said in (
+        (("--sparsity", 95), "error: --sparsity must be at least 0 and less than 1, got 95.0"),
+        (("--max-drop", 2), "error: --max-drop must be at least 0 and less than 1, got 2.0"),
+        (("--speedup", 0.5), "error: --speedup"),
+        (("--test", "b.csv"), "there is no such file (--test). Did you mean 'a.csv'?"),
+        (("--teacher", "./no"), "error: --teacher './no': there is no such folder here"),
+        (("--task", "regression"), "for classes, say --task single_label_classification"),
+    ):
+        quick = call("quick", "mine", "a.csv", *words, "--dry-run", code=1)
+        new = call("recipe", "new", "r.yaml", "--model", "mine", "--train", "a.csv", *words, code=1)
+        for told in (quick.stderr, new.stderr):
+            assert said in told
+            (error,) = [line for line in told.splitlines() if line.startswith("error: ")]
+            assert not re.search(r"(pruning|teacher|data)\.[a-z]", error)
+    assert not list(tmp_path.glob("**/*.yaml"))
+    gone = call("recipe", "new", "r.yaml", "--model", "./no", "--train", "a.csv", code=1)
+    assert "error: the model './no': there is no such folder here" in gone.stderr
 
 
 def test_a_new_recipe_is_whole_and_never_overwrites(

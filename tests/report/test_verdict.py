@@ -138,7 +138,7 @@ def test_a_family_is_asked_for_several_speeds() -> None:
 
 def test_the_next_commands_have_the_paths_of_the_run() -> None:
     assert next_commands("runs/my tickets", [], "single_label_classification") == [
-        "hfprune predict 'runs/my tickets' 'a text of yours'",
+        "hfprune predict 'runs/my tickets' \"a text of yours\"",
         "hfprune report 'runs/my tickets'",
         "hfprune push 'runs/my tickets' --repo-id USER/my-tickets",
     ]
@@ -147,7 +147,7 @@ def test_the_next_commands_have_the_paths_of_the_run() -> None:
         "hfprune report runs/a",
         "hfprune push runs/a/8x --repo-id USER/a",
     ]
-    assert "'Ada Lovelace" in next_commands("runs/a", [], "token_classification")[0]
+    assert '"Ada Lovelace' in next_commands("runs/a", [], "token_classification")[0]
 
 
 def test_the_end_of_a_run_in_a_log_is_not_cut(
@@ -164,7 +164,7 @@ def test_the_end_of_a_run_in_a_log_is_not_cut(
     assert len(lines[0]) > 200
     assert lines[1:] == [
         "next:",
-        "  hfprune predict runs/x 'a text of yours'",
+        '  hfprune predict runs/x "a text of yours"',
         "  hfprune report runs/x",
         "  hfprune push runs/x --repo-id USER/x",
     ]
