@@ -14,6 +14,7 @@ from typing import Final
 from hfprune.core.model_ref import DENSE, REFERENCE, ModelRef
 from hfprune.core.results import AS_FAST, ModelQuality, RunResults, Timing
 from hfprune.core.tasks import LOWER_IS_BETTER
+from hfprune.deploy.choose.told import Told, recommended_files
 from hfprune.recipe.sections.pruning import PruningConfig
 
 # A speed that falls short by no more than this counts as reached: it is what rounds differ by.
@@ -81,15 +82,16 @@ def verdict(results: RunResults, label: str, asked: PruningConfig | None) -> Ver
     )  # fmt: skip
     # In a folder of its own, a member of a family is the only one.
     inside = f"{label}/" if results.family is not None else ""
-    uses = (results.deployment or {}).get(label, {}).get("uses", {})
-    chosen = next((use["path"] for use in uses.values() if use.get("path")), None)
-    file = f"{inside}{chosen or FILES.get(ref.form, '')}"
+    chosen = recommended_files(results, label)
+    file = f"{inside}{chosen[0].path if chosen else FILES.get(ref.form, '')}"
     return Verdict(
         label=label,
         ref=ref,
         file=file,
         reached=reached,
-        deploy=_deploy(results, label, ref, file),
+        deploy=_chosen(results, chosen, inside, ref)
+        if chosen
+        else _deploy(results, label, ref, file),
         cost=cost,
         slower=_slower(results, ref),
         kept=met and not lost,
@@ -154,10 +156,24 @@ def wanted_speed(label: str, asked: PruningConfig | None) -> float | None:
     return next((float(speed) for speed in speeds if f"{speed:g}x" == label), None)
 
 
+def _chosen(results: RunResults, rows: Sequence[Told], inside: str, ref: ModelRef) -> str:
+    """The files that were chosen for each use, each named once, and what they bring."""
+    size = f" ({results.benchmark.file_bytes[str(ref)] / 1e6:.1f} MB)"
+    said: list[str] = []
+    for path in dict.fromkeys(row.path for row in rows):
+        uses = [row for row in rows if row.path == path]
+        fast = "; ".join(
+            row.served if row.ms is None else f"{row.served} {row.ms:.2f} ms, {row.speeds}"
+            for row in uses
+        )
+        why = "; ".join(dict.fromkeys(row.why for row in uses))
+        said.append(f"Deploy {inside}{path}{'' if said else size}: {fast} ({why}).")
+    return " ".join(said)
+
+
 def _deploy(results: RunResults, label: str, ref: ModelRef, file: str) -> str:
     benchmark = results.benchmark
     size = f"{benchmark.file_bytes[str(ref)] / 1e6:.1f} MB"
-    uses = (results.deployment or {}).get(label, {}).get("uses")
     times, shape = benchmark.times(), benchmark.shapes()[0]
     others = [
         each for each in results.refs()
@@ -165,9 +181,7 @@ def _deploy(results: RunResults, label: str, ref: ModelRef, file: str) -> str:
         and (str(each), shape) in times
     ]  # fmt: skip
     mine = times[str(ref), shape]
-    if uses:
-        why = f"chosen here for {next(iter(uses))} inputs, by time and metric (deploy.json)"
-    elif not others:
+    if not others:
         why = "the only file that was written"
     else:
         other = max(others, key=lambda each: times[str(each), shape].speedup)

@@ -231,3 +231,20 @@ def test_stages_say_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
         "recover: 33% (1 of 3), 1:00, 2:00 left; about 7 minutes left in all",
         "recover: 60 s",
     ]
+
+
+def test_work_that_goes_on_after_its_count_is_not_said_to_be_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the count is a budget of time: on a busy machine lines of 100% followed each other."""
+    monkeypatch.setattr(console_module, "SECONDS_BETWEEN_LINES", -1.0)
+    console = Console()
+    with console.stage("deploy"), console.progress("files") as move:
+        for done, what in ((500, "dynamic"), (1000, "racing: single"), (1000, "once more")):
+            console.now(what)
+            move(done, 1000)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "now" in line]
+    assert lines[0].startswith("  deploy: 50% (500 of 1000), 0:00")
+    assert lines[0].endswith("; now dynamic")
+    assert lines[1:] == ["  deploy: 0:00; now racing: single", "  deploy: 0:00; now once more"]
+    console.now("nothing")  # between stages
