@@ -181,7 +181,7 @@ class Page:
         return [(label, text) for label, text in told.items() if text is not None]
 
     def usage(self) -> list[tuple[str, str]]:
-        """How the first model's file is used, as titles and texts to copy."""
+        """How the file of a model is used, as titles and texts to copy."""
         return usage(self.results)
 
     @property
@@ -326,8 +326,11 @@ def origin_of(recipe: Recipe, results: RunResults) -> Origin:
 
 
 def usage(results: RunResults) -> list[tuple[str, str]]:
-    """How a run's first model is used from the folder of its report: titles and texts to copy."""
-    label = next(iter(results.members))
+    """How a model is used from the folder of its report: titles and texts to copy.
+
+    Of a family the fastest, as in the commands that a run ends with.
+    """
+    label = list(results.members)[-1]
     found = verdict(results, label, None)
     place = label if results.family is not None else "."
     texts = []

@@ -64,7 +64,8 @@ class Told:
             return ""
         said = f"{self.speedup[0]:.1f}x over {self.baseline}"
         if self.over_best is not None:
-            said += f", {self.over_best[0]:.1f}x over the best dense file ({self.best})"
+            named = "" if self.best is None else f" ({self.best})"
+            said += f", {self.over_best[0]:.1f}x over the best dense file{named}"
         return said
 
     @property
