@@ -198,13 +198,13 @@ def _check_files(sections: Mapping[str, Any]) -> None:
         RecipeError: as a recipe's.
     """
     if sections:
-        Recipe(
-            model={"name_or_path": _IN_MEMORY},
-            data={"train_file": _IN_MEMORY},
-            pruning={"sparsity": 0.5},
-            output_dir="runs/model",
-            **{name: _plain(section) for name, section in sections.items()},
-        )
+        values: dict[str, Any] = {
+            "model": {"name_or_path": _IN_MEMORY},
+            "data": {"train_file": _IN_MEMORY},
+            "pruning": {"sparsity": 0.5},
+            "output_dir": "runs/model",
+        }
+        Recipe(**values, **{name: _plain(section) for name, section in sections.items()})
 
 
 def check_recipe_like(asked: Asked) -> None:
