@@ -105,8 +105,8 @@ def propose(
         RecipeError: more than one target, or images.
     """
     task, said = rows.chosen.task, list(rows.chosen.said)
-    if model.folder is None:
-        said.append(f"{model.name} is not on this machine yet: a run looks it up on the Hub")
+    if model.unseen is not None:
+        said.append(model.unseen)
     if task == "image_classification":
         raise RecipeError("rows of images are not proposed for: begin with recipes/digits-vit.yaml")
     given = {name: value for name, value in target._asdict().items() if value is not None}
