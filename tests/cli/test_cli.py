@@ -416,11 +416,14 @@ def test_export_of_a_dense_model_elsewhere(tmp_path: Path) -> None:
     assert files == [str(out / "model.onnx")]
 
 
-def test_inspect_is_the_script(tmp_path: Path) -> None:
+def test_inspect_is_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny_classifier("bert", tmp_path)
     found = json.loads(call("inspect", tmp_path, "--json", "--sequence-length", 10).stdout)
     assert found == {**hfprune.inspect(tmp_path, sequence_length=10).to_dict()}
-    assert "can be pruned" in call("inspect", tmp_path).stdout
+    shown = call("inspect", tmp_path).stdout
+    assert "can be pruned" in shown
+    monkeypatch.setenv("COLUMNS", "20")
+    assert call("inspect", tmp_path).stdout == shown, "what is no terminal has no columns"
     assert "holds no model" in call("inspect", tmp_path / "nothing", code=1).stderr
 
 
