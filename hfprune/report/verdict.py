@@ -43,6 +43,7 @@ class Verdict:
         cost: of the metric, with its uncertainty in words.
         slower: where it is no faster than the dense model, alone quantized; ``None``: nowhere.
         kept: whether the target was reached and no loss was shown.
+        hollow: where the dense model itself has learned nothing, that; ``None``: it has.
     """
 
     label: str
@@ -53,11 +54,12 @@ class Verdict:
     cost: str
     slower: str | None
     kept: bool
+    hollow: str | None = None
 
     def text(self) -> str:
         """All of it in one paragraph."""
-        parts = [self.reached, self.deploy, self.cost, *([self.slower] if self.slower else [])]
-        return " ".join(parts)
+        parts = [self.reached, self.deploy, self.cost, self.hollow, self.slower]
+        return " ".join(part for part in parts if part)
 
 
 def verdicts(results: RunResults, asked: PruningConfig | None) -> list[Verdict]:
@@ -80,6 +82,7 @@ def verdict(results: RunResults, label: str, asked: PruningConfig | None) -> Ver
         results.quality(REFERENCE), results.quality(ref), results.primary,
         results.evaluation.samples, results.evaluation.confidence,
     )  # fmt: skip
+    hollow = hollow_in_words(results)
     # In a folder of its own, a member of a family is the only one.
     inside = f"{label}/" if results.family is not None else ""
     chosen = recommended_files(results, label)
@@ -94,7 +97,8 @@ def verdict(results: RunResults, label: str, asked: PruningConfig | None) -> Ver
         else _deploy(results, label, ref, file),
         cost=cost,
         slower=_slower(results, ref),
-        kept=met and not lost,
+        kept=met and not lost and hollow is None,
+        hollow=hollow,
     )
 
 
@@ -229,6 +233,21 @@ def cost_in_words(
         f"The difference of {_points(change, metric)} can be chance: {moved} ({sure}); a loss of "
         f"{_points(abs(high if lower else low), metric, False)} is not ruled out."
     ), False
+
+
+def hollow_in_words(results: RunResults) -> str | None:
+    """That the dense model is no better than its most frequent answer, which hides every loss."""
+    dense = results.quality(REFERENCE)
+    if results.primary != "accuracy" or dense.by_class is None:
+        return None
+    rows = {str(one["label"]): one.get("support", 0) for one in dense.by_class.classes}
+    most = max(rows, key=lambda label: rows[label], default="")
+    if not sum(rows.values()) or dense.metrics["accuracy"] > rows[most] / sum(rows.values()):
+        return None
+    return (
+        f"But the dense model is no better than always saying {most!r}: nothing was learned that "
+        "pruning could lose; give the teacher more epochs, more rows or another learning rate."
+    )
 
 
 def _points(value: float, metric: str, sign: bool = True) -> str:

@@ -97,6 +97,24 @@ def test_it_is_said_where_the_dense_model_is_as_fast() -> None:
     assert verdict(results(**SPEEDS), "pruned", None).slower is None
 
 
+def test_a_dense_model_that_learned_nothing_is_told() -> None:
+    """Of a model at chance nothing can be lost: `it costs nothing` alone would be no news."""
+    found = results(**SPEEDS)
+    scores = {"classes": [{"label": "yes", "support": 70}, {"label": "no", "support": 10}]}
+    values = found.to_json()
+    for entry in values["evaluation"]["models"].values():
+        entry["by_class"] = scores
+    told = verdict(RunResults.model_validate(values), "pruned", None)
+    assert told.hollow is not None, "0.875 is the share of the most frequent class"
+    assert told.hollow.startswith("But the dense model is no better than always saying 'yes'")
+    assert told.hollow in told.text()
+    assert not told.kept
+    scores["classes"][1]["support"] = 11
+    learned = verdict(RunResults.model_validate(values), "pruned", None)
+    assert (learned.hollow, learned.kept) == (None, True)
+    assert verdict(found, "pruned", None).hollow is None, "of old results nothing is known"
+
+
 def quality(value: float, difference: Any = None, metric: str = "accuracy") -> ModelQuality:
     return ModelQuality(metrics={metric: value}, interval=(0, 1), difference=difference)
 
