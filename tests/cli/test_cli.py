@@ -197,6 +197,32 @@ def test_quick_looks_writes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(seen) == 1
 
 
+def test_a_messy_export_of_a_spreadsheet_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Semicolons, a byte order mark, an odd header, copies, labels in capitals, an empty text."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_classifier("bert", tmp_path / "mine")
+    write_reviews(tmp_path / "plain.csv", 60)
+    rows = [line.split(",") for line in (tmp_path / "plain.csv").read_text().splitlines()[1:]]
+    lines = [f'T-{n};2025-01-{n % 28 + 1:02};"{text}; please";{label};web'
+             for n, (text, label) in enumerate(rows)]  # fmt: skip
+    lines += [*lines[:3], 'T-x;2025-01-01;"a ""good"" film";POSITIVE;mail', "T-y;;;negative;web"]
+    text = "\r\n".join(["Ticket ID;Created On;Message Body;Topic ;Channel", *lines])
+    (tmp_path / "tickets.csv").write_text(text + "\r\n", encoding="utf-8-sig", newline="")
+    told = call("quick", "mine", "tickets.csv", "--dry-run").stderr
+    for said in (
+        "cells are parted by ';'", "texts: column 'Message Body'", "labels: column 'Topic '",
+        "3 labels: 'negative' 32, 'positive' 32, 'POSITIVE' 1", "differ only in case",
+        "have an empty text", "it may take",
+    ):  # fmt: skip
+        assert told.count(said) == 1, said
+    data = load_recipe("runs/tickets.yaml").data
+    assert (data.text_column, data.label_column) == ("Message Body", "Topic ")
+    wrong = call("recipe", "check", "runs/tickets.yaml", "data.label_column=Topic", code=1)
+    assert "Did you mean 'Topic '?" in wrong.stderr
+
+
 def test_errors_of_quick_name_what_was_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
