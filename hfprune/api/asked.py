@@ -75,6 +75,7 @@ class Asked:
             sections=read,
             **texts,
         )
+        _check_files({name: read[name] for name in ("export", "deploy") if name in read})
         recovery: RecoveryConfig | None = read.get("recovery")
         if recovery is not None and found.pruning is None:
             raise TrainingError(
@@ -188,6 +189,22 @@ def _computed(training: TrainingConfig, metrics: list[str]) -> TrainingConfig:
 
 def _plain(value: Any) -> Any:
     return value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
+
+
+def _check_files(sections: Mapping[str, Any]) -> None:
+    """Refuse sections that exclude each other before anything is trained, not when files are made.
+
+    Raises:
+        RecipeError: as a recipe's.
+    """
+    if sections:
+        values: dict[str, Any] = {
+            "model": {"name_or_path": _IN_MEMORY},
+            "data": {"train_file": _IN_MEMORY},
+            "pruning": {"sparsity": 0.5},
+            "output_dir": "runs/model",
+        }
+        Recipe(**values, **{name: _plain(section) for name, section in sections.items()})
 
 
 def check_recipe_like(asked: Asked) -> None:

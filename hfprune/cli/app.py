@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from hfprune.cli.completion import complete_override
+from hfprune.cli.completion import complete_word
 from hfprune.core.errors import HFPruneError
 from hfprune.core.text import visible, visible_json
 
@@ -42,7 +43,31 @@ On several GPUs: accelerate launch --multi_gpu scripts/prune.py --recipe reviews
 
 Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted (Ctrl-C).
 Results go to stdout, progress and errors to stderr."""
+# Under which a context keeps what was typed.
+_WORDS = "hfprune.words"
+
+
+class _Group(TyperGroup):
+    """Wrong usage is JSON too, where JSON was asked for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = list(args)
+        return list(super().parse_args(ctx, args))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # By its name, as typer brings its own copy of click, and older ones do not.
+            names = [kind.__name__ for kind in type(error).__mro__]
+            if "UsageError" in names and "--json" in ctx.meta[_WORDS]:
+                text = error.format_message()  # type: ignore[attr-defined]  # of a UsageError
+                print_json({"error": {"type": "UsageError", "message": text}})
+            raise
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Make fine-tuned classifiers really smaller and faster.",
     epilog=EXAMPLES,
     no_args_is_help=True,
@@ -55,7 +80,7 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YA
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY.PATH=VALUE", help="Replaces values of it.", autocompletion=complete_override
+        metavar="KEY.PATH=VALUE", help="Replaces values of it.", autocompletion=complete_word
     ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What a run or save_model wrote.")]

@@ -54,3 +54,4 @@ def cascade(
                 f"{name:8} {found.metric} {row.metric:.4f} ({low:.3f} to {high:.3f})  mean "
                 f"{row.mean_ms:.2f} ms, p95 {row.p95_ms:.2f} ms, slow for {row.slow_share:.1%}"
             )
+        say(f"next: hfprune report {folder}")

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+def complete_word(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Overrides that begin with what was typed, whether or not the shell parts words at ``=``.
+
+    bash does: of ``pruning.method=re`` it gives the words ``pruning.method``, ``=`` and ``re``, and
+    wants what takes the place of the last. Where that is the ``=`` itself, nothing is incomplete.
+    """
+    before = [str(word) for word in ctx.params.get("overrides") or ()]
+    if len(before) > 1 and before[-1] == "=":
+        key = before[-2]
+    elif before and not incomplete and "=" not in before[-1]:
+        key = before[-1]
+    else:
+        return complete_override(incomplete)
+    return [one.partition("=")[2] for one in complete_override(f"{key}={incomplete}")]
 
 
 def complete_override(incomplete: str) -> list[str]:
     """Overrides that begin with what was typed: ``pruning.sp`` gives ``pruning.speedup=`` and more.
 
-    After the ``=`` the values that a key names, ``true`` and ``false`` among them.
+    After the ``=`` the values that a key names, ``true`` and ``false`` among them. Where one
+    section or key is left, what may follow is given too, so that shells put no blank behind it.
     """
     from pydantic import BaseModel
 
@@ -34,7 +56,26 @@ def complete_override(incomplete: str) -> list[str]:
         # One step at a time: sections first, then what is in them.
         depth = incomplete.count(".")
         found = [one for one in found if one.rstrip(".").count(".") == depth]
-    return [one for one in found if one.startswith(incomplete)]
+    found = [one for one in found if one.startswith(incomplete)]
+    if len(found) == 1 and found[0] != incomplete and found[0].endswith((".", "=")):
+        more = complete_override(found[0])
+        usual = [] if found[0].endswith(".") else _usual(Recipe, found[0][:-1])
+        return [found[0], *(more if more != found else []), *(one for one in usual if not more)]
+    return found
+
+
+def _usual(section: type[BaseModel], key: str) -> list[str]:
+    """An override that says what holds without it; nothing of keys that must be given."""
+    name, dot, rest = key.partition(".")
+    field = section.model_fields[name]
+    if dot:
+        inner = [one for one in _parts(field.annotation) if hasattr(one, "model_fields")]
+        return [f"{name}.{one}" for one in _usual(inner[0], rest)] if inner else []
+    if field.is_required() or isinstance(field.default, list):
+        return []
+    value = field.get_default(call_default_factory=True)
+    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    return [f"{name}={value}"] if plain else [f"{name}=null"] if value is None else []
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -37,6 +38,7 @@ def inspect(
         if as_json:
             print_json(found.to_dict())
             return
-        console = RichConsole(highlight=False)
+        # Lines of a file are not cut.
+        console = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160)
         for shown in tables(found):
             console.print(shown)

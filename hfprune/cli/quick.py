@@ -1,96 +1,22 @@
-"""``hfprune quick``: from a model and a file to a result; ``recipe new`` shares its options."""
+"""``hfprune quick``: from a model and a file to a result."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hfprune.cli.app import AsJson, Quiet, app, example, explained, print_json, run_recipe, say
+from hfprune.cli.given import OPTIONS, Given, look_for, with_given
 from hfprune.core.errors import RecipeError
 
 if TYPE_CHECKING:
-    from hfprune.core.tasks import Task
     from hfprune.early.quick import Looked
 
-_TASKS = (
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
-    "token_classification",
-)
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Pretrained or fine-tuned model: folder or Hub name.")
-]
-Rows = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Rows to learn from: CSV, TSV, JSON Lines, Parquet.")
-]
-Test = Annotated[
-    Path | None, typer.Option(help="File to report on; without: a part of the training file.")
-]
-TextColumn = Annotated[
-    str | None, typer.Option(help="Column of the text; without: found by names and values.")
-]
-PairColumn = Annotated[str | None, typer.Option(help="Column of a second text; without: none.")]
-LabelColumn = Annotated[
-    list[str] | None,
-    typer.Option(help="Column of the label; again for several of 0/1; without: found."),
-]
-Speedup = Annotated[
-    float | None, typer.Option(help="Times as fast as the dense float32 model; without: 6.")
-]
-Sparsity = Annotated[
-    float | None, typer.Option(help="In its place: fraction of the encoder's weights to remove.")
-]
-MaxDrop = Annotated[
-    float | None, typer.Option(help="In its place: most that the metric may fall; 0.01: one point.")
-]
-TeacherName = Annotated[
-    str | None,
-    typer.Option(
-        help="A fine-tuned model to learn from; without: MODEL, if it is one, or trained."
-    ),
-]
-TaskName = Annotated[
-    str | None, typer.Option(help=f"One of {', '.join(_TASKS)}; without: by the labels.")
-]
-
-
-def look_for(
-    model: str,
-    file: Path,
-    output: str,
-    *,
-    test: Path | None,
-    text_column: str | None,
-    pair_column: str | None,
-    label_column: list[str] | None,
-    speedup: float | None,
-    sparsity: float | None,
-    max_drop: float | None,
-    teacher: str | None,
-    task: str | None,
-) -> Looked:
-    """What the options say, as what is proposed from it."""
-    from hfprune.early.proposal import Target
-    from hfprune.early.quick import Columns, look
-
-    named: Task | None = None
-    if task is not None:
-        found = [known for known in _TASKS if known == task]
-        if not found:
-            raise RecipeError(f"--task is {task!r}; expected one of {', '.join(_TASKS)}")
-        named = found[0]  # type: ignore[assignment]  # one of Task, as found above
-    return look(
-        model,
-        str(file),
-        output=output,
-        test_file=None if test is None else str(test),
-        columns=Columns(text_column, label_column or (), pair_column, named),
-        target=Target(speedup, sparsity, max_drop),
-        teacher=teacher,
-    )
+# Errors on what was looked at name what was typed.
+_WORDS = OPTIONS | {"model.name_or_path": "MODEL", "data.train_file": "FILE"}
 
 
 def tell(looked: Looked) -> None:
@@ -122,9 +48,14 @@ def write_recipe(file: Path, looked: Looked) -> Any:
     from hfprune.recipe.reading import load_recipe, parse_recipe
 
     text = recipe_text(looked.proposal)
-    recipe = parse_recipe(text, source=str(file))
+    try:
+        recipe = parse_recipe(text, source="the options")
+    except RecipeError as error:
+        # Lines of a file that is not there yet would lead nowhere.
+        raise RecipeError(re.sub(r"^(the options), line \d+: ", "", str(error))) from error
     for note in check_early(recipe):
-        say(f"  note: {note}", err=True)
+        if note not in looked.proposal.said:
+            say(f"  note: {note}", err=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(file, text)
     return load_recipe(file)
@@ -137,18 +68,17 @@ def write_recipe(file: Path, looked: Looked) -> Any:
         "hfprune quick my-model tickets.csv --label-column topic --max-drop 0.01",
     )
 )
+@with_given
 def quick(
-    model: Model,
-    file: Rows,
-    speedup: Speedup = None,
-    sparsity: Sparsity = None,
-    max_drop: MaxDrop = None,
-    teacher: TeacherName = None,
-    task: TaskName = None,
-    test: Test = None,
-    text_column: TextColumn = None,
-    text_pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Pretrained or fine-tuned model: folder or Hub name."),
+    ],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Rows to learn from: CSV, TSV, JSON Lines, Parquet."),
+    ],
+    given: Given,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the result; without: runs/ and FILE's name.")
     ] = None,
@@ -166,21 +96,8 @@ def quick(
     place = output or Path("runs") / _stem(file)
     written = place.with_name(f"{place.name}.yaml")
     go_on = f"go on with: hfprune prune {written} resume=true"
-    with explained(go_on, as_json=as_json):
-        looked = look_for(
-            model,
-            file,
-            str(place),
-            test=test,
-            text_column=text_column,
-            pair_column=text_pair_column,
-            label_column=label_column,
-            speedup=speedup,
-            sparsity=sparsity,
-            max_drop=max_drop,
-            teacher=teacher,
-            task=task,
-        )
+    with explained("nothing was written", as_json=as_json, words=_WORDS):
+        looked = look_for(model, file, str(place), given)
         if not (quiet or as_json):
             tell(looked)
         _check_free(written, looked)
@@ -191,6 +108,7 @@ def quick(
             else:
                 say(f"written: {written}; next: hfprune prune {written}")
             return
+    with explained(go_on, as_json=as_json):
         if not (quiet or as_json):
             say(f"recipe: {written}", err=True)
         run_recipe(recipe, quiet=quiet, as_json=as_json)

@@ -18,21 +18,12 @@ from hfprune.cli.app import (
     recipes,
     say,
 )
-from hfprune.cli.quick import (
-    LabelColumn,
-    MaxDrop,
-    PairColumn,
-    Sparsity,
-    Speedup,
-    TaskName,
-    TeacherName,
-    Test,
-    TextColumn,
-    look_for,
-    tell,
-    write_recipe,
-)
+from hfprune.cli.given import OPTIONS, Given, look_for, with_given
+from hfprune.cli.quick import tell, write_recipe
 from hfprune.core.errors import RecipeError
+
+# Errors on what was looked at name what was typed.
+_WORDS = OPTIONS | {"model.name_or_path": "--model", "data.train_file": "--train"}
 
 
 @recipes.command(epilog=example("hfprune recipe check reviews.yaml pruning.sparsity=0.9"))
@@ -59,39 +50,19 @@ def schema() -> None:
         "--train train.csv --speedup 8"
     )
 )
+@with_given
 def new(
     file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
     model: Annotated[str, typer.Option(help="Pretrained or fine-tuned model: folder or Hub name.")],
     train: Annotated[Path, typer.Option(help="CSV, JSON lines or Parquet file to learn from.")],
-    test: Test = None,
-    text_column: TextColumn = None,
-    text_pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    speedup: Speedup = None,
-    sparsity: Sparsity = None,
-    max_drop: MaxDrop = None,
-    teacher: TeacherName = None,
-    task: TaskName = None,
+    given: Given,
     as_json: AsJson = False,
 ) -> None:
     """Look at a model and a file of rows, and write the recipe that they suggest, commented."""
-    with explained("nothing was written", as_json=as_json):
+    with explained("nothing was written", as_json=as_json, words=_WORDS):
         if file.exists():
             raise RecipeError(f"{file} exists; name a file that does not, or remove it")
-        looked = look_for(
-            model,
-            train,
-            f"runs/{file.stem}",
-            test=test,
-            text_column=text_column,
-            pair_column=text_pair_column,
-            label_column=label_column,
-            speedup=speedup,
-            sparsity=sparsity,
-            max_drop=max_drop,
-            teacher=teacher,
-            task=task,
-        )
+        looked = look_for(model, train, f"runs/{file.stem}", given)
         if not as_json:
             tell(looked)
         write_recipe(file, looked)

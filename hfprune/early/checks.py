@@ -48,6 +48,8 @@ def check_early(recipe: Recipe) -> tuple[str, ...]:
     labels = labels or recipe.data.label_names
     told = [notice.text for notice in notices if notice.level == "warning"]
     model = look_at(recipe.model.name_or_path, "model.name_or_path")
+    if model.near is not None and model.unseen is not None:
+        told.append(model.unseen)
     check_tokenizer(model, "model.name_or_path", recipe.model.tokenizer)
     _check_lengths(recipe, model)
     if recipe.teacher.name_or_path is not None:

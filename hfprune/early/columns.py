@@ -143,7 +143,7 @@ def _check_named(
 
 
 def _check_one(name: str, where: str) -> None:
-    for mark, remedy in (("\t", "name it .tsv"), (";", "save it with commas"), ("|", "use commas")):
+    for mark, remedy in (("\t", "name it .tsv"), ("|", "save it with commas")):
         if mark in name:
             raise DataError(
                 f"{where}: the header is one cell that holds {mark!r}, so the file may not be "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class ModelFacts:
         tokenizer_limit, positions: most tokens of an input, special ones included, as its tokenizer
             and its positions have it.
         tokenizer: ``tokenizer.json``, which lengths are measured with.
+        near: of a name that is no folder, one of a model here that is spelled nearly so.
     """
 
     name: str
@@ -56,6 +58,15 @@ class ModelFacts:
     tokenizer_limit: int | None = None
     positions: int | None = None
     tokenizer: Path | None = None
+    near: str | None = None
+
+    @property
+    def unseen(self) -> str | None:
+        """What to tell of a name of which nothing is here, not to wait for the Hub in vain."""
+        if self.folder is not None:
+            return None
+        meant = "" if self.near is None else f"; did you mean the folder {self.near!r}?"
+        return f"{self.name} is not on this machine yet: a run looks it up on the Hub{meant}"
 
     @property
     def limit(self) -> int | None:
@@ -94,7 +105,7 @@ def look_at(name: str, key: str) -> ModelFacts:
         check_place(name)
         folder = _place(name)
         if folder is None:
-            return ModelFacts(name)
+            return ModelFacts(name, near=_near(name))
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             return ModelFacts(name, folder, tokenizer=_tokenizer(folder))
         if not (folder / "config.json").is_file():
@@ -135,6 +146,17 @@ def _place(name: str) -> Path | None:
 
     found = try_to_load_from_cache(name, "config.json")
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _near(name: str) -> str | None:
+    """A folder with a model beside where the name would be one, spelled nearly so."""
+    place = Path(name)
+    try:
+        beside = [each.name for each in place.parent.iterdir() if (each / "config.json").is_file()]
+    except OSError:
+        return None
+    found = difflib.get_close_matches(place.name, beside, n=1, cutoff=0.75)
+    return str(place.parent / found[0]) if found else None
 
 
 def _check_family(model_type: Any, named: str) -> None:

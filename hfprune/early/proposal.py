@@ -105,8 +105,8 @@ def propose(
         RecipeError: more than one target, or images.
     """
     task, said = rows.chosen.task, list(rows.chosen.said)
-    if model.folder is None:
-        said.append(f"{model.name} is not on this machine yet: a run looks it up on the Hub")
+    if model.unseen is not None:
+        said.append(model.unseen)
     if task == "image_classification":
         raise RecipeError("rows of images are not proposed for: begin with recipes/digits-vit.yaml")
     given = {name: value for name, value in target._asdict().items() if value is not None}
@@ -221,13 +221,16 @@ def teacher_of(rows: RowFacts, model: ModelFacts) -> tuple[list[str] | None, boo
     if model.problem not in (None, task):
         return None, False, [f"{model.name} is fine-tuned for {model.problem}: it is trained anew"]
     mine = list(rows.labels)
+    by_form = {spelled(label).casefold(): label for label in mine}
+    alike = {spelled(name).casefold() for name in labels} == set(by_form)
     if len(labels) != len(mine):
         return None, False, [
+            f"{model.name} is fine-tuned for these labels, which the rows spell in several ways: "
+            "write them alike, and it is the teacher as it stands" if alike else
             f"{model.name} has {len(labels)} labels and the rows {len(mine)}: if training stops at "
             "that, set model.new_head: true"
         ]  # fmt: skip
-    by_form = {spelled(label).casefold(): label for label in mine}
-    if len(by_form) == len(mine) and {spelled(name).casefold() for name in labels} == set(by_form):
+    if len(by_form) == len(mine) and alike:
         ordered = [by_form[spelled(name).casefold()] for name in labels]
         return ordered, True, _as_teacher(model.name)
     numbers = sorted(mine, key=lambda label: (len(label), label))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hfprune.core.errors import DataError
@@ -81,7 +81,8 @@ def look(
     proposal = propose(
         rows, facts, output=output, target=target, teacher=teacher, cores=usable_cpus()
     )
-    return Looked(proposal, rows, facts)
+    told = replace(proposal, said=(*head.notices, *proposal.said))
+    return Looked(told, rows, facts)
 
 
 def row_facts(head: Head, chosen: Chosen, model: ModelFacts, test_file: str | None) -> RowFacts:

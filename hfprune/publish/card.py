@@ -17,6 +17,7 @@ from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
 from hfprune.deploy.choose.told import recommended_files
+from hfprune.deploy.worth import layout_in_words, probabilities_in_words
 from hfprune.publish.finished import (
     CARD_NAME,
     FIGURES,
@@ -189,6 +190,8 @@ class _Card:
             yield f"- **to deploy**, {_cell(told.line)}. Why: {_cell(told.why)}."
         if results.targets:
             yield f"- **target**: {_cell(results.targets[PRUNED].text())}."
+        if (said := probabilities_in_words(results, self.served)) is not None:
+            yield f"- **probabilities**: {said}"
         sizes, parameters = self.benchmark.file_bytes, self.benchmark.parameters
         before, after = parameters[DENSE], parameters[PRUNED]
         yield (
@@ -222,6 +225,8 @@ class _Card:
 
     def _layers(self) -> Iterator[str]:
         kept = self.results.members[PRUNED]
+        if (said := layout_in_words(kept)) is not None:
+            yield from (said, "")
         yield from (_row(["layer", "heads", "neurons"]), _row(["---", "---:", "---:"]))
         columns = (kept.heads, kept.of_heads, kept.neurons, kept.of_neurons)
         for layer, (heads, of_heads, neurons, of_neurons) in enumerate(zip(*columns, strict=True)):

@@ -111,7 +111,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     if len(wide) >= 4:
         return wide
     found = [f * 10.0**p for p in powers for f in (1, 2, 5) if low <= f * 10.0**p <= high]
-    return found or [low]
+    # Within a narrow range one of them, or none, would say nothing of the scale.
+    return found if len(found) > 1 else ticks(low, high)
 
 
 class _Plane:
@@ -168,13 +169,14 @@ class Drawn:
 
     Attributes:
         svg: the drawing.
-        whole: whether it is as wide as the page.
+        whole: whether it is as wide as the page; ``narrow`` is then the drawing for a phone.
         begins: what to say of its y axis, if that does not begin at zero.
     """
 
     svg: Markup
     whole: bool
     begins: str | None
+    narrow: Markup | None = None
 
 
 def drawn(charts: Sequence[LineChart | ScatterChart]) -> list[Drawn]:
@@ -187,7 +189,8 @@ def draw(chart: LineChart | ScatterChart, *, wide: bool = False) -> Drawn:
     """One chart."""
     make = draw_lines if isinstance(chart, LineChart) else draw_scatter
     svg, begins = make(chart, WIDE if wide else WIDTH)  # type: ignore[arg-type]  # as chosen above
-    return Drawn(svg, wide, begins)
+    narrow = make(chart, WIDTH)[0] if wide else None  # type: ignore[arg-type]
+    return Drawn(svg, wide, begins, narrow)
 
 
 def _svg(title: str, width: float, parts: Iterable[str]) -> Markup:

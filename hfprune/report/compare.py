@@ -151,7 +151,8 @@ def _html(pages: Sequence[Page]) -> str:
     entries, notes = compare(pages)
     primary, first = pages[0].results.primary, pages[0].results
     shapes = shapes_of(pages)
-    charts = [_chart(entries, place, shape, primary) for place, shape in enumerate(shapes)]
+    unit = first.benchmark.length_unit
+    charts = [_chart(entries, place, shape, primary, unit) for place, shape in enumerate(shapes)]
     return filled(
         TEMPLATE,
         name="Comparison of runs",
@@ -161,7 +162,6 @@ def _html(pages: Sequence[Page]) -> str:
         entries=entries,
         notes=notes,
         shapes=shapes,
-        unit=first.benchmark.length_unit,
         confidence=first.evaluation.confidence,
         baseline=first.benchmark.baseline,
         charts=list(zip(charts, drawn(charts), strict=True)),
@@ -175,7 +175,7 @@ def _shape(entry: Entry) -> Shape:
 
 
 def _chart(
-    entries: Sequence[Entry], place: int, shape: tuple[int, int], primary: str
+    entries: Sequence[Entry], place: int, shape: tuple[int, int], primary: str, unit: str
 ) -> ScatterChart:
     points = tuple(
         Point(
@@ -189,7 +189,7 @@ def _chart(
     mirrored = [Point(p.name, -p.x, p.y, p.low, p.high, p.colour, p.shape) for p in points]
     front = front_of(mirrored, lower_is_better=primary in LOWER_IS_BETTER)
     by_name = {point.name: point for point in points}
-    title = f"batch {shape[0]}, {shape[1]} long"
+    title = f"batch {shape[0]}, {shape[1]} {unit}"
     return ScatterChart(
         title, "speed-up (log)", primary, points, tuple(by_name[p.name] for p in front), "x"
     )

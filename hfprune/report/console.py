@@ -21,7 +21,6 @@ from hfprune.core.processes import processes
 from hfprune.core.records import QuantizationRecord
 from hfprune.core.results import RunResults
 from hfprune.core.text import cell, visible
-from hfprune.deploy.choose.told import last_lines
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.report.overall import Overall, about
 from hfprune.report.tables import quantization_table, summary_table
@@ -68,12 +67,16 @@ class _Work:
         return max(0.0, pace * (self.total - self.done))
 
     def text(self) -> str:
-        """``40% (120 of 300), 1:20, 2:00 left; loss 0.3120``."""
+        """``40% (120 of 300), 1:20, 2:00 left; loss 0.3120``.
+
+        What is still at work when all that was counted is done says only how long it has taken.
+        """
         parts = []
-        if self.total:
+        counts = self.done < self.total
+        if counts:
             parts.append(f"{self.done / self.total:.0%} ({self.done} of {self.total})")
         parts.append(clock(self.elapsed))
-        if self.left is not None:
+        if counts and self.left is not None:
             parts.append(f"{clock(self.left)} left")
         return ", ".join(parts) + (f"; {self.facts_text()}" if self.facts else "")
 
@@ -197,6 +200,11 @@ class Console:
             self._stage.move(done, total)
             self._tell(self._stage)
 
+    def now(self, what: str) -> None:
+        """What the current stage is at, shown beside how far it is."""
+        if self._stage is not None:
+            self._stage.facts["now"] = what
+
     def training(self, metric: str) -> TrainerCallback:
         """What shows a Trainer's steps, losses, sparsity and evaluations in the current stage.
 
@@ -228,7 +236,7 @@ class Console:
         bar = ProgressBar(total=work.total or None, completed=work.done, width=30)
         left = work.left
         counted = f"{work.done}/{work.total}" if work.total else ""
-        remaining = "" if left is None else f"{clock(left)} left"
+        remaining = "" if not left else f"{clock(left)} left"
         row.add_row(cell(work.name), bar, counted, clock(work.elapsed), remaining)
         lines: list[Any] = [row]
         if in_all := self._left_in_all(work):
@@ -257,12 +265,9 @@ class Console:
             )
 
     def summary(self, results: RunResults) -> None:
-        """The table of a run, and below it which file to take for which use, to stdout."""
+        """The table of a run, to stdout."""
         if not self.silent:
-            shown = RichConsole(highlight=False, width=_width())
-            shown.print(summary_table(results))
-            for line in last_lines(results):
-                shown.print(visible(line), markup=False, soft_wrap=True)
+            RichConsole(highlight=False, width=_width()).print(summary_table(results))
 
     def verdict(self, results: RunResults, asked: PruningConfig | None, folder: str) -> None:
         """What the run came to, in a sentence or four, and what to type next; to stdout.

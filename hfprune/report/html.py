@@ -29,6 +29,7 @@ from hfprune.report.figures import (
     scatter_png,
 )
 from hfprune.report.page import NEEDED_BY, Page
+from hfprune.report.sure import sure_part
 
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
@@ -145,6 +146,9 @@ def _html(page: Page) -> str:
         members=results.members,
         headlines=list(page.headlines()),
         deployment=deployment_part(results),
+        sure=sure_part(results),
+        cascade=page.cascade,
+        layouts=page.layouts(),
         table=list(page.table()),
         pareto=list(zip(charts, drawn(charts), strict=True)),
         legend=[

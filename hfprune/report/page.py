@@ -18,11 +18,13 @@ from hfprune.core.kinds import IMAGE, kind_of_task
 from hfprune.core.model_ref import DENSE, REFERENCE
 from hfprune.core.records import SizesCandidate
 from hfprune.core.results import RunResults, Timing, read_results
+from hfprune.deploy.worth import layout_in_words
 from hfprune.recipe.public import public_recipe
 from hfprune.recipe.reading import dump_recipe, load_recipe
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.curves import colour_of
+from hfprune.report.sure import CascadePart, cascade_part
 from hfprune.report.verdict import Verdict, verdict, verdicts
 
 NEEDED_BY = "a report"
@@ -135,6 +137,7 @@ class Page:
     Attributes:
         asked: the recipe's target, if there is a recipe.
         origin: base model and data.
+        cascade: of a family, if one was chosen.
 
     Methods raise KeyError and the like, or OutputError, where results were edited.
     """
@@ -145,6 +148,7 @@ class Page:
     recipe: str | None
     asked: PruningConfig | None = None
     origin: Origin = field(default_factory=Origin)
+    cascade: CascadePart | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Page:
@@ -162,15 +166,22 @@ class Page:
         # By its recipe, as the folder may still be a temporary one.
         name, member = Path(recipe.output_dir).name, results.member
         title = name if member is None else f"{name}, {member}"
-        begun = origin_of(whole, results)
-        return cls(title, results, details, dump_recipe(recipe), recipe.pruning, begun)
+        return cls(
+            title, results, details, dump_recipe(recipe), recipe.pruning,
+            origin_of(whole, results), cascade_part(folder),
+        )  # fmt: skip
 
     def verdicts(self) -> list[Verdict]:
         """What it came to, a model."""
         return verdicts(self.results, self.asked)
 
+    def layouts(self) -> list[tuple[str, str]]:
+        """What sizes the layers have and who loads them, by label; of old runs nothing."""
+        told = {label: layout_in_words(kept) for label, kept in self.results.members.items()}
+        return [(label, text) for label, text in told.items() if text is not None]
+
     def usage(self) -> list[tuple[str, str]]:
-        """How the first model's file is used, as titles and texts to copy."""
+        """How the file of a model is used, as titles and texts to copy."""
         return usage(self.results)
 
     @property
@@ -315,8 +326,11 @@ def origin_of(recipe: Recipe, results: RunResults) -> Origin:
 
 
 def usage(results: RunResults) -> list[tuple[str, str]]:
-    """How a run's first model is used from the folder of its report: titles and texts to copy."""
-    label = next(iter(results.members))
+    """How a model is used from the folder of its report: titles and texts to copy.
+
+    Of a family the fastest, as in the commands that a run ends with.
+    """
+    label = list(results.members)[-1]
     found = verdict(results, label, None)
     place = label if results.family is not None else "."
     texts = []

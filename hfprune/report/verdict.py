@@ -14,6 +14,7 @@ from typing import Final
 from hfprune.core.model_ref import DENSE, REFERENCE, ModelRef
 from hfprune.core.results import AS_FAST, ModelQuality, RunResults, Timing
 from hfprune.core.tasks import LOWER_IS_BETTER
+from hfprune.deploy.choose.told import Told, recommended_files
 from hfprune.recipe.sections.pruning import PruningConfig
 
 # A speed that falls short by no more than this counts as reached: it is what rounds differ by.
@@ -42,6 +43,7 @@ class Verdict:
         cost: of the metric, with its uncertainty in words.
         slower: where it is no faster than the dense model, alone quantized; ``None``: nowhere.
         kept: whether the target was reached and no loss was shown.
+        hollow: where the dense model itself has learned nothing, that; ``None``: it has.
     """
 
     label: str
@@ -52,11 +54,12 @@ class Verdict:
     cost: str
     slower: str | None
     kept: bool
+    hollow: str | None = None
 
     def text(self) -> str:
         """All of it in one paragraph."""
-        parts = [self.reached, self.deploy, self.cost, *([self.slower] if self.slower else [])]
-        return " ".join(parts)
+        parts = [self.reached, self.deploy, self.cost, self.hollow, self.slower]
+        return " ".join(part for part in parts if part)
 
 
 def verdicts(results: RunResults, asked: PruningConfig | None) -> list[Verdict]:
@@ -79,20 +82,23 @@ def verdict(results: RunResults, label: str, asked: PruningConfig | None) -> Ver
         results.quality(REFERENCE), results.quality(ref), results.primary,
         results.evaluation.samples, results.evaluation.confidence,
     )  # fmt: skip
+    hollow = hollow_in_words(results)
     # In a folder of its own, a member of a family is the only one.
     inside = f"{label}/" if results.family is not None else ""
-    uses = (results.deployment or {}).get(label, {}).get("uses", {})
-    chosen = next((use["path"] for use in uses.values() if use.get("path")), None)
-    file = f"{inside}{chosen or FILES.get(ref.form, '')}"
+    chosen = recommended_files(results, label)
+    file = f"{inside}{chosen[0].path if chosen else FILES.get(ref.form, '')}"
     return Verdict(
         label=label,
         ref=ref,
         file=file,
         reached=reached,
-        deploy=_deploy(results, label, ref, file),
+        deploy=_chosen(results, chosen, inside, ref)
+        if chosen
+        else _deploy(results, label, ref, file),
         cost=cost,
         slower=_slower(results, ref),
-        kept=met and not lost,
+        kept=met and not lost and hollow is None,
+        hollow=hollow,
     )
 
 
@@ -154,10 +160,24 @@ def wanted_speed(label: str, asked: PruningConfig | None) -> float | None:
     return next((float(speed) for speed in speeds if f"{speed:g}x" == label), None)
 
 
+def _chosen(results: RunResults, rows: Sequence[Told], inside: str, ref: ModelRef) -> str:
+    """The files that were chosen for each use, each named once, and what they bring."""
+    size = f" ({results.benchmark.file_bytes[str(ref)] / 1e6:.1f} MB)"
+    said: list[str] = []
+    for path in dict.fromkeys(row.path for row in rows):
+        uses = [row for row in rows if row.path == path]
+        fast = "; ".join(
+            row.served if row.ms is None else f"{row.served} {row.ms:.2f} ms, {row.speeds}"
+            for row in uses
+        )
+        why = "; ".join(dict.fromkeys(row.why for row in uses))
+        said.append(f"Deploy {inside}{path}{'' if said else size}: {fast} ({why}).")
+    return " ".join(said)
+
+
 def _deploy(results: RunResults, label: str, ref: ModelRef, file: str) -> str:
     benchmark = results.benchmark
     size = f"{benchmark.file_bytes[str(ref)] / 1e6:.1f} MB"
-    uses = (results.deployment or {}).get(label, {}).get("uses")
     times, shape = benchmark.times(), benchmark.shapes()[0]
     others = [
         each for each in results.refs()
@@ -165,9 +185,7 @@ def _deploy(results: RunResults, label: str, ref: ModelRef, file: str) -> str:
         and (str(each), shape) in times
     ]  # fmt: skip
     mine = times[str(ref), shape]
-    if uses:
-        why = f"chosen here for {next(iter(uses))} inputs, by time and metric (deploy.json)"
-    elif not others:
+    if not others:
         why = "the only file that was written"
     else:
         other = max(others, key=lambda each: times[str(each), shape].speedup)
@@ -217,6 +235,21 @@ def cost_in_words(
     ), False
 
 
+def hollow_in_words(results: RunResults) -> str | None:
+    """That the dense model is no better than its most frequent answer, which hides every loss."""
+    dense = results.quality(REFERENCE)
+    if results.primary != "accuracy" or dense.by_class is None:
+        return None
+    rows = {str(one["label"]): one.get("support", 0) for one in dense.by_class.classes}
+    most = max(rows, key=lambda label: rows[label], default="")
+    if not sum(rows.values()) or dense.metrics["accuracy"] > rows[most] / sum(rows.values()):
+        return None
+    return (
+        f"But the dense model is no better than always saying {most!r}: nothing was learned that "
+        "pruning could lose; give the teacher more epochs, more rows or another learning rate."
+    )
+
+
 def _points(value: float, metric: str, sign: bool = True) -> str:
     """A difference of a metric: in points where it is a fraction."""
     if metric in LOWER_IS_BETTER:
@@ -242,10 +275,11 @@ def _slower(results: RunResults, ref: ModelRef) -> str | None:
     return f"It is no faster than the dense model was for {' and '.join(found)}."
 
 
-# What a model of the task could be asked about.
+# What a model of the task could be asked about, quoted as every shell reads it.
+_TEXT: Final = '"a text of yours"'
 _EXAMPLES: Final = {
     "image_classification": "photo.jpg",
-    "token_classification": "Ada Lovelace was born in London.",
+    "token_classification": '"Ada Lovelace was born in London."',
 }
 
 
@@ -261,7 +295,7 @@ def next_commands(folder: str, labels: Sequence[str], task: str) -> list[str]:
     place = shlex.quote(str(PurePath(folder) / labels[-1]) if labels else folder)
     name = PurePath(folder).name or "model"
     return [
-        f"hfprune predict {place} {shlex.quote(_EXAMPLES.get(task, 'a text of yours'))}",
+        f"hfprune predict {place} {_EXAMPLES.get(task, _TEXT)}",
         f"hfprune report {shlex.quote(folder)}",
         f"hfprune push {place} --repo-id USER/{name.replace(' ', '-')}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,13 +86,37 @@ def test_shells_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ("pruning.sp", ["pruning.sparsity=", "pruning.speedup="]),
         ("pruning.method=", ["pruning.method=gates", "pruning.method=reconstruction"]),
         ("training.bf16=", ["training.bf16=true", "training.bf16=false", "training.bf16=auto"]),
-        ("pruning.vocabulary.m", ["pruning.vocabulary.min_count="]),
-        ("rec", ["recovery."]),
+        # Of one that is left what may follow is told too, so that no blank is put behind it.
+        ("pruning.spe", ["pruning.speedup=", "pruning.speedup=null"]),
+        ("pruning.lay", ["pruning.layout=", "pruning.layout=uneven", "pruning.layout=uniform"]),
+        ("seed", []),
+        ("rec", ["recovery.", "recovery.num_train_epochs=", ...]),
+        ("output", ["output_dir="]),
         ("nothing", []),
     ],
 )
-def test_shells_complete_keys_of_recipes(typed: str, found: list[str]) -> None:
-    assert complete_override(typed) == found
+def test_shells_complete_keys_of_recipes(typed: str, found: list[Any]) -> None:
+    told = complete_override(typed)
+    assert told[:2] == found[:2] if ... in found else told == found
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "found"),
+    [
+        # As bash gives them, which parts words at a `=`.
+        ("hfprune prune a.yaml pruning.layout = un", 5, ["uneven", "uniform"]),
+        ("hfprune prune a.yaml pruning.layout =", 4, ["uneven", "uniform"]),
+        ("hfprune recipe check a.yaml deploy.cpu = a", 6, ["avx2", "avx512", "amx", "arm64"]),
+        ("hfprune prune a.yaml resume=true pruning.sp", 4,
+         ["pruning.sparsity=", "pruning.speedup="]),
+        ("hfprune prune a.yaml pruning.layout=un", 3,
+         ["pruning.layout=uneven", "pruning.layout=uniform"]),
+    ],
+)  # fmt: skip
+def test_shells_that_part_words_are_understood(words: str, at: int, found: list[str]) -> None:
+    asked = {"_HFPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+    done = CliRunner().invoke(app, [], env=asked, prog_name="hfprune")
+    assert done.stdout.split() == found
 
 
 def test_a_reader_that_stops_early_is_no_failure() -> None:
@@ -109,6 +134,18 @@ def test_errors_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
         told = json.loads(failed.stdout)["error"]
         assert set(told) == {"type", "message"}
         assert failed.stderr.strip() == f"error: {told['message']}"
+
+
+def test_wrong_usage_is_json_where_json_was_asked_for() -> None:
+    for words, said in (
+        (("quick", "--json"), "Missing argument"),
+        (("recipe", "new", "a.yaml", "--json", "--sped", "6"), "--sped"),
+        (("nothing", "--json"), "nothing"),
+    ):
+        failed = call(*words, code=2)
+        assert said in json.loads(failed.stdout)["error"]["message"]
+        assert "Usage: " in failed.stderr
+        assert not call(*(word for word in words if word != "--json"), code=2).stdout
 
 
 def test_errors_of_evaluate_name_its_own_options(tmp_path: Path) -> None:
@@ -156,8 +193,59 @@ def test_quick_looks_writes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     task = call("quick", "mine", "tickets.csv", "--task", "ranking", code=1)
     assert "--task is 'ranking'; expected one of single_label_classification" in task.stderr
     gone = call("quick", "mine", "tikets.csv", code=1)
-    assert "Did you mean 'tickets.csv'?" in gone.stderr
+    assert "there is no such file (FILE). Did you mean 'tickets.csv'?" in gone.stderr
     assert len(seen) == 1
+
+
+def test_a_messy_export_of_a_spreadsheet_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Semicolons, a byte order mark, an odd header, copies, labels in capitals, an empty text."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_classifier("bert", tmp_path / "mine")
+    write_reviews(tmp_path / "plain.csv", 60)
+    rows = [line.split(",") for line in (tmp_path / "plain.csv").read_text().splitlines()[1:]]
+    lines = [f'T-{n};2025-01-{n % 28 + 1:02};"{text}; please";{label};web'
+             for n, (text, label) in enumerate(rows)]  # fmt: skip
+    lines += [*lines[:3], 'T-x;2025-01-01;"a ""good"" film";POSITIVE;mail', "T-y;;;negative;web"]
+    text = "\r\n".join(["Ticket ID;Created On;Message Body;Topic ;Channel", *lines])
+    (tmp_path / "tickets.csv").write_text(text + "\r\n", encoding="utf-8-sig", newline="")
+    told = call("quick", "mine", "tickets.csv", "--dry-run").stderr
+    for said in (
+        "cells are parted by ';'", "texts: column 'Message Body'", "labels: column 'Topic '",
+        "3 labels: 'negative' 32, 'positive' 32, 'POSITIVE' 1", "differ only in case",
+        "have an empty text", "it may take",
+    ):  # fmt: skip
+        assert told.count(said) == 1, said
+    data = load_recipe("runs/tickets.yaml").data
+    assert (data.text_column, data.label_column) == ("Message Body", "Topic ")
+    wrong = call("recipe", "check", "runs/tickets.yaml", "data.label_column=Topic", code=1)
+    assert "Did you mean 'Topic '?" in wrong.stderr
+
+
+def test_errors_of_quick_name_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_classifier("bert", tmp_path / "mine")
+    write_reviews(tmp_path / "a.csv", 40)
+    for words, said in (
+        (("--sparsity", 95), "error: --sparsity must be at least 0 and less than 1, got 95.0"),
+        (("--max-drop", 2), "error: --max-drop must be at least 0 and less than 1, got 2.0"),
+        (("--speedup", 0.5), "error: --speedup"),
+        (("--test", "b.csv"), "there is no such file (--test). Did you mean 'a.csv'?"),
+        (("--teacher", "./no"), "error: --teacher './no': there is no such folder here"),
+        (("--task", "regression"), "for classes, say --task single_label_classification"),
+    ):
+        quick = call("quick", "mine", "a.csv", *words, "--dry-run", code=1)
+        new = call("recipe", "new", "r.yaml", "--model", "mine", "--train", "a.csv", *words, code=1)
+        for told in (quick.stderr, new.stderr):
+            assert said in told
+            (error,) = [line for line in told.splitlines() if line.startswith("error: ")]
+            assert not re.search(r"(pruning|teacher|data)\.[a-z]", error)
+    assert not list(tmp_path.glob("**/*.yaml"))
+    gone = call("recipe", "new", "r.yaml", "--model", "./no", "--train", "a.csv", code=1)
+    assert "error: the model './no': there is no such folder here" in gone.stderr
 
 
 def test_a_new_recipe_is_whole_and_never_overwrites(
@@ -354,11 +442,14 @@ def test_export_of_a_dense_model_elsewhere(tmp_path: Path) -> None:
     assert files == [str(out / "model.onnx")]
 
 
-def test_inspect_is_the_script(tmp_path: Path) -> None:
+def test_inspect_is_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny_classifier("bert", tmp_path)
     found = json.loads(call("inspect", tmp_path, "--json", "--sequence-length", 10).stdout)
     assert found == {**hfprune.inspect(tmp_path, sequence_length=10).to_dict()}
-    assert "can be pruned" in call("inspect", tmp_path).stdout
+    shown = call("inspect", tmp_path).stdout
+    assert "can be pruned" in shown
+    monkeypatch.setenv("COLUMNS", "20")
+    assert call("inspect", tmp_path).stdout == shown, "what is no terminal has no columns"
     assert "holds no model" in call("inspect", tmp_path / "nothing", code=1).stderr
 
 

@@ -124,12 +124,28 @@ def test_header_cells_that_nobody_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("header", "remedy"),
-    [("text;label", "save it with commas"), ("text\tlabel", "data.format: tsv")],
+    [("text|label", "save it with commas"), ("text\tlabel", "data.format: tsv")],
 )
 def test_another_delimiter(tmp_path: Path, header: str, remedy: str) -> None:
     file = tmp_path / "a.csv"
     file.write_text(f"{header}\n{header}\n")
     with pytest.raises(DataError, match=f"The header is one cell that holds .*: .*{remedy}$"):
+        read(file)
+
+
+def test_semicolons_of_spreadsheets_are_read_and_told(tmp_path: Path) -> None:
+    """As Excel writes in countries whose decimal sign is the comma, with its mark and \\r\\n."""
+    file = tmp_path / "a.csv"
+    file.write_bytes('\ufeffid;text;label\r\n1;"late; and, wet";x\r\n2;fine, thanks;y\r\n'.encode())
+    table = read(file)
+    assert table.columns == {"text": ["late; and, wet", "fine, thanks"], "label": ["x", "y"]}
+    (told,) = table.notices
+    assert told == f"train ({file}): cells are parted by ';', as its header line shows"
+    # A semicolon within a name is none between names.
+    file.write_text("text;,label\na;b,x\n")
+    assert not read(file, text_column="text;").notices
+    file.write_text('"text;label"\n"a;b"\n')
+    with pytest.raises(DataError, match="has no column 'text'"):
         read(file)
 
 

@@ -27,7 +27,7 @@ from hfprune.deploy.choose.record import (
 )
 from hfprune.deploy.choose.settling import Rival
 from hfprune.deploy.choose.targets import CPUS, choice_for, cpu_kind
-from hfprune.deploy.choose.told import last_lines, recommended_files
+from hfprune.deploy.choose.told import recommended_files
 from hfprune.deploy.choose.trying import Judging, Trials, list_candidates
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
@@ -39,6 +39,7 @@ from hfprune.measure.traffic import USES
 from hfprune.recipe.sections.export import QuantizationConfig
 from hfprune.report.deployment import deployment_part
 from hfprune.report.html import render
+from hfprune.report.verdict import verdict
 from tests.deploy.test_export import samples, separable_model, tiny_tokenizer
 
 pytest.importorskip("onnxruntime")
@@ -550,12 +551,13 @@ def test_console_report_and_card_say_the_same_file_for_the_same_reason(tmp_path:
         "float32 ONNX, 4.3x over the best dense file (dense onnxruntime int8, lean); pruning "
         "4.10x, precision 2.66x"
     )
-    lines = last_lines(results)
-    assert lines == [
-        f"to deploy, {told.line}: the fastest of what may be deployed",
-        "target: asked for 10x, reached 8.5x (pruned int8, batch 1 x 32): slower than asked for by "
-        "15%",
-    ]
+    found = verdict(results, "pruned", None)
+    assert found.file == told.path
+    assert found.deploy == (
+        "Deploy onnx/model_quantized.onnx (65.0 MB): one at a time 0.61 ms, 10.9x over dense "
+        "float32 ONNX, 4.3x over the best dense file (dense onnxruntime int8, lean) (the fastest "
+        "of what may be deployed)."
+    )
     part = deployment_part(results)
     assert part is not None
     assert part.rows == [told]

@@ -114,6 +114,7 @@ def test_words_become_entities_with_their_places() -> None:
     ("name", "content", "expected"),
     [
         ("a.txt", "one\n\ntwo\r\n", [Row("one"), Row("two")]),
+        ("a.csv", 'id;text\n1;"one; two"\n', [Row("one; two")]),
         ("a.csv", 'id,text\n1,"one, and\nmore"\n2,two\n', [Row("one, and\nmore"), Row("two")]),
         ("a.tsv", "text\tid\none\t1\n", [Row("one")]),
         ("a.jsonl", '{"text": "one"}\n"two"\n', [Row("one"), Row("two")]),

@@ -267,6 +267,24 @@ def test_a_speed_that_cannot_be_is_refused_by_the_commands(place: Path, tmp_path
     assert "40x is beyond what" in check_early(daring)[0]
 
 
+def test_a_misspelled_folder_is_told_before_the_hub_is_asked(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name without a slash may be one of the Hub, so it is no error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model/config.json").write_text((place / "tuned/config.json").read_text())
+    (note,) = check_early(recipe(place, model={"name_or_path": "my-modle"}))
+    assert note == (
+        "my-modle is not on this machine yet: a run looks it up on the Hub; did you mean the "
+        "folder 'my-model'?"
+    )
+    assert check_early(recipe(place, model={"name_or_path": "bert-base-uncased"})) == ()
+    rows = str(place / "rows.csv")
+    found = CliRunner().invoke(app, ["quick", "my-modle", rows, "--output", "o", "--dry-run"])
+    assert found.stderr.count(note) == 1
+
+
 def test_of_large_files_only_the_head_is_read(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

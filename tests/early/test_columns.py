@@ -79,7 +79,7 @@ def test_pairs_are_known_by_their_names() -> None:
         ),
         ({"body": TEXTS, "id": IDS}, {}, "no column looks like one: 'id' (such as 'T-0')"),
         ({"a": STARS, "b": PRICES}, {}, "no column looks like a text: 'a' (such as '1')"),
-        ({"body;topic": TEXTS}, {}, "the header is one cell that holds ';'"),
+        ({"body|topic": TEXTS}, {}, "the header is one cell that holds '|'"),
         ({"body": TEXTS}, {}, "tickets.csv has one column, 'body'; a classifier learns from two"),
         (
             {"body": TEXTS, "topic": TOPICS},

@@ -93,6 +93,14 @@ def classifier(labels: tuple[str, ...], **changed: Any) -> ModelFacts:
         (classifier(("LABEL_0", "LABEL_1")), {"1": 3, "0": 1}, None, True, "the teacher"),
         (classifier(("LABEL_0", "LABEL_1")), {"bad": 1, "good": 1}, None, False, "not those of"),
         (classifier(("good", "bad", "so-so")), {"bad": 1, "good": 1}, None, False, "has 3 labels"),
+        # Written alike they would be: what to do comes before a new head.
+        (
+            classifier(("good", "bad")),
+            {"bad": 9, "Bad": 1, "good": 1},
+            None,
+            False,
+            "which the rows spell in several ways: write them alike",
+        ),
         (classifier(("A", "a")), {"a": 1, "A": 1}, None, False, "not those of the rows"),
         (classifier(("O", "X"), kind=TOKENS), {"O": 1, "X": 1}, None, False, "another kind"),
         (

@@ -283,6 +283,21 @@ def test_pictures_are_whole_and_shown(name: str) -> None:
     assert any(f"](pictures/{name}.svg)" in read(page) for page in PAGES)
 
 
+def test_the_readme_is_short_and_begins_with_what_a_newcomer_asks() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 125, "about 120: move what is more to docs/"
+    asked = ["Does it help me?", "Two commands", "Install", "In Python", "One recipe", "More"]
+    assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE) == asked
+    begin, helps, commands_part, install, *_ = text.split("\n## ")
+    assert "![" in begin
+    rows = [line for line in helps.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 5, "one table of five rows"
+    assert helps.split("\n\n")[1].count("**") == 6, "three numbers"
+    assert len(re.findall(r"^\$ hfprune", commands_part, flags=re.MULTILINE)) == 2
+    assert "no package index has it yet" in install
+    assert text.count("```yaml") == text.count("```python") == 1
+
+
 def test_the_site_has_the_colours_of_the_pictures() -> None:
     style = read(DOCS / "stylesheets" / "extra.css")
     for scheme, colours in (("default", make_pictures.LIGHT), ("slate", make_pictures.DARK)):

@@ -46,6 +46,32 @@ def test_its_code_compiles_and_knows_hfprune(path: Path) -> None:
                     assert hasattr(import_module(str(node.module)), alias.name), alias.name
 
 
+def test_what_the_trainer_is_asked_for_in_notebooks_goes_together() -> None:
+    """Sections that exclude each other were an error of the first notebook, after its training."""
+    from hfprune.api.asked import SECTIONS, Asked
+    from hfprune.core.errors import RecipeError
+
+    asked = 0
+    for path in NOTEBOOKS:
+        for cell in code(nbformat.read(path, as_version=4)):
+            lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
+            for node in ast.walk(ast.parse("\n".join(lines), cell.id)):
+                if getattr(getattr(node, "func", None), "id", "") == "HFPruneTrainer":
+                    given = {one.arg: ast.literal_eval(one.value) for one in node.keywords  # type: ignore[attr-defined]
+                             if one.arg in ("pruning", *SECTIONS)}  # fmt: skip
+                    pruning = given.pop("pruning")
+                    Asked.of(
+                        pruning, None, None, text_column="text", text_pair_column=None, **given
+                    )
+                    asked += 1
+    assert asked
+    with pytest.raises(RecipeError, match=r"export\.quantization_seconds is for the search"):
+        Asked.of(
+            {"sparsity": 0.6}, None, None, text_column="text", text_pair_column=None,
+            export={"quantization_seconds": 30},
+        )  # fmt: skip
+
+
 @named
 def test_it_says_how_to_get_the_model_and_the_data(path: Path) -> None:
     first = nbformat.read(path, as_version=4).cells[0].source

@@ -44,6 +44,22 @@ def test_the_card_of_the_first_format(tmp_path: Path) -> None:
     assert "It was made from a local model with hfprune" in text, "it does not say where from"
 
 
+def test_probabilities_and_layout_stand_in_the_card(tmp_path: Path) -> None:
+    values = first_format()
+    values["pruning"] |= {"layout": "uneven", "stock": False, "temperature": None}
+    for i, entry in enumerate(values["evaluation"]["models"].values()):
+        entry["probabilities"] = {"ece": 0.0625 - i / 128, "brier": 0.25 + i / 64}
+    lines = ModelCard(model_card(finished(tmp_path, values))).text.splitlines()
+    assert (
+        "- **probabilities**: Probabilities are off by 2.3 points on average: expected calibration "
+        "error 0.0234 (dense 0.0625), Brier score 0.3281 (dense 0.2500); less is better."
+    ) in lines
+    assert (
+        "Layers have sizes of their own (pruning.layout: uneven); hfprune.from_pretrained loads "
+        "the model, its ONNX files need no hfprune."
+    ) in lines
+
+
 def test_without_intervals_of_differences_and_speeds(tmp_path: Path) -> None:
     values = first_format()
     del values["evaluation"]["models"]["pruned int8"]["difference"]

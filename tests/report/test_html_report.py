@@ -170,6 +170,22 @@ def rich_run(folder: Path) -> Path:
             "not_tried": 2, "seconds": 11.0, "candidates": [candidate, refused],
         }
     }  # fmt: skip
+    results["pruning"] |= {"layout": "uniform", "stock": True, "temperature": 1.25}
+    for i, entry in enumerate(models.values()):
+        entry["probabilities"] = {"ece": 0.0625 - i / 128, "brier": 0.25 + i / 64}
+    chosen = {
+        "path": "onnx/model_quantized.onnx", "candidate": "c", "runtime": "onnxruntime",
+        "precision": "int8", "graph": "lean", "ms": 0.61, "speedup": [10.9, 10.5, 11.2],
+        "over_best": [4.3, 4.1, 4.5], "parts": {"pruning": 4.1}, "why": NASTY,
+        "load": ["import onnxruntime", "one", "two"],
+    }  # fmt: skip
+    results["deployment"] = {
+        "pruned": {
+            "cpu": "vnni", "measured": True, "threads": 1, "batch_size": 32,
+            "baseline": "dense float32 ONNX", "best": {"single": "dense int8"},
+            "uses": {"single": chosen, "batches": chosen}, "notes": [NASTY],
+        }
+    }  # fmt: skip
     results["search"] = {
         "dense": 0.9, "limit": 0.01, "chosen": "3x",
         "steps": [{"speedup": 3.0, "metric": 0.9, "drop": 0.0}, {"speedup": 3.9, "stopped": NASTY}],
@@ -221,7 +237,8 @@ def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
     always = {"verdict", "use", "headline", "models", "pareto", "layers", "origin"}
     assert Page(render(folder_of(tmp_path / "old", results_of()))).sections == always
     assert Page(render(rich_run(tmp_path / "rich"))).sections == always | {
-        "training", "classes", "changed-1", "choices", "quantization",
+        "training", "classes", "changed-1", "choices", "quantization", "deployment",
+        "probabilities",
     }  # fmt: skip
 
 
@@ -353,7 +370,8 @@ def test_the_verdict_stands_on_top_with_what_to_copy(tmp_path: Path) -> None:
 
 
 def test_what_scrolls_is_reachable_and_headers_have_a_scope(tmp_path: Path) -> None:
-    for page in (Page(render(rich_run(tmp_path / "run"))), Page(comparison(tmp_path)[0])):
+    pages = (rich_run(tmp_path / "run"), cascaded(tmp_path / "family"))
+    for page in (*(Page(render(each)) for each in pages), Page(comparison(tmp_path)[0])):
         scrolls = [found for tag, found in page.tags
                    if found.get("class") == "scroll" or tag == "pre"]  # fmt: skip
         assert scrolls
@@ -373,6 +391,52 @@ def test_charts_stand_in_two_columns_without_an_orphan(tmp_path: Path) -> None:
     assert {width for whole, _, width in widths if not whole} == {"360"}
     assert len(alone) == 1, "of two charts none, of the three of pruning the last"
     assert "y axis from 0.7" in html, "accuracies do not begin at zero, which is said"
+
+
+def cascaded(folder: Path) -> Path:
+    place = folder_of(folder, results_of(("2x", "8x")))
+    for label in ("2x", "8x"):
+        (place / label).mkdir()
+    row = {"metric": 0.8, "interval": [0.78, 0.82], "mean_ms": 2.0, "p95_ms": 2.5, "slow_share": 1}
+    record = {
+        "format_version": 1, "fast": "8x", "slow": "2x", "threshold": 0.875, "metric": "accuracy",
+        "wanted": 0.81, "reached": 0.8125, "rows": 2114,
+        "measured": {
+            "slow": row,
+            "fast": {**row, "metric": 0.75, "mean_ms": 0.4, "slow_share": 0},
+            "cascade": {**row, "metric": 0.7969, "mean_ms": 0.8, "slow_share": 0.2},
+        },
+    }  # fmt: skip
+    (place / "cascade.json").write_text(json.dumps(record))
+    return place
+
+
+def test_probabilities_layout_and_cascade_are_shown_where_they_were_measured(
+    tmp_path: Path,
+) -> None:
+    page = Page(render(rich_run(tmp_path / "run")))
+    text = " ".join(page.text.split())
+    assert (
+        "Probabilities are off by 2.3 points on average: expected calibration error 0.0234 (dense "
+        "0.0625), Brier score 0.3281 (dense 0.2500); less is better. The logits are divided by a "
+        "temperature of 1.250, fitted on the validation rows; the files have it."
+    ) in text
+    assert (
+        "All layers that stay have one size (pruning.layout: uniform); from_pretrained of "
+        "transformers loads the model without hfprune."
+    ) in text
+    data = {found["data-at"]: found["value"] for tag, found in page.tags if "data-at" in found}
+    assert data["dense ONNX/ece"] == str(0.0625 - 1 / 128)
+    assert "cascade" not in page.sections
+    place = cascaded(tmp_path / "family")
+    both = Page(render(place))
+    assert "probabilities" not in both.sections, "of a run that did not measure them"
+    told = " ".join(both.text.split())
+    assert "8x answers where its probability is 0.875 or more, 2x else." in told
+    assert "cascade0.79690.780 to 0.8200.82.52.50x20.0 %" in told
+    (place / "cascade.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"cascade\.json is no record of a cascade"):
+        render(place)
 
 
 # -- several runs --------------------------------------------------------------------------------

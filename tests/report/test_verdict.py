@@ -97,6 +97,24 @@ def test_it_is_said_where_the_dense_model_is_as_fast() -> None:
     assert verdict(results(**SPEEDS), "pruned", None).slower is None
 
 
+def test_a_dense_model_that_learned_nothing_is_told() -> None:
+    """Of a model at chance nothing can be lost: `it costs nothing` alone would be no news."""
+    found = results(**SPEEDS)
+    scores = {"classes": [{"label": "yes", "support": 70}, {"label": "no", "support": 10}]}
+    values = found.to_json()
+    for entry in values["evaluation"]["models"].values():
+        entry["by_class"] = scores
+    told = verdict(RunResults.model_validate(values), "pruned", None)
+    assert told.hollow is not None, "0.875 is the share of the most frequent class"
+    assert told.hollow.startswith("But the dense model is no better than always saying 'yes'")
+    assert told.hollow in told.text()
+    assert not told.kept
+    scores["classes"][1]["support"] = 11
+    learned = verdict(RunResults.model_validate(values), "pruned", None)
+    assert (learned.hollow, learned.kept) == (None, True)
+    assert verdict(found, "pruned", None).hollow is None, "of old results nothing is known"
+
+
 def quality(value: float, difference: Any = None, metric: str = "accuracy") -> ModelQuality:
     return ModelQuality(metrics={metric: value}, interval=(0, 1), difference=difference)
 
@@ -138,7 +156,7 @@ def test_a_family_is_asked_for_several_speeds() -> None:
 
 def test_the_next_commands_have_the_paths_of_the_run() -> None:
     assert next_commands("runs/my tickets", [], "single_label_classification") == [
-        "hfprune predict 'runs/my tickets' 'a text of yours'",
+        "hfprune predict 'runs/my tickets' \"a text of yours\"",
         "hfprune report 'runs/my tickets'",
         "hfprune push 'runs/my tickets' --repo-id USER/my-tickets",
     ]
@@ -147,7 +165,7 @@ def test_the_next_commands_have_the_paths_of_the_run() -> None:
         "hfprune report runs/a",
         "hfprune push runs/a/8x --repo-id USER/a",
     ]
-    assert "'Ada Lovelace" in next_commands("runs/a", [], "token_classification")[0]
+    assert '"Ada Lovelace' in next_commands("runs/a", [], "token_classification")[0]
 
 
 def test_the_end_of_a_run_in_a_log_is_not_cut(
@@ -164,7 +182,7 @@ def test_the_end_of_a_run_in_a_log_is_not_cut(
     assert len(lines[0]) > 200
     assert lines[1:] == [
         "next:",
-        "  hfprune predict runs/x 'a text of yours'",
+        '  hfprune predict runs/x "a text of yours"',
         "  hfprune report runs/x",
         "  hfprune push runs/x --repo-id USER/x",
     ]
@@ -231,3 +249,20 @@ def test_stages_say_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
         "recover: 33% (1 of 3), 1:00, 2:00 left; about 7 minutes left in all",
         "recover: 60 s",
     ]
+
+
+def test_work_that_goes_on_after_its_count_is_not_said_to_be_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the count is a budget of time: on a busy machine lines of 100% followed each other."""
+    monkeypatch.setattr(console_module, "SECONDS_BETWEEN_LINES", -1.0)
+    console = Console()
+    with console.stage("deploy"), console.progress("files") as move:
+        for done, what in ((500, "dynamic"), (1000, "racing: single"), (1000, "once more")):
+            console.now(what)
+            move(done, 1000)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "now" in line]
+    assert lines[0].startswith("  deploy: 50% (500 of 1000), 0:00")
+    assert lines[0].endswith("; now dynamic")
+    assert lines[1:] == ["  deploy: 0:00; now racing: single", "  deploy: 0:00; now once more"]
+    console.now("nothing")  # between stages

@@ -23,8 +23,29 @@ _LONGEST_CELL = 2**31 - 1
 
 
 def read_csv(file: RowsFile) -> Table:
-    """Read comma-separated values: a cell in double quotes may hold commas, quotes, line breaks."""
-    return _read(file, {"delimiter": ",", "strict": True})
+    """Read comma-separated values: a cell in double quotes may hold commas, quotes, line breaks.
+
+    Spreadsheets of many countries part cells by semicolons: that is read too, and told.
+    """
+    with file.text(newline=_line_ends(file)) as text:
+        by_semicolons = parted_by(next(text, "")) == ";"
+    table = _read(file, {"delimiter": ";" if by_semicolons else ",", "strict": True})
+    if by_semicolons:
+        table.notices.append(f"{file.where}: cells are parted by ';', as its header line shows")
+    return table
+
+
+def parted_by(header: str) -> str:
+    """What parts the cells of a CSV file, by its first line: a semicolon where no comma does.
+
+    >>> parted_by("text;label"), parted_by("text,a;b"), parted_by("'text'"), parted_by('"a;b"')
+    (';', ',', ',', ',')
+    """
+    try:
+        commas, semicolons = (len(next(csv.reader([header], delimiter=one), [])) for one in ",;")
+    except csv.Error:
+        return ","
+    return ";" if commas == 1 < semicolons else ","
 
 
 def read_tsv(file: RowsFile) -> Table:
@@ -86,7 +107,7 @@ def _check_header(file: RowsFile, header: Sequence[str]) -> None:
     except DataError as error:
         if len(header) != 1:
             raise
-        for mark, remedy in (("\t", "say data.format: tsv"), (";", "save it with commas")):
+        for mark, remedy in (("\t", "say data.format: tsv"), ("|", "save it with commas")):
             if mark in header[0]:
                 raise DataError(
                     f"{error} The header is one cell that holds {mark!r}, so the file may not be "

@@ -64,7 +64,8 @@ class Told:
             return ""
         said = f"{self.speedup[0]:.1f}x over {self.baseline}"
         if self.over_best is not None:
-            said += f", {self.over_best[0]:.1f}x over the best dense file ({self.best})"
+            named = "" if self.best is None else f" ({self.best})"
+            said += f", {self.over_best[0]:.1f}x over the best dense file{named}"
         return said
 
     @property
@@ -126,16 +127,3 @@ def _told(label: str, use: str, chosen: Recommended, found: Deployment) -> Told:
         load=chosen.load,
         notes=found.notes,
     )
-
-
-def last_lines(results: RunResults) -> list[str]:
-    """What a run ends with: which file to take for which use, and whether targets were reached."""
-    lines = []
-    for label in results.members:
-        name = "" if results.family is None else f"{label}, "
-        for told in recommended_files(results, label):
-            lines.append(f"to deploy, {name}{told.line}: {told.why}")
-    for label, target in (results.targets or {}).items():
-        name = "" if results.family is None else f" of {label}"
-        lines.append(f"target{name}: {target.text()}")
-    return lines

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from hfprune.core.errors import DataError
+from hfprune.data.readers.delimited import parted_by
 
 # What is read as a file of rows where a text could stand.
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -85,7 +87,11 @@ def _delimited(
     source: Iterable[str], name: str, delimiter: str, column: str, pair_column: str | None
 ) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(source, delimiter=delimiter)
+    lines = iter(source)
+    header = next(lines, "")
+    if delimiter == ",":
+        delimiter = parted_by(header)
+    reader = csv.DictReader(chain([header], lines), delimiter=delimiter)
     try:
         known = reader.fieldnames or []
         for wanted in filter(None, (column, pair_column)):

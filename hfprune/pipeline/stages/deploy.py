@@ -102,6 +102,12 @@ def _measured(
     recipe = context.recipe
     threads, dense = recipe.benchmark.threads, label == DENSE
     with context.console.progress(f"files of {label}") as progress:
+
+        def told(done: float, what: str) -> None:
+            # Of the time that it may take; a busy machine takes more, which only words can tell.
+            context.console.now(what)
+            progress(round(1000 * done), 1000)
+
         return choose_files(
             output / "onnx",
             output,
@@ -118,7 +124,7 @@ def _measured(
             rivals=None if dense else _rivals(context.path(f"deployed/{DENSE}"), threads),
             most_rows=DENSE_ROWS if dense else None,
             keep_all=settings.keep_all,
-            progress=lambda done, what: progress(round(1000 * done), 1000),
+            progress=told,
         )
 
 
