@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hfprune.core.kinds import image_shape
+from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.search import usual_settings
 from hfprune.deploy.speed.landing import calibrated
@@ -49,6 +50,7 @@ def run(
             sequence_length=lengths_to_time(context, prepared, model.config)[0],
             threads=recipe.benchmark.threads,
             opset=recipe.export.opset,
+            baseline=context.path(dense.folder) / MODEL_FILE,
             progress=lambda step, done, total: progress(done, total),
         )
     table.budget_ms(speedup)  # refuses the impossible

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
+from hfprune.core.processes import processes
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.speed.landing import Landing, land
@@ -41,6 +42,9 @@ def run(
     """Candidates for a target, pruned from ``current`` and saved."""
     dense = prepared.saved(context, teacher)
     model = dense if current == teacher else prepared.saved(context, current)
+    # A GPU where there is one: its moments and solutions are those of the CPU but for rounding.
+    place = processes().device
+    model, dense = model.to(place), dense.to(place)
     rounds, seed = target.search_rounds, context.recipe.training.seed
     batches = scoring_batches(context, prepared, target, model)
     sizes = model_sizes(model)

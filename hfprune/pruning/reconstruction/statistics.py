@@ -16,12 +16,13 @@ from hfprune.families import BlockView, block_views
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.importance import knowledge_scores
 from hfprune.pruning.obs.levels import ObsLevel, obs_prune, repair
-from hfprune.pruning.obs.moments import SecondMoment
+from hfprune.pruning.obs.moments import Products, SecondMoment
 from hfprune.pruning.obs.rearrange import rearrange_mask
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.programme.levels import level_counts
 from hfprune.pruning.reconstruction.common import (
     DAMPING_RATIO,
+    ROUNDING,
     Batch,
     BlockLevels,
     Progress,
@@ -75,7 +76,7 @@ def levels_within(
         # Matrices of every block: kept only where units are still to be rearranged.
         return found, statistics if selection == "fisher" else {}
     parts = groups({key: moment_bytes(view) for key, view in views.items()}, memory)
-    found = {}
+    found: dict[BlockKey, BlockLevels] = {}
     for number, part in enumerate(parts):
 
         def in_all(step: str, done: int, total: int, number: int = number) -> None:
@@ -92,9 +93,16 @@ def gather(
     selection: Selection,
     tell: Progress,
     some: Collection[BlockKey] | None = None,
+    products: Products = "float32",
 ) -> dict[BlockKey, _Statistics]:
+    """One pass over the batches, and a second one for blocks whose float32 sums are too rough."""
     views = {key: v for key, v in block_views(model).items() if some is None or key in some}
-    found = {key: _Statistics(SecondMoment(view.weight.shape[1])) for key, view in views.items()}
+    found = {
+        key: _Statistics(
+            SecondMoment(view.weight.shape[1], device=view.weight.device, products=products)
+        )
+        for key, view in views.items()
+    }
     generator = torch.Generator().manual_seed(0)
     for done, batch in enumerate(batches):
         inputs, gradients = sensitivities(model, views, batch, generator)
@@ -107,6 +115,11 @@ def gather(
                 level = rows.new_ones(len(rows)) if mask is None else mask
                 _add_energy(found[key], views[key], rows, level)
         tell("statistics", done + 1, len(batches))
+    rough = [
+        key for key, known in found.items() if known.moment.rounding() > ROUNDING * DAMPING_RATIO
+    ]
+    if rough and products == "float32":
+        found |= gather(model, batches, selection, tell, rough, "float64")
     return found
 
 
