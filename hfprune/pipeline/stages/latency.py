@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hfprune.core.kinds import image_shape
-from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.quantize.search import usual_settings
 from hfprune.deploy.speed.landing import calibrated
 from hfprune.deploy.speed.table import latency_table

@@ -95,7 +95,8 @@ class Reconstruction:
 
     Args:
         model: the model to prune, on a CPU or a GPU, which then does the work; not changed.
-        teacher: on the same device; whose predictions and residual stream a pruned model should keep; not changed.
+        teacher: on the same device; whose predictions and residual stream a pruned model should
+            keep; not changed.
         batches: inputs without labels; moved to where the model is.
         selection: how the units of a block are chosen, see :func:`prune_without_training`.
         shape: if given, what layers must have in common.
