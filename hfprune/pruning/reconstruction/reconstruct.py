@@ -103,6 +103,9 @@ class Reconstruction:
         progress: called with the name of the step, what is done and what is to do.
         memory: bytes that each of three may take: second moments, weights of levels (what is more
             lies in files), targets of the refit (what is more is computed when it is needed).
+        shared: whether every process of a run makes this object at the same time, with the same
+            model and batches: each then reads a share of the batches. Only the first one's can
+            plan; the others have no levels.
 
     Attributes:
         levels: what each block can become.
@@ -122,6 +125,7 @@ class Reconstruction:
         selection: Selection = "obs",
         shape: UniformShape | None = None,
         memory: float = MEMORY,
+        shared: bool = False,
     ) -> None:
         if not batches:
             raise PlanError("pruning without training needs at least one batch of inputs")
@@ -132,7 +136,7 @@ class Reconstruction:
         tell = progress or silent
         with torch.no_grad(), evaluating(model, teacher):
             self.levels, self._statistics = levels_within(
-                model, self.batches, selection, memory, tell
+                model, self.batches, selection, memory, tell, shared=shared
             )
         self._memory = memory
         self._targets: RefitTargets | None = None  # found when first needed

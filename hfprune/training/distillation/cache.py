@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from hfprune.core import shares
 from hfprune.core.errors import TrainingError
 from hfprune.core.exchange import from_everyone
 from hfprune.core.files import keep_in_cache
@@ -86,7 +87,7 @@ class TeacherCache:
         parts = shards.shares(len(batches))
         kept = shards.Parts(None if known else place)
         labels, done = int(cast(Any, teacher).config.num_labels), 0
-        for part in shards.mine(len(parts)):
+        for part in shares.mine(len(parts)):
             chosen = [row for number in parts[part] for row in batches[number]]
             # Hidden states are not kept on disk: those rows are asked for again.
             resumes = chosen[0] >= hidden
@@ -103,7 +104,7 @@ class TeacherCache:
                 progress(done, len(todo))
         self._join(known)
         fresh = not known and not self._of_tokens
-        if not fresh or place is None or self._logits is None or not shards.writes():
+        if not fresh or place is None or self._logits is None or not shares.writes():
             return
         if keep_in_cache(place, save({"logits": self._logits})):
             kept.drop(range(len(parts)))
@@ -258,7 +259,7 @@ def _whole(store: Tensor | None, told: list[list[Any] | None]) -> Tensor | None:
     kinds = {each[1] for each in known}
     dtype = getattr(torch, "bfloat16" if "bfloat16" in kinds else kinds.pop())
     mine = torch.zeros(known[0][0], dtype=dtype) if store is None else store.to(dtype)
-    shards.join_(mine)
+    shares.join_(mine)
     return mine
 
 

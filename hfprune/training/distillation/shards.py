@@ -1,4 +1,4 @@
-"""What several processes compute together, a share each: who does what, and the whole of it."""
+"""Batches in parts, which are given out to processes and kept for a run that goes on later."""
 
 from __future__ import annotations
 
@@ -8,24 +8,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hfprune.core.files import keep_in_cache
-from hfprune.core.processes import processes
 
 logger = logging.getLogger(__name__)
 
 # Batches are given out, and kept for a later run, in about so many parts.
 PARTS = 64
-# Numbers that are sent at a time.
-_SENT = 2**24
-
-
-def _together() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def shares(count: int) -> list[range]:
@@ -36,34 +28,6 @@ def shares(count: int) -> list[range]:
     """
     size = max(1, math.ceil(count / PARTS))
     return [range(start, min(count, start + size)) for start in range(0, count, size)]
-
-
-def mine(parts: int) -> range:
-    """The numbers of the parts that this process does."""
-    return range(dist.get_rank(), parts, dist.get_world_size()) if _together() else range(parts)
-
-
-def writes() -> bool:
-    """Whether this process writes what all have: one on each machine does."""
-    return not _together() or processes().is_local_main_process
-
-
-def join_(store: Tensor) -> None:
-    """Zeros where other processes have values become those values, exactly. In place."""
-    if not _together():
-        return
-    device = _device()
-    for piece in store.view(-1).split(_SENT):
-        # In float32, which every backend adds up; a number and zeros lose nothing.
-        sent = piece.to(device, torch.float32)
-        dist.all_reduce(sent)
-        piece.copy_(sent)
-
-
-def _device() -> torch.device:
-    """Where collectives want their tensors: NCCL on this process' GPU."""
-    cuda = "nccl" in dist.get_backend()
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
 class Parts:
