@@ -50,6 +50,6 @@ def test_two_processes_plan_by_hash_as_one(tmp_path: Path) -> None:
         assert plan is not None
         assert first[selection]["plan"] == plan.digest()
         assert second[selection]["plan"] is None
-        assert set(first[selection]["read"]) == {1, 3}
-        assert set(second[selection]["read"]) == {2}
-        assert set(read) == {1, 2, 3}
+        assert set(first[selection]["read"]) == {0, 2}
+        assert set(second[selection]["read"]) == {1}
+        assert set(read) == {0, 1, 2}

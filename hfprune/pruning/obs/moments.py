@@ -129,9 +129,10 @@ class SecondMoment:
                     f"{name} holds values that are not finite; the model's activations overflow on"
                     " this batch (float16?): run the scoring batches in float32 or bfloat16"
                 )
-        if self.products == "float64":
+        if self._probe is None or self._probed is None:
             self._add_products(x, y)
         else:
+            self._probed.addmv_(x.T, x @ self._probe)
             self._add_rounded(x, y)
         self.sum_x.add_((x * root).sum(0))
         if y is not None and self.sum_y is not None:
@@ -148,9 +149,6 @@ class SecondMoment:
             self.cross.addmm_(x.T, y)
 
     def _add_rounded(self, x: Tensor, y: Tensor | None) -> None:
-        if self._probe is None or self._probed is None:
-            raise PlanError("float32 products need the probe that SecondMoment makes for them")
-        self._probed.addmv_(x.T, x @ self._probe)
         features = self.second.shape[0]
         # Powers of two, so nothing is rounded: squares of very small or large numbers would leave
         # the range of float32.
