@@ -189,7 +189,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 
 def measured_tables(known: dict[str, dict[str, float]]) -> list[str]:
-    lines: list[str] = []
+    lines: list[str] = [] if known else ["Not run here.", ""]
     found: dict[str, list[tuple[dict[str, int], dict[str, float]]]] = {}
     for key, values in known.items():
         stage, sizes = json.loads(key)

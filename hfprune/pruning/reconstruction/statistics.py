@@ -89,7 +89,7 @@ def levels_within(
         # Matrices of every block: kept only where units are still to be rearranged.
         return found, statistics if selection == "fisher" else {}
     parts = groups({key: moment_bytes(view) for key, view in views.items()}, memory)
-    found: dict[BlockKey, BlockLevels] = {}
+    found = {}
     for number, part in enumerate(parts):
 
         def in_all(step: str, done: int, total: int, number: int = number) -> None:
