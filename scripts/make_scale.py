@@ -287,7 +287,9 @@ PREDICTED = """## Predicted
 By the cost model, not measured: a model of BERT-base's width (768), two cores with the usual rates
 (55 GFLOP a second and core in training), three epochs for teacher and recovery, a target speed. One
 size changes at a time from 10,000 rows, 12 layers, 2 labels, 128 tokens; batches of at most 32 rows
-and 4,096 tokens.
+and 4,096 tokens. The rates are those of MiniLM's width: wider models get more out of a core. Few
+rows can take more memory than many: the teacher's hidden states are kept where they fit
+`distillation.cache_limit_gb` (4 GB).
 """
 
 TAIL = """Memory: moments, levels, the targets of the refit and a scoring batch each keep within
