@@ -280,6 +280,7 @@ slope is that of logarithms: 1 is in proportion, 0 does not grow. No stage is su
 
 One thread, processor seconds, each in a process of its own (its peak memory counts PyTorch itself,
 about 0.5 GB): a random BERT of 6 layers, 384 features and a vocabulary of 30,522, as MiniLM has it.
+Stages that are missing here were not measured.
 """
 
 PREDICTED = """## Predicted

@@ -1,4 +1,4 @@
-"""Many rows, many classes and long texts within bounds; each alone in a process."""
+"""Many rows of many classes within bounds, alone in a process."""
 
 from __future__ import annotations
 
@@ -31,14 +31,5 @@ def test_a_hundred_thousand_rows_of_a_thousand_classes(tmp_path: Path) -> None:
     assert found["labels"] == 1_000
     assert found["rows"] == 100_000
     # The file has 18 MB; token ids in 32 bits and the texts take some 60.
-    assert found["added"] < 700e6, found
+    assert found["added"] < 400e6, found
     assert found["seconds"] < 120, "labels are looked up, not searched for"
-
-
-@pytest.mark.slow
-def test_a_text_of_eight_thousand_tokens_is_never_squared(tmp_path: Path) -> None:
-    found = measured("long_text", tmp_path)
-    assert found["attention"] == "sdpa"
-    assert found["kept"] > 0
-    # Three layers of four heads, forward and back: 8192^2 scores in float32 are 1.07 GB a layer.
-    assert found["added"] < 1.0e9, found
