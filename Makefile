@@ -57,6 +57,10 @@ test: lint $(FETCHED) ## Check style, types and schema, then run the fast tests
 test-all: lint $(FETCHED) ## As test, with the slow tests, and the GPU tests where there is a GPU
 	$(BIN)/python $(PYTEST) -m "" $(PYTEST_ARGS)
 
+.PHONY: test-gpu
+test-gpu: $(INSTALLED) $(FETCHED) ## On one GPU, within ten minutes: its tests, plans, throughput, a recipe; writes gpu.json
+	$(BIN)/python scripts/gpu_check.py --out gpu.json $(GPU_ARGS)
+
 .PHONY: test-v5
 test-v5: $(INSTALLED) $(VENV5)/.installed $(FETCHED) ## Run the fast tests on transformers 5, in .venv-v5, and compare the stacks
 	HFPRUNE_OTHER_PYTHON=$(BIN)/python $(VENV5)/bin/python $(PYTEST) $(PYTEST_ARGS)

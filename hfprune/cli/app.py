@@ -172,17 +172,26 @@ def _main(
 def describe_recipe(recipe: Any, as_json: bool) -> None:
     """The recipe whole, what a run will do, and what was found in the files that it names."""
     from hfprune.early.checks import check_early
+    from hfprune.early.cost import cost_of
     from hfprune.recipe.reading import dump_recipe
     from hfprune.recipe.workplan import describe
 
-    notes = check_early(recipe)
+    notes, cost = check_early(recipe), cost_of(recipe)
     if as_json:
-        plan = describe(recipe)
-        print_json({"recipe": recipe.model_dump(mode="json"), "plan": plan, "notes": list(notes)})
+        print_json(
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "plan": describe(recipe),
+                "notes": list(notes),
+                "cost": None if cost is None else cost.to_dict(),
+            }
+        )
         return
     say(dump_recipe(recipe))
     for number, line in enumerate(describe(recipe), 1):
         say(f"{number}. {line}")
+    if cost is not None:
+        say(f"It may take {cost.in_words()} (a guess from sizes).")
     for note in notes:
         say(f"note: {note}", err=True)
 

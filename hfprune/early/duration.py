@@ -1,8 +1,9 @@
 """How long a run may take: a guess from sizes, told as a range because it is one.
 
 The rates come from the demonstration (MiniLM, 3,200 sentences, two cores: its teacher computes
-about 110 GFLOP a second) and hold within a factor of two on like machines. The run itself tells
-what is left from its own pace.
+about 110 GFLOP a second) and hold within a factor of two on like machines;
+``scripts/cost_model.py`` measures them where a run is to be. The run itself tells what is left from
+its own pace. What memory and disk it takes is in :mod:`hfprune.early.cost`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,40 @@ from typing import Final
 
 from hfprune.recipe.sections.whole import Recipe
 
-# Floating-point operations a second of one core, in training.
-RATE: Final = 55e9
 # The guess, less and more than it.
 RANGE: Final = (0.6, 1.9)
 # MiniLM's blocks, of which the fixed times below are.
 _MINILM: Final = 10.6e6
-# Seconds: loading and fixed work of all stages; timing of blocks; reconstruction of MiniLM's
-# blocks; the search for int8 settings of two models; benchmark and evaluation.
-_FIXED, _BLOCKS, _PRUNING, _INT8, _BENCHMARK = 45.0, 110.0, 110.0, 2 * 120.0, 90.0
+# Seconds to write one model's files, and to open and check those that are chosen among.
+_EXPORT, _OPENED = 2.5, 30.0
+# Models that a table of times takes.
+_PROBES: Final = 30
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in a second, and what does not shrink with the work.
+
+    Attributes:
+        flops: floating-point operations a second of one core, in training.
+        moments: the same of second moments and their solutions, all cores together.
+        probes: seconds for a model that is exported and timed (MiniLM's size).
+        rows: rows a second that are read, checked, split and tokenized, of 64 tokens.
+        fixed: seconds of loading and the fixed work of all stages.
+        export: seconds of the search for int8 settings of one model.
+        benchmark: seconds of the benchmark at the end.
+    """
+
+    flops: float = 55e9
+    moments: float = 40e9
+    probes: float = 2.0
+    rows: float = 5300.0
+    fixed: float = 45.0
+    export: float = 120.0
+    benchmark: float = 90.0
+
+
+USUAL: Final = Rates()
 # Candidates that are tried before one goes on, and steps of a search for a drop.
 _TRIALS, _STEPS = 3, 6
 # What is done for each model that is tried.
@@ -44,6 +70,9 @@ class Work:
         searches: whether speeds are stepped up to a drop.
         times_blocks: whether the target is a speed.
         reconstructs, pruning_epochs: whether pruning goes without training, or for so long.
+        layers, width: of the model, for the work of attention, which grows with the length;
+            0: left out.
+        scored: rows that a reconstruction looks at.
     """
 
     rows: int
@@ -61,50 +90,84 @@ class Work:
     times_blocks: bool
     reconstructs: bool = True
     pruning_epochs: float = 3.0
+    layers: int = 0
+    width: int = 0
+    scored: int = 1024
+
+    @property
+    def per_token(self) -> float:
+        """Multiplications a token: weights of blocks, and attention to the row's other tokens."""
+        weights = UNKNOWN if self.weights is None else self.weights
+        return weights + 2.0 * self.layers * self.tokens * self.width
 
 
-def stage_seconds(work: Work) -> dict[str, float]:
+def stage_seconds(work: Work, rates: Rates = USUAL) -> dict[str, float]:
     """Seconds of each kind of stage, as the run names them; training costs 6 operations a weight
     and token, a forward pass 2.
+
+    No term grows faster than the number of rows.
 
     >>> work = Work(3200, 2114, 27.0, 10_600_000, 2, 2, 3, 1, 0, True, 0.35, False, True)
     >>> {name: round(value) for name, value in stage_seconds(work).items()}["teacher"]
     100
     """
-    weights = work.weights or UNKNOWN
-    size = weights / _MINILM
-    epoch = work.rows * work.tokens * weights / (RATE * work.cores)
+    size = (work.weights or UNKNOWN) / _MINILM
+    pace = rates.flops * work.cores
+    epoch = work.rows * work.tokens * work.per_token / pace
     small = (6 * work.keep + 2) * epoch  # the teacher's answers once more
-    tests = 8 * work.test_rows * work.tokens * weights / (RATE * work.cores)
+    tests = 8 * work.test_rows * work.tokens * work.per_token / pace
+    rows = work.rows + work.test_rows
+    # Probes of four layers: time goes with their weights, and much of it does not.
+    timed = _PROBES * rates.probes * (0.5 + 0.5 * size)
     return {
-        "data": 5.0,
+        "data": 5.0 + rows / rates.rows * max(0.3, work.tokens / 64),
         "teacher": 6 * epoch * work.teacher_epochs if work.fine_tunes else 1.0,
         "baseline": 10.0,
-        "latency": _BLOCKS * max(1.0, size**0.5) if work.times_blocks else 0.0,
-        "reconstruct": _PRUNING * size if work.reconstructs else 0.0,
+        "latency": timed if work.times_blocks else 0.0,
+        "reconstruct": _reconstruction(work, rates) if work.reconstructs else 0.0,
         "prune": 0.0 if work.reconstructs else 8 * epoch * work.pruning_epochs,
         "trial": _TRIALS * small * work.trial_epochs if work.reconstructs else 0.0,
         "recover": small * work.recovery_epochs * (1 + work.augmentation),
-        "export": _INT8,
+        "export": 2 * rates.export,
         "evaluate": 15.0 + tests,
-        "benchmark": _BENCHMARK,
+        "benchmark": rates.benchmark,
     }
 
 
-def seconds_of(work: Work) -> tuple[float, float]:
+def _reconstruction(work: Work, rates: Rates) -> float:
+    """Seconds of moments, levels, a search of a hundred rounds over some rows, landing, refits.
+
+    Moments take ``d^2`` operations a token and block, levels about ``6 d^3`` a block.
+    """
+    layers, width = work.layers or 12, work.width or 768
+    scored = min(work.scored, work.rows)
+    tokens = scored * work.tokens
+    inner = max(1.0, ((work.weights or UNKNOWN) / layers - 4 * width**2) / (2 * width))
+    squares, cubes = inner**2 + width**2, inner**3 + width**3
+    # Forward and back once; a search on the first rows, at twice training's pace; refits of small
+    # models, each block's after half of the layers.
+    search = 100 * min(1.0, 256 / max(1, scored))
+    passes = 6 + search + 2 * layers * work.keep * _TRIALS
+    forward = passes * tokens * work.per_token / (rates.flops * work.cores)
+    moments = layers * (2 * tokens * squares * (1 + _TRIALS) + 6 * cubes) / rates.moments
+    landings = _TRIALS * 4 * rates.probes * (work.weights or UNKNOWN) / _MINILM
+    return float(forward + moments + (landings if work.times_blocks else 0.0))
+
+
+def seconds_of(work: Work, rates: Rates = USUAL) -> tuple[float, float]:
     """Seconds that the run may take, at least and at most."""
-    stages = stage_seconds(work)
+    stages = stage_seconds(work, rates)
     once = sum(stages[name] for name in _PER_MODEL)
-    found = _FIXED + sum(stages.values()) + once * (_STEPS - 1 if work.searches else 0)
+    found = rates.fixed + sum(stages.values()) + once * (_STEPS - 1 if work.searches else 0)
     return RANGE[0] * found, RANGE[1] * found
 
 
-def planned_stages(recipe: Recipe, work: Work) -> list[tuple[str, float]]:
+def planned_stages(recipe: Recipe, work: Work, rates: Rates = USUAL) -> list[tuple[str, float]]:
     """The stages of a run in order, with the seconds that are expected of each.
 
     Of a search for a drop, whose number of steps nobody knows, the first few.
     """
-    pruning, seconds = recipe.pruning, stage_seconds(work)
+    pruning, seconds = recipe.pruning, stage_seconds(work, rates)
     plan = [("data", seconds["data"]), ("teacher", seconds["teacher"])]
     if pruning.vocabulary is not None:
         plan += [("vocabulary", 5.0), ("tokens", 5.0)]
@@ -130,14 +193,25 @@ def planned_stages(recipe: Recipe, work: Work) -> list[tuple[str, float]]:
             plan.append((f"recover{suffix}", seconds["recover"]))
         if pruning.max_metric_drop is not None:
             plan.append((f"validate{suffix}", seconds["export"] / 2))
-    plan.append(("export", seconds["export"] * (1 + len(suffixes)) / 2))
-    if recipe.deploy is not None:
-        plan.append(("deploy", seconds["export"]))
+    models = 1 + len(suffixes)
+    if recipe.deploy is None:
+        plan.append(("export", seconds["export"] * models / 2))
+    else:  # settings are chosen there
+        plan.append(("export", _EXPORT * models))
+        plan.append(("deploy", (recipe.deploy.seconds + _OPENED) * models))
     return [*plan, ("evaluate", seconds["evaluate"]), ("benchmark", seconds["benchmark"])]
 
 
 def work_of(
-    recipe: Recipe, *, rows: int, test_rows: int, tokens: float, weights: int | None, cores: int
+    recipe: Recipe,
+    *,
+    rows: int,
+    test_rows: int,
+    tokens: float,
+    weights: int | None,
+    cores: int,
+    layers: int | None = None,
+    width: int | None = None,
 ) -> Work:
     """What a recipe has to do with these rows and this model; arguments as of :class:`Work`."""
     distillation, pruning = recipe.distillation, recipe.pruning
@@ -157,6 +231,9 @@ def work_of(
         times_blocks=pruning.speedup is not None or pruning.max_metric_drop is not None,
         reconstructs=pruning.method == "reconstruction",
         pruning_epochs=recipe.training.num_train_epochs,
+        layers=layers or 0,
+        width=width or 0,
+        scored=pruning.scoring_samples,
     )
 
 

@@ -63,6 +63,7 @@ class Context:
         after: Mapping[str, StageResult],
         *,
         by_main: bool = False,
+        helping: Callable[[], object] | None = None,
     ) -> ResultT:
         """Do a stage, or take its result from an earlier run.
 
@@ -73,6 +74,7 @@ class Context:
             after: results of the stages that it follows from, by name.
             by_main: only the main process works, and the others wait for its result, however
                 long it takes.
+            helping: what the others do of it before they wait.
         """
         inputs, found = self._taken(name, kind, after)
         if found is not None:
@@ -85,6 +87,8 @@ class Context:
         with self.console.stage(name), self.explained(f"stage {name!r}"):
             if self.is_main or not by_main:
                 result = do()
+            elif helping is not None:
+                helping()
         if not by_main:
             self.state.wait_for_everyone()  # the main process has written what all will read
         if self.is_main and result is not None:

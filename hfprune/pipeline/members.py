@@ -181,6 +181,8 @@ class Maker:
                         table, dense_file),
                 after,
                 by_main=True,
+                helping=partial(reconstruct.help_with, context, prepared, target, current,
+                                self.start),
             )  # fmt: skip
             folder, chosen = self._best_candidate(label, suffix, found)
             model = SavedModel(folder=folder)

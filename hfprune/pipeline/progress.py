@@ -7,7 +7,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from hfprune.core.errors import HFPruneError
 from hfprune.core.machine import usable_cpus
 from hfprune.early.duration import planned_stages, work_of
-from hfprune.early.model import look_at
+from hfprune.early.model import ModelFacts, look_at
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
 from hfprune.recipe.sections.whole import Recipe
@@ -20,19 +20,23 @@ def plan(context: Context, prepared: Prepared) -> None:
     if not data.of_images:
         column = data.train.with_format("arrow")[:]["input_ids"]
         tokens = float(pc.mean(pc.list_value_length(column)).as_py() or 0.0)
+    facts = _facts(recipe)
     work = work_of(
         recipe,
         rows=data.size("train"),
         test_rows=data.size("test"),
         tokens=tokens,
-        weights=_weights(recipe),
+        weights=facts.block_weights,
         cores=usable_cpus(),
+        layers=facts.layers,
+        width=facts.width,
     )
     context.console.plan(planned_stages(recipe, work))
 
 
-def _weights(recipe: Recipe) -> int | None:
+def _facts(recipe: Recipe) -> ModelFacts:
+    name = recipe.model.name_or_path
     try:
-        return look_at(recipe.model.name_or_path, "model.name_or_path").block_weights
+        return look_at(name, "model.name_or_path")
     except HFPruneError:  # a model that only what comes later understands
-        return None
+        return ModelFacts(name)

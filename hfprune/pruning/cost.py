@@ -33,6 +33,8 @@ class LatencyTable:
             entries time is interpolated.
         last_attention, last_ffn: the same for the blocks of the last layer, if the graph saves work
             there (where only the first token is read); ``None``: as all others.
+        error: how well the times of blocks were known: half the widest 95 % interval, as a share of
+            the largest block's time, before smoothing; 0 where nobody noted it.
     """
 
     batch_size: int
@@ -44,6 +46,7 @@ class LatencyTable:
     ffn: tuple[tuple[int, float], ...]
     last_attention: tuple[tuple[int, float], ...] | None = None
     last_ffn: tuple[tuple[int, float], ...] | None = None
+    error: float = 0.0
 
     def block_ms(self, kind: BlockKind, units: int, *, last: bool = False) -> float:
         """Time of one block that keeps so many units; 0 for none (it is removed whole).
@@ -144,6 +147,7 @@ class LatencyTable:
                 ffn=_times(value["ffn"]),
                 last_attention=value["last_attention"] and _times(value["last_attention"]),
                 last_ffn=value["last_ffn"] and _times(value["last_ffn"]),
+                error=float(value.get("error", 0.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"not a latency table: {error!r}") from error

@@ -1,9 +1,12 @@
 """Measures a :class:`LatencyTable`: what blocks cost where and how they will be deployed.
 
-Small stock models of the same configuration with a few equal layers are shrunk, exported and
-quantized by the very code that exports the result, and timed interleaved. The time of a block is
-what the layers add, divided by their number: residual additions, normalisations and the
-quantization of activations are in it, which no count of FLOPs knows.
+Small stock models of the same configuration with a few equal layers and hardly a vocabulary are
+shrunk, exported and quantized by the very code that exports the result, and timed interleaved. The
+time of a block is what the layers add, divided by their number: residual additions, normalisations
+and the quantization of activations are in it, which no count of FLOPs knows.
+
+Each size has a graph of its own: one graph whose sizes are inputs would have to take the weights as
+inputs too, and then nothing is packed beforehand, which is half of what makes int8 fast.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import copy
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,27 +32,33 @@ from hfprune.core.errors import HFPruneError, PlanError
 from hfprune.core.files import cache_folder, keep_in_cache
 from hfprune.core.reading import read_json
 from hfprune.deploy.speed.landing import MAX_ROUNDS, MIN_ROUNDS, deployed
-from hfprune.families import block_views, model_sizes
+from hfprune.deploy.speed.probes import (
+    few,
+    head_counts,
+    neuron_counts,
+    probe_config,
+    probe_reader,
+    without_vocabulary,
+)
+from hfprune.families import model_sizes
 from hfprune.measure.environment import environment
-from hfprune.measure.latency import measure_latency
+from hfprune.measure.latency import measure_latency, order_statistic
 from hfprune.measure.runners import batches_for, onnx_runner
 from hfprune.pruning.cost import LatencyTable
-from hfprune.pruning.plan import PruningPlan
-from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, resize_, shrink_
+from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, resize_
 from hfprune.recipe.sections.export import QuantizationConfig
 
 logger = logging.getLogger(__name__)
 
-PROBE_LAYERS = 4
-MANY_HEADS = 16
-NEURON_RATIO = 0.75
-LEAST_NEURONS = 8
-
 # How times are fitted: part of the key of kept tables, which older ones then miss.
-FITTED = "isotonic, own time"
+FITTED = "isotonic, own time, no vocabulary"
 
 # Seconds of timing for the whole table, about: fewer rounds where a round takes long.
 TIME_BOX = 40.0
+# Timing ends when every block's time is known so well, as a share of the largest block's.
+NARROW = 0.03
+
+Times = Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
 
 
 def latency_table(
@@ -60,6 +71,7 @@ def latency_table(
     threads: int,
     opset: int | None = None,
     cache: Path | None = None,
+    baseline: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LatencyTable:
     """The latency table for a model's configuration, measured or from an earlier measurement.
@@ -73,6 +85,8 @@ def latency_table(
         opset: of the export, as the result will be exported.
         cache: folder of earlier tables, keyed by configuration, machine, library versions, shape,
             quantization and opset; default ``~/.cache/hfprune/latency``.
+        baseline: the dense float32 ONNX file, where there is one; else it is made here, without
+            the vocabulary.
         progress: called with what is done, how far, of how much.
     """
     config = _plain_config(model)
@@ -89,7 +103,7 @@ def latency_table(
         return kept
     table = _measure(
         type(model), config, tokenizer, quantization,
-        batch_size, sequence_length, threads, opset, progress,
+        batch_size, sequence_length, threads, opset, baseline, progress,
     )  # fmt: skip
     keep_in_cache(place, json.dumps(table.to_dict(), allow_nan=False).encode())
     return table
@@ -174,107 +188,130 @@ def _measure(
     sequence_length: int,
     threads: int,
     opset: int | None,
+    baseline: Path | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> LatencyTable:
     tell = progress or (lambda step, done, total: None)
-    probe_config = copy.deepcopy(config)
-    dense = model_class(config)
-    if all(view.uses == 1 for view in block_views(dense).values()):
-        probe_config.num_hidden_layers = min(PROBE_LAYERS, config.num_hidden_layers)
-    # Otherwise layers share weights: a block is then measured with all its uses.
-    sizes = model_sizes(model_class(probe_config))
-    layers = len(sizes)
-    heads, neurons = sizes[0]
-    head_counts = [n for n in range(1, heads + 1) if heads <= MANY_HEADS or n % 2 == 0 or n == 1]
-    neuron_counts = _neuron_counts(neurons)
-    wanted = [(n, 0) for n in head_counts] + [(0, n) for n in neuron_counts]
+    probe = probe_config(model_class, config)
+    base = model_class(probe)
+    sizes = model_sizes(base)
+    layers, (heads, neurons) = len(sizes), sizes[0]
+    counts = (head_counts(heads), neuron_counts(neurons))
+    wanted = [(n, 0) for n in counts[0]] + [(0, n) for n in counts[1]]
     # Such graphs compute less in the last layer, which is then measured alone as well.
     own_last = quantization is not None and quantization.graph.startswith("lean") and layers > 1
-    depths = (layers, 1) if own_last else (layers,)
+    alone = [(n, 0) for n in few(counts[0])] + [(0, n) for n in few(counts[1])]
+    probes = {"fixed": [(0, 0)] * layers}
+    probes |= {f"all {h}-{n}": [(h, n)] * layers for h, n in wanted}
+    if own_last:
+        probes |= {f"last {h}-{n}": [(0, 0)] * (layers - 1) + [(h, n)] for h, n in alone}
+    dynamic = quantization and quantization.model_copy(update={"nodes_to_exclude": []})
+    reader = probe_reader(probe, tokenizer)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runners: dict[str, Any] = {}
-
-        dynamic = quantization and quantization.model_copy(update={"nodes_to_exclude": []})
-
-        def add(label: str, model: Any, settings: QuantizationConfig | None) -> None:
-            file = deployed(model, tokenizer, settings, folder / label, opset=opset)
-            runners[label] = onnx_runner(file, threads)
-
-        total = len(wanted) * len(depths) + 3
-        add("baseline", dense, None)
-        empty = PruningPlan.first_units(model_sizes(dense), [(0, 0)] * len(model_sizes(dense)))
-        add("fixed", shrink_(dense, empty), dynamic)
-        tell("exports", 2, total)
-        done = 2
-        for depth in depths:
-            for h, n in wanted:
-                probe = model_class(probe_config)
-                kept = [(0, 0)] * (layers - depth) + [(h, n)] * depth
-                add(f"{depth}: {h}-{n}", resize_(probe, kept), dynamic)
-                done += 1
-                tell("exports", done, total)
-        make = batches_for(config)
-        shape = (batch_size, sequence_length)
-        trial = measure_latency(runners, [shape], repeats=1, warmup=1, make_batch=make)
-        round_s = sum(row.median_ms * row.inner_loops for row in trial) / 1e3
-        rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, TIME_BOX / max(round_s, 1e-6))))
-        rows = measure_latency(
-            runners,
-            [shape],
-            repeats=rounds,
-            warmup=2,
-            make_batch=make,
-            progress=lambda done, of: tell("timing", done, of),
-        )
-    # Of the processor where there is one thread: it does not see what else the machine does.
-    own = all(row.has_own_times for row in rows)
-    times = {row.name: np.array(row.process_times_ms if own else row.times_ms) for row in rows}
-
-    # Differences are taken within a round, so that a slow spell of the machine cancels out.
-    def gap(more: str, less: str) -> float:
-        return float(np.median(times[more] - times[less]))
-
-    baseline = float(np.median(times["baseline"]))
-    fixed = float(np.median(times["fixed"]))
-    if not 0 < fixed < baseline:
+        if baseline is None:
+            dense = model_class(without_vocabulary(config))
+            baseline = deployed(dense, reader, None, folder / "baseline", opset=opset)
+            del dense
+        runners = {"baseline": onnx_runner(baseline, threads)}
+        for done, (label, kept) in enumerate(probes.items()):
+            model = resize_(copy.deepcopy(base), kept)
+            place = folder / label
+            runners[label] = onnx_runner(
+                deployed(model, reader, dynamic, place, opset=opset), threads
+            )
+            # A session has read what it needs: the disk holds one probe at a time.
+            shutil.rmtree(place, ignore_errors=True)
+            tell("exports", done + 1, len(probes))
+        times = _timed(runners, (batch_size, sequence_length), batches_for(probe), tell)
+    dense_ms, fixed_ms = (float(np.median(times[name])) for name in ("baseline", "fixed"))
+    if not 0 < fixed_ms < dense_ms:
         raise HFPruneError(
-            f"the machine is too noisy to measure: the dense model took {baseline:.2f} ms, the one "
-            f"without blocks {fixed:.2f} ms; try again when it is quiet"
+            f"the machine is too noisy to measure: the dense model took {dense_ms:.2f} ms, the one "
+            f"without blocks {fixed_ms:.2f} ms; try again when it is quiet"
         )
-    block, last = {}, {}
-    for pair in wanted:
-        whole = f"{layers}: {pair[0]}-{pair[1]}"
+    # Differences are taken within a round, so that a slow spell of the machine cancels out.
+    gaps = {name: float(np.median(each - times["fixed"])) for name, each in times.items()}
+    lines, last = [], []
+    for kind in (0, 1):
+        whole = [(pair[kind], gaps[f"all {pair[0]}-{pair[1]}"]) for pair in wanted if pair[kind]]
         if own_last:
-            alone = f"1: {pair[0]}-{pair[1]}"
-            last[pair] = gap(alone, "fixed")
-            block[pair] = gap(whole, alone) / (layers - 1)
-        else:
-            block[pair] = gap(whole, "fixed") / layers
-
-    def table(found: dict[tuple[int, int], float], kind: int) -> tuple[tuple[int, float], ...]:
-        return _rising([(pair[kind], ms) for pair, ms in found.items() if pair[kind]])
-
+            end = [(p[kind], gaps[f"last {p[0]}-{p[1]}"]) for p in alone if p[kind]]
+            last.append(_rising(end))
+            units, ms = zip(*last[-1][1:], strict=True)
+            whole = [(n, gap - float(np.interp(n, units, ms))) for n, gap in whole]
+        lines.append(_rising([(n, gap / (layers - own_last)) for n, gap in whole]))
     return LatencyTable(
         batch_size=batch_size,
         sequence_length=sequence_length,
         threads=threads,
-        baseline_ms=baseline,
-        fixed_ms=fixed,
-        attention=table(block, 0),
-        ffn=table(block, 1),
-        last_attention=table(last, 0) if own_last else None,
-        last_ffn=table(last, 1) if own_last else None,
+        baseline_ms=dense_ms,
+        fixed_ms=fixed_ms,
+        attention=lines[0],
+        ffn=lines[1],
+        last_attention=last[0] if own_last else None,
+        last_ffn=last[1] if own_last else None,
+        error=width(times),
     )
 
 
-def _neuron_counts(neurons: int) -> list[int]:
-    counts = {neurons}
-    value = float(neurons)
-    while value >= LEAST_NEURONS:
-        counts.add(round(value))
-        value *= NEURON_RATIO
-    return sorted(counts)
+def _timed(
+    runners: Mapping[str, Any],
+    shape: tuple[int, int],
+    make: Callable[[int, int], Any],
+    tell: Callable[[str, int, int], None],
+) -> Times:
+    """Times of all rounds, milliseconds; rounds until they tell enough, or the time is over."""
+    start = time.monotonic()
+    rows: list[list[Any]] = []
+    while len(rows) * MIN_ROUNDS < MAX_ROUNDS:
+        rows.append(
+            measure_latency(
+                runners,
+                [shape],
+                repeats=MIN_ROUNDS,
+                warmup=0 if rows else 2,
+                make_batch=make,
+                seed=len(rows),
+                progress=lambda done, of: tell(
+                    "timing", len(rows) * MIN_ROUNDS + done, MAX_ROUNDS + MIN_ROUNDS
+                ),
+            )
+        )
+        spent = time.monotonic() - start
+        found = dict(_joined(rows))
+        if width(found) <= NARROW or spent * (len(rows) + 1) / len(rows) > TIME_BOX:
+            break
+    return found
+
+
+def _joined(parts: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Any]]:
+    """The rounds of several measurements, by the name of the runner."""
+    # Of the processor where there is one thread: it does not see what else the machine does.
+    own = all(row.has_own_times for rows in parts for row in rows)
+    for same in zip(*parts, strict=True):
+        values = [row.process_times_ms if own else row.times_ms for row in same]
+        yield same[0].name, np.concatenate([np.asarray(value) for value in values])
+
+
+def width(times: Times) -> float:
+    """How well blocks' times are known: the widest half interval, as a share of the largest time.
+
+    Of each probe the interval (95 %, order statistics) of what it takes beyond the one without
+    blocks, in the same round.
+
+    >>> width({"fixed": np.zeros(9), "all 1-0": np.array([1.0] * 8 + [9.0])})
+    0.0
+    """
+    halves, most = [0.0], 0.0
+    for name, each in times.items():
+        if not name.startswith(("all", "last")):
+            continue
+        gaps = np.sort(each - times["fixed"])
+        place = order_statistic(len(gaps))[0]
+        halves.append(float(gaps[-1 - place] - gaps[place]) / 2)
+        most = max(most, float(np.median(gaps)))
+    return max(halves) / most if most > 0 else float("inf")
 
 
 def _rising(points: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from hfprune.core.kinds import image_shape
 from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.quantize.search import usual_settings
 from hfprune.deploy.speed.landing import calibrated
-from hfprune.deploy.speed.table import latency_table
+from hfprune.deploy.speed.table import NARROW, latency_table
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import Baseline, Latency, SavedModel
@@ -49,9 +50,14 @@ def run(
             sequence_length=lengths_to_time(context, prepared, model.config)[0],
             threads=recipe.benchmark.threads,
             opset=recipe.export.opset,
+            baseline=context.path(dense.folder) / MODEL_FILE,
             progress=lambda step, done, total: progress(done, total),
         )
     table.budget_ms(speedup)  # refuses the impossible
+    if table.error > NARROW:
+        context.console.note(
+            f"the machine is busy: times of blocks are known within {table.error:.0%} of the most"
+        )
     if target.method == "gates":  # reconstruction measures its own plans
         opset = recipe.export.opset
         table = calibrated(table, model, processor, quantization, speedup, opset)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
+from hfprune.core.processes import processes
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.speed.landing import Landing, land
@@ -40,10 +41,8 @@ def run(
     dense_file: Baseline | None,
 ) -> Candidates:
     """Candidates for a target, pruned from ``current`` and saved."""
-    dense = prepared.saved(context, teacher)
-    model = dense if current == teacher else prepared.saved(context, current)
+    model, dense, batches = _read(context, prepared, target, current, teacher)
     rounds, seed = target.search_rounds, context.recipe.training.seed
-    batches = scoring_batches(context, prepared, target, model)
     sizes = model_sizes(model)
     with context.console.progress("reconstruction") as progress:
 
@@ -59,6 +58,7 @@ def run(
             selection=target.selection,
             shape=shape,
             memory=1e9 * target.memory_gb,
+            shared=True,
         )
         speed = single_speed(target)
         if table is None:
@@ -103,6 +103,43 @@ def run(
         told = "" if landing is None else f", {landing.measured:.2f}x as measured"
         context.console.note(f"{name}: {sizes_text(candidates[name].sizes)}{told}")
     return Candidates(found=candidates)
+
+
+def help_with(
+    context: Context,
+    prepared: Prepared,
+    target: PruningConfig,
+    current: SavedModel,
+    teacher: SavedModel,
+) -> None:
+    """What other processes than the main one do of :func:`run`: their share of the statistics."""
+    model, dense, batches = _read(context, prepared, target, current, teacher)
+    Reconstruction(
+        model,
+        dense,
+        batches,
+        selection=target.selection,
+        memory=1e9 * target.memory_gb,
+        shared=True,
+    )
+
+
+def _read(
+    context: Context,
+    prepared: Prepared,
+    target: PruningConfig,
+    current: SavedModel,
+    teacher: SavedModel,
+) -> tuple[Any, Any, list[Any]]:
+    """The model, the teacher and the scoring batches, alike in every process.
+
+    On a GPU where there is one: its moments and solutions are those of the CPU but for rounding.
+    """
+    dense = prepared.saved(context, teacher)
+    model = dense if current == teacher else prepared.saved(context, current)
+    batches = scoring_batches(context, prepared, target, model)
+    place = processes().device
+    return model.to(place), dense.to(place), batches
 
 
 def _landed(

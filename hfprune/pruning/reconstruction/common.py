@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfprune.families.blocks import BlockKey
 
@@ -20,6 +20,11 @@ Selection = Literal["obs", "fisher", "kprune"]
 # Share of the mean diagonal added to the Hessians: enough for the float64 solves, too little to
 # be seen in the weights.
 DAMPING_RATIO = 1e-3
+
+# Where float32 products of the moments are off by more than this part of the damping they are made
+# again in float64. The measure is a bound: random rounding of d features moves eigenvalues by about
+# 2 / sqrt(d) of it.
+ROUNDING = 0.05
 
 # How far the refit attends to the tokens that predictions depend on; the rest goes to all alike.
 FOCUS = 0.9
@@ -41,6 +46,12 @@ class BlockLevels:
     kept: tuple[tuple[int, ...], ...]
     weights: tuple[Tensor, ...]
     errors: np.ndarray[Any, np.dtype[np.float64]]
+
+
+def placed(batches: Sequence[Batch], model: nn.Module) -> list[Batch]:
+    """The batches where the model is."""
+    device = next(model.parameters()).device
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
 
 
 def silent(step: str, done: int, total: int) -> None:

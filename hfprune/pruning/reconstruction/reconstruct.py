@@ -36,6 +36,7 @@ from hfprune.pruning.reconstruction.common import (
     BlockLevels,
     Progress,
     Selection,
+    placed,
     silent,
 )
 from hfprune.pruning.reconstruction.memory import MEMORY, judged, rows_of
@@ -93,14 +94,18 @@ class Reconstruction:
     """What pruning without training must know of a model: found once, for any number of plans.
 
     Args:
-        model: the model to prune; not changed.
-        teacher: whose predictions and residual stream a pruned model should keep; not changed.
-        batches: inputs without labels.
+        model: the model to prune, on a CPU or a GPU, which then does the work; not changed.
+        teacher: on the same device; whose predictions and residual stream a pruned model should
+            keep; not changed.
+        batches: inputs without labels; moved to where the model is.
         selection: how the units of a block are chosen, see :func:`prune_without_training`.
         shape: if given, what layers must have in common.
         progress: called with the name of the step, what is done and what is to do.
         memory: bytes that each of three may take: second moments, weights of levels (what is more
             lies in files), targets of the refit (what is more is computed when it is needed).
+        shared: whether every process of a run makes this object at the same time, with the same
+            model and batches: each then reads a share of the batches. Only the first one's can
+            plan; the others have no levels.
 
     Attributes:
         levels: what each block can become.
@@ -120,16 +125,19 @@ class Reconstruction:
         selection: Selection = "obs",
         shape: UniformShape | None = None,
         memory: float = MEMORY,
+        shared: bool = False,
     ) -> None:
         if not batches:
             raise PlanError("pruning without training needs at least one batch of inputs")
         if not block_views(model):
             raise PlanError("the model has no block left to prune")
-        self.model, self.teacher, self.batches = model, teacher, batches
+        self.model, self.teacher, self.batches = model, teacher, placed(batches, model)
         self.shape = shape
         tell = progress or silent
         with torch.no_grad(), evaluating(model, teacher):
-            self.levels, self._statistics = levels_within(model, batches, selection, memory, tell)
+            self.levels, self._statistics = levels_within(
+                model, self.batches, selection, memory, tell, shared=shared
+            )
         self._memory = memory
         self._targets: RefitTargets | None = None  # found when first needed
         self.weights = dict.fromkeys(self.levels, 1.0)

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hfprune.core.processes import processes
+from hfprune.core.shares import gathered, join_, mine, together
 from hfprune.families import BlockView, block_views
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.importance import knowledge_scores
 from hfprune.pruning.obs.levels import ObsLevel, obs_prune, repair
-from hfprune.pruning.obs.moments import SecondMoment
+from hfprune.pruning.obs.moments import Products, SecondMoment
 from hfprune.pruning.obs.rearrange import rearrange_mask
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.programme.levels import level_counts
 from hfprune.pruning.reconstruction.common import (
     DAMPING_RATIO,
+    ROUNDING,
     Batch,
     BlockLevels,
     Progress,
@@ -59,7 +62,13 @@ class _Statistics:
 
 
 def levels_within(
-    model: nn.Module, batches: Sequence[Batch], selection: Selection, memory: float, tell: Progress
+    model: nn.Module,
+    batches: Sequence[Batch],
+    selection: Selection,
+    memory: float,
+    tell: Progress,
+    *,
+    shared: bool = False,
 ) -> tuple[dict[BlockKey, BlockLevels], dict[BlockKey, _Statistics]]:
     """The levels of all blocks, and with Fisher scores what is needed to choose units anew.
 
@@ -67,10 +76,15 @@ def levels_within(
         memory: bytes that second moments may take, and as many again the levels' weights. With
             OBS blocks are looked at in groups, in a pass over the batches each; the other scores
             compare all blocks, whose moments are then held at once.
+        shared: whether all processes of a run are here; each reads a share of the batches. Levels
+            are then the first one's to make, and the others have none.
     """
+    makes = not shared or not together() or processes().is_main_process
     views, shelf = block_views(model), Shelf(memory)
     if selection != "obs":
-        statistics = gather(model, batches, selection, tell)
+        statistics = gather(model, batches, selection, tell, shared=shared)
+        if not makes:
+            return {}, {}
         found = levels_of(model, statistics, selection, tell, shelf)
         # Matrices of every block: kept only where units are still to be rearranged.
         return found, statistics if selection == "fisher" else {}
@@ -81,8 +95,9 @@ def levels_within(
         def in_all(step: str, done: int, total: int, number: int = number) -> None:
             tell(step, number * total + done, total * len(parts))
 
-        statistics = gather(model, batches, selection, in_all, part)
-        found |= levels_of(model, statistics, selection, in_all, shelf)
+        statistics = gather(model, batches, selection, in_all, part, shared=shared)
+        if makes:
+            found |= levels_of(model, statistics, selection, in_all, shelf)
     return found, {}
 
 
@@ -92,11 +107,24 @@ def gather(
     selection: Selection,
     tell: Progress,
     some: Collection[BlockKey] | None = None,
+    products: Products = "float32",
+    *,
+    shared: bool = False,
 ) -> dict[BlockKey, _Statistics]:
+    """One pass over the batches, and a second one for blocks whose float32 sums are too rough.
+
+    Every batch draws labels from a seed of its own, so that it does not matter who reads it.
+    """
     views = {key: v for key, v in block_views(model).items() if some is None or key in some}
-    found = {key: _Statistics(SecondMoment(view.weight.shape[1])) for key, view in views.items()}
-    generator = torch.Generator().manual_seed(0)
-    for done, batch in enumerate(batches):
+    found = {
+        key: _Statistics(
+            SecondMoment(view.weight.shape[1], device=view.weight.device, products=products)
+        )
+        for key, view in views.items()
+    }
+    for number in mine(len(batches)) if shared else range(len(batches)):
+        batch = batches[number]
+        generator = torch.Generator().manual_seed(number)
         inputs, gradients = sensitivities(model, views, batch, generator)
         for key, x in inputs.items():
             rows, mask = token_rows(x, batch)
@@ -106,8 +134,33 @@ def gather(
             if selection == "kprune":
                 level = rows.new_ones(len(rows)) if mask is None else mask
                 _add_energy(found[key], views[key], rows, level)
-        tell("statistics", done + 1, len(batches))
+        tell("statistics", number + 1, len(batches))
+    if shared and together():
+        for known in found.values():
+            _join_(known, selection)
+    rough = [
+        key for key, known in found.items() if known.moment.rounding() > ROUNDING * DAMPING_RATIO
+    ]
+    if rough and products == "float32":
+        found |= gather(model, batches, selection, tell, rough, "float64", shared=shared)
     return found
+
+
+def _join_(known: _Statistics, selection: Selection) -> None:
+    """What all processes have seen, batches in their order. In place."""
+    known.moment.join_(join_)
+    if selection != "obs":
+        turns = gathered([gradient.cpu() for gradient in known.gradients])
+        most = max(map(len, turns))
+        device = known.moment.second.device
+        known.gradients = [
+            turn[place].to(device) for place in range(most) for turn in turns if place < len(turn)
+        ]
+    if selection == "kprune":
+        energies = [each for each in gathered((known.energy, known.tokens)) if each[0] is not None]
+        device = known.moment.second.device
+        known.energy = torch.stack([energy.to(device) for energy, _ in energies]).sum(0)
+        known.tokens = sum(tokens for _, tokens in energies)
 
 
 def _gate_gradients(view: BlockView, x: Tensor, gradient: Tensor) -> Tensor:

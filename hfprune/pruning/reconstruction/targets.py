@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from hfprune.core.errors import PlanError
 from hfprune.families import BlockView, block_views
 from hfprune.families.blocks import BlockKey
-from hfprune.pruning.obs.moments import SecondMoment
+from hfprune.pruning.obs.moments import Products, SecondMoment
 from hfprune.pruning.obs.refit import refit_output
-from hfprune.pruning.reconstruction.common import FOCUS, Batch, Progress, squared, token_rows
+from hfprune.pruning.reconstruction.common import (
+    FOCUS,
+    ROUNDING,
+    Batch,
+    Progress,
+    placed,
+    squared,
+    token_rows,
+)
 from hfprune.pruning.reconstruction.memory import MEMORY
 from hfprune.pruning.reconstruction.passes import captured, stopping
 from hfprune.pruning.reconstruction.statistics import sensitivities
@@ -54,21 +62,11 @@ def refit_outputs_(
     if not mine:
         return
     targets = targets or RefitTargets(teacher, batches, focus=focus)
+    batches = placed(batches, model)
     for done, (key, view) in enumerate(mine.items()):
-        outputs, features = view.weight.shape
-        moment = SecondMoment(features, outputs)
-        for index, batch in enumerate(batches):
-            with (
-                captured({"x": view.consumer, "stream": view.stream}) as here,
-                stopping(view.consumer, view.uses),
-            ):
-                model(**batch)
-            wanted = targets.wanted(key, index)
-            if view.uses == 1:
-                wanted = wanted - here["stream"]
-            rows, _ = token_rows(here["x"], batch)
-            weight = targets.importance[key][index]
-            moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=weight)
+        moment = _refit_moment(model, key, view, batches, targets)
+        if moment.rounding() > ROUNDING * ridge * moment.spread():
+            moment = _refit_moment(model, key, view, batches, targets, "float64")
         old_bias = view.consumer.bias
         weight, bias = refit_output(moment, ridge=ridge, fit_bias=old_bias is not None)
         view.weight.copy_(weight.to(view.weight))
@@ -76,6 +74,31 @@ def refit_outputs_(
             old_bias.copy_(bias.to(old_bias))
         if progress is not None:
             progress("refit", done + 1, len(mine))
+
+
+def _refit_moment(
+    model: nn.Module,
+    key: BlockKey,
+    view: BlockView,
+    batches: Sequence[Batch],
+    targets: RefitTargets,
+    products: Products = "float32",
+) -> SecondMoment:
+    outputs, features = view.weight.shape
+    moment = SecondMoment(features, outputs, device=view.weight.device, products=products)
+    for index, batch in enumerate(batches):
+        with (
+            captured({"x": view.consumer, "stream": view.stream}) as here,
+            stopping(view.consumer, view.uses),
+        ):
+            model(**batch)
+        wanted = targets.wanted(key, index)
+        if view.uses == 1:
+            wanted = wanted - here["stream"]
+        rows, _ = token_rows(here["x"], batch)
+        weight = targets.importance[key][index]
+        moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=weight)
+    return moment
 
 
 class RefitTargets:
@@ -100,6 +123,7 @@ class RefitTargets:
         focus: float = FOCUS,
         limit: float = MEMORY,
     ) -> None:
+        batches = placed(batches, teacher)
         self._teacher, self._batches = teacher, batches
         self._views = block_views(teacher)
         self.importance = _token_weights(teacher, self._views, batches, focus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,19 +14,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from hfprune.core import shares
 from hfprune.core.errors import TrainingError
+from hfprune.core.exchange import from_everyone
 from hfprune.core.files import keep_in_cache
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
 from hfprune.data.token_rows import TokenRows
+from hfprune.training.distillation import shards
+
+# Logits of up to so many bytes stay float32, which costs nothing then.
+EXACT_BYTES = 2**28
 
 
 class TeacherCache:
     """A teacher's outputs on a data set, computed once, looked up by row.
 
     The teacher never changes and sees every row once an epoch, so for a few epochs its forward
-    passes cost more than the memory. Logits are kept in float32, hidden states in float16 (their
-    rounding is far below what a student gets near to; in bfloat16 where one is beyond its range),
-    real tokens only. An image has as many tokens as the model makes of it.
+    passes cost more than the memory. Hidden states are kept in float16 (their rounding is far below
+    what a student gets near to; in bfloat16 where one is beyond its range), real tokens only;
+    logits in float32, and like hidden states where they are many. An image has as many tokens as
+    the model makes of it.
+
+    Several processes compute a share each and have all of it afterwards; every one of them must
+    make its cache. With a folder, logits that an interrupted run computed are taken up again.
 
     Args:
         teacher: in eval mode.
@@ -66,46 +77,84 @@ class TeacherCache:
             if place is None
             else _kept_logits(place, rows, int(cast(Any, teacher).config.num_labels))
         )
-        known = self._logits is not None
+        known = all(from_everyone(self._logits is not None))
+        if not known:
+            self._logits = None
         todo = [row for row in range(rows) if row < hidden or not known]
         todo.sort(key=lambda row: (row >= hidden, -int(lengths[row])))
         self._left = _pads_left(collate, dataset, ids)
-        device = next(teacher.parameters()).device
-        done = 0
-        while done < len(todo):
-            chosen = todo[done : done + batch_size]
-            # A batch has rows of one sort, with or without hidden states.
-            chosen = [row for row in chosen if (row < hidden) == (chosen[0] < hidden)]
-            batch = _inputs(collate([dataset[row] for row in chosen]), device)
-            wants = chosen[0] < hidden
-            with torch.no_grad():
-                found = teacher(**batch, output_hidden_states=wants)
-            logits = found.logits.float().cpu()
-            if self._logits is None:
-                tokens = logits.dim() == 3
-                places = int(self._starts[-1]) if tokens else rows
-                self._logits = torch.empty(places, *logits.shape[1 + tokens :])
-                self._of_tokens = tokens
-            if self._of_tokens:
-                self._put(self._logits, chosen, logits)
-            elif not known:
-                self._logits[chosen] = logits
-            if wants:
-                # (batch, length, layers, hidden)
-                states = torch.stack(found.hidden_states[1:], 2).cpu()
-                if self._hidden is None:
-                    self._hidden = torch.empty(
-                        int(self._starts[hidden]), *states.shape[2:], dtype=torch.float16
-                    )
-                if self._hidden.dtype == torch.float16 and _too_large(states):
-                    self._hidden = self._hidden.to(torch.bfloat16)
-                self._put(self._hidden, chosen, states.to(self._hidden.dtype))
+        batches = _batches(todo, hidden, batch_size)
+        parts = shards.shares(len(batches))
+        kept = shards.Parts(None if known else place)
+        labels, done = int(cast(Any, teacher).config.num_labels), 0
+        for part in shares.mine(len(parts)):
+            chosen = [row for number in parts[part] for row in batches[number]]
+            # Hidden states are not kept on disk: those rows are asked for again.
+            resumes = chosen[0] >= hidden
+            found = kept.load(part, chosen, labels) if resumes else None
+            if found is not None:
+                self._store_logits(chosen, found, known)
+            else:
+                for number in parts[part]:
+                    self._ask(teacher, dataset, collate, batches[number], known)
+                if resumes and not self._of_tokens and self._logits is not None:
+                    kept.keep(part, chosen, self._logits[chosen])
             done += len(chosen)
             if progress is not None:
                 progress(done, len(todo))
+        self._join(known)
         fresh = not known and not self._of_tokens
-        if place is not None and fresh and self._logits is not None:
-            keep_in_cache(place, save({"logits": self._logits}))
+        if not fresh or place is None or self._logits is None or not shares.writes():
+            return
+        if keep_in_cache(place, save({"logits": self._logits})):
+            kept.drop(range(len(parts)))
+
+    def _ask(
+        self, teacher: Any, dataset: Any, collate: Any, chosen: list[int], known: bool
+    ) -> None:
+        """The teacher's outputs on some rows, all of which have hidden states kept, or none."""
+        wants = chosen[0] < self._hidden_rows
+        device = next(teacher.parameters()).device
+        batch = _inputs(collate([dataset[row] for row in chosen]), device)
+        with torch.no_grad():
+            found = teacher(**batch, output_hidden_states=wants)
+        self._store_logits(chosen, found.logits.float().cpu(), known)
+        if wants:
+            # (batch, length, layers, hidden)
+            states = torch.stack(found.hidden_states[1:], 2).cpu()
+            if self._hidden is None:
+                self._hidden = torch.zeros(
+                    int(self._starts[self._hidden_rows]), *states.shape[2:], dtype=torch.float16
+                )
+            self._hidden = _wide_enough(self._hidden, states)
+            self._put(self._hidden, chosen, states.to(self._hidden.dtype))
+
+    def _store_logits(self, chosen: list[int], logits: Tensor, known: bool) -> None:
+        if known:
+            return
+        if self._logits is None:
+            self._of_tokens = logits.dim() == 3
+            places = int(self._starts[-1]) if self._of_tokens else self._rows
+            shape = (places, *logits.shape[1 + self._of_tokens :])
+            many = 4 * math.prod(shape) > EXACT_BYTES
+            self._logits = torch.zeros(shape, dtype=torch.float16 if many else torch.float32)
+        self._logits = _wide_enough(self._logits, logits)
+        if self._of_tokens:
+            self._put(self._logits, chosen, logits.to(self._logits.dtype))
+        else:
+            self._logits[chosen] = logits.to(self._logits.dtype)
+
+    def _join(self, known: bool) -> None:
+        """What the other processes have computed; some may have had no batch of their own."""
+        stores = (None if known else self._logits, self._hidden)
+        told = from_everyone([self._of_tokens, *map(_described, stores)])
+        if len(told) == 1:
+            return
+        self._of_tokens = any(each[0] for each in told)
+        logits, self._hidden = (
+            _whole(store, [each[place + 1] for each in told]) for place, store in enumerate(stores)
+        )
+        self._logits = self._logits if known else logits
 
     def _put(self, store: Tensor, chosen: list[int], values: Tensor) -> None:
         """Write the real tokens of a padded batch into a store of all tokens."""
@@ -157,7 +206,8 @@ class TeacherCache:
         """float32 ``(batch, labels)``; for tokens ``(batch, length, labels)``, padding is zero."""
         if self._logits is None:
             raise TrainingError("the teacher's outputs were computed on an empty data set")
-        return self._padded(self._logits, rows, length) if self._of_tokens else self._logits[rows]
+        logits = self._logits
+        return (self._padded(logits, rows, length) if self._of_tokens else logits[rows]).float()
 
     def hidden_states(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
         """One float16 (or bfloat16) ``(batch, length, hidden)`` a layer, embeddings left out.
@@ -171,7 +221,46 @@ class TeacherCache:
 
 def _too_large(states: Tensor) -> bool:
     """Whether something finite is beyond float16, whose largest number is 65,504."""
-    return float(states.abs().nan_to_num(0.0, 0.0, 0.0).max()) > torch.finfo(torch.float16).max
+    most = states.abs().nan_to_num(0.0, 0.0, 0.0)
+    return bool(most.numel()) and float(most.max()) > torch.finfo(torch.float16).max
+
+
+def _wide_enough(store: Tensor, values: Tensor) -> Tensor:
+    """The store, in bfloat16 where a value is beyond its float16."""
+    if store.dtype == torch.float16 and _too_large(values):
+        return store.to(torch.bfloat16)
+    return store
+
+
+def _batches(todo: list[int], hidden: int, size: int) -> list[list[int]]:
+    """Rows cut into batches of one sort each, with or without hidden states.
+
+    >>> _batches([0, 1, 2, 3, 4], 3, 2)
+    [[0, 1], [2], [3, 4]]
+    """
+    found, done = [], 0
+    while done < len(todo):
+        chosen = todo[done : done + size]
+        chosen = [row for row in chosen if (row < hidden) == (chosen[0] < hidden)]
+        found.append(chosen)
+        done += len(chosen)
+    return found
+
+
+def _described(store: Tensor | None) -> list[Any] | None:
+    return None if store is None else [list(store.shape), str(store.dtype).split(".")[1]]
+
+
+def _whole(store: Tensor | None, told: list[list[Any] | None]) -> Tensor | None:
+    """A store with what all processes have of it; ``told``: shape and dtype in each, if any."""
+    known = [each for each in told if each is not None]
+    if not known:
+        return None
+    kinds = {each[1] for each in known}
+    dtype = getattr(torch, "bfloat16" if "bfloat16" in kinds else kinds.pop())
+    mine = torch.zeros(known[0][0], dtype=dtype) if store is None else store.to(dtype)
+    shares.join_(mine)
+    return mine
 
 
 def pads_left(collate: Callable[[list[Any]], Any], dataset: Any) -> bool:
@@ -250,7 +339,8 @@ def _kept_logits(place: Path, rows: int, labels: int) -> Tensor | None:
         found = load_file(place)["logits"].clone()
     except (OSError, KeyError, SafetensorError):
         return None
-    sound = found.dtype == torch.float32 and found.shape == (rows, labels)
+    kinds = (torch.float16, torch.bfloat16) if 4 * rows * labels > EXACT_BYTES else (torch.float32,)
+    sound = found.dtype in kinds and found.shape == (rows, labels)
     return found if sound and bool(found.isfinite().all()) else None
 
 

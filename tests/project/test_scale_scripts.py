@@ -1,0 +1,112 @@
+"""scripts/gpu_check.py, make_scale.py, cost_model.py and the models and rows that they make up."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scripts import cost_model, gpu_check, make_scale
+from scripts.synthetic import write_model, write_rows
+
+
+def test_made_up_rows_tell_their_label_by_one_word(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.csv", 50, words=10, labels=5, vocabulary=100)
+    rows = list(csv.DictReader(file.open(encoding="utf-8")))
+    assert len(rows) == 50
+    for row in rows:
+        words = row["text"].split()
+        assert 5 <= len(words) <= 15
+        assert [w for w in words if int(w[1:]) < 5] == [f"w{row['label'][1:]}"]
+
+
+def test_a_made_up_model_reads_them(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    sizes = {"layers": 2, "width": 16, "inner": 24, "heads": 2, "vocabulary": 50, "positions": 32}
+    write_model(tmp_path, **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    batch = tokenizer(["w0 w1", "w2 w3 w4 w999"], padding=True, return_tensors="pt")
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 3, 0, 0], [2, 7, 8, 9, 1, 3]]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    assert model(**batch).logits.shape == (2, 3)
+    assert len(model.bert.encoder.layer) == 2
+
+
+def test_a_part_that_fails_is_noted_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def part(name: str, cpu: bool, limit: float) -> dict[str, Any]:
+        if name == "torch":
+            return {"ok": False, "error": "exit code 1", "said": "", "took_seconds": 0.0}
+        return {"ok": True, "took_seconds": 0.0}
+
+    monkeypatch.setattr(gpu_check, "alone", part)
+    out = tmp_path / "gpu.json"
+    assert gpu_check.main(["--cpu", "--out", str(out)]) == 1
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [name for name, one in found["parts"].items() if one["ok"]] == [
+        "tests", "reconstruction", "onnx", "recipe",
+    ]  # fmt: skip
+    assert found["smoke"] is True
+    assert "torch: exit code 1" in capsys.readouterr().out
+
+
+def test_the_parts_take_ten_minutes_at_most() -> None:
+    assert set(gpu_check.LIMITS) == set(gpu_check.PARTS)
+    assert sum(gpu_check.LIMITS.values()) <= 600
+
+
+def test_a_part_that_takes_too_long_is_ended() -> None:
+    found = gpu_check.alone("torch", True, 0.05)
+    assert not found["ok"]
+    assert found["error"].startswith("not done after")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main([]) == 2
+    assert "--cpu tries the script without one" in capsys.readouterr().err
+
+
+def test_slopes() -> None:
+    assert make_scale.slope([(1, 3.0), (10, 300.0)]) == pytest.approx(2.0)
+    assert make_scale.slope([(1, 5.0), (7, 5.0), (9, 5.0)]) == pytest.approx(0.0)
+
+
+def test_the_page_is_made_of_measurements_and_the_model() -> None:
+    known = {
+        json.dumps(["data", {"rows": rows, "words": 62}]): {
+            "seconds": rows / 1000, "peak_bytes": 1e9, "added": 1e8,
+        }
+        for rows in (1_000, 10_000)
+    }  # fmt: skip
+    text = make_scale.page(known)
+    assert "| 10,000 | 62 | 6 | 2 | 10.0 | 1.00 |" in text
+    assert "Slope over rows: 1.00" in text
+    rows = text[text.index("### Rows") : text.index("### Layers")]
+    slopes = next(line for line in rows.splitlines() if line.startswith("| slope"))
+    values = [float(cell) for cell in slopes.split("|")[2:-3]]
+    assert max(values) <= 1.001, "no stage is superlinear in rows"
+    assert "not run here" in text
+
+
+def test_a_prediction_beside_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hfprune.early.cost import Cost
+
+    cost = Cost((60.0, 190.0), 1.2e9, 1e8, (("data", 10.0, 1e9), ("teacher", 90.0, 1.2e9)))
+    monkeypatch.setattr(cost_model, "cost_of", lambda recipe, rates: cost)
+    monkeypatch.setattr(cost_model, "load_recipe", lambda file, overrides: None)
+    for teacher, code in ((120.0, 0), (160.0, 1)):
+        run = tmp_path / "metrics.json"
+        run.write_text(json.dumps({"seconds": {"data": 10.0, "teacher": teacher}}))
+        assert cost_model.main(["r.yaml", "--usual", "--against", str(run)]) == code
+    said = capsys.readouterr().out
+    assert "| teacher | 90 | 1.2 | 160 |" in said
+    assert "predicted 100 s, measured 170 s: 1.70 times as long" in said
