@@ -15,6 +15,7 @@ from transformers.trainer_utils import TrainOutput
 
 import hfprune
 from hfprune import HFPruneTrainer, PruningConfig
+from hfprune.api.given import task_data
 from hfprune.core.errors import CheckpointError, PlanError, RecipeError, TrainingError
 from hfprune.families import model_sizes
 from hfprune.pruning.cost import LatencyTable
@@ -286,9 +287,49 @@ def test_rows_as_a_trainer_takes_them(tmp_path: Path) -> None:
         )
         trainer.train()
         found.append(trainer.model)
-    assert same(*found)
+    # Made by a transform from texts, which no column of ids shows.
+    tokens = [" ".join(map(str, ids)) for ids in rows()["input_ids"]]
+    under = datasets.Dataset.from_dict({"words": tokens, "y": rows()["label"][:]})
+
+    def to_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+        ids = [[int(word) for word in text.split()] for text in batch["words"]]
+        return {"input_ids": ids, "labels": batch["y"]}
+
+    transformed = make(
+        tmp_path / "t",
+        pruning=SEARCHED,
+        recovery={"num_train_epochs": 0},
+        train_dataset=under.with_transform(to_inputs),
+        settings={"remove_unused_columns": False},
+    )
+    transformed.train()
+    found.append(transformed.model)
+    assert all(same(found[0], other) for other in found[1:])
     streamed = make(tmp_path / "s", train_dataset=Stream(), settings={"max_steps": 2})
     assert streamed.train().global_step == 2
+
+
+def test_what_is_known_of_rows() -> None:
+    """The longest row, and rows of evaluation that are also trained on."""
+    model = tiny_model("bert", labels=2)
+    train = [{"input_ids": [5, 6, 7], "labels": 0}, {"input_ids": [8] * 9, "labels": 1}]
+    evaluation = [{"input_ids": [5, 6, 7], "labels": 1}, {"input_ids": [5, 6], "labels": 0}]
+    for wrapped in (lambda rows: rows, datasets.Dataset.from_list):
+        found = task_data(model, wrapped(train), wrapped(evaluation), None)
+        assert found.max_length == 9
+        assert found.seen_in_train == {"validation": 1, "test": 1}
+    words = datasets.Dataset.from_list([{"text": "5 6 7", "y": 0}, {"text": "8 8", "y": 1}])
+    made = words.with_transform(
+        lambda batch: {
+            "input_ids": [[int(word) for word in text.split()] for text in batch["text"]],
+            "labels": batch["y"],
+        }
+    )
+    found = task_data(model, made, evaluation, None)
+    assert (found.max_length, found.seen_in_train["validation"]) == (3, 1)
+    assert found.texts == {}, "there are none of the evaluation rows"
+    assert task_data(model, made, made, None).texts["train"] == ["5 6 7", "8 8"]
+    assert task_data(model, made, None, None).seen_in_train == {"validation": 0, "test": 0}
 
 
 def test_images(tmp_path: Path) -> None:

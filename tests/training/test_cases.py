@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import made_up_optuna
 import pytest
 import torch
 import transformers
@@ -104,9 +105,9 @@ def test_every_training_of_a_new_model_prunes(tmp_path: Path) -> None:
     assert trainer.pruning == PRUNING
 
 
-def test_every_trial_of_a_search_is_pruned(tmp_path: Path) -> None:
+def test_every_trial_of_a_search_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was stopped half-way hands nothing on."""
-    optuna = pytest.importorskip("optuna")
+    optuna = made_up_optuna.install(monkeypatch)
     trainer = make(tmp_path, model_init=lambda trial=None: bert(), eval_dataset=rows(8))
     seen: list[int] = []
 
