@@ -50,7 +50,9 @@ class HFPruneTrainer(OneTraining):
 
     While training, ``evaluate``, ``predict`` and ``save_model`` mean the model as it is pruned so
     far. ``checkpoint-N`` holds what it takes to resume, and ``hfprune.from_pretrained(
-    checkpoint-N)`` gives the model as it was then. With several processes, all of them call what is
+    checkpoint-N)`` gives the model as it was then. Callbacks find the small model in
+    ``on_train_end``, and before that the gated one: save it with ``trainer.save_model``, as its own
+    ``save_pretrained`` knows nothing of gates. With several processes, all of them call what is
     called on it.
 
     Without ``pruning``, ``teacher`` and ``careful`` it is the Trainer, but for the order of rows

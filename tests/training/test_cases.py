@@ -250,6 +250,40 @@ def test_files_of_a_training_are_the_pruned_model(tmp_path: Path) -> None:
     assert torch.equal(logits(last), logits(trainer.model)), "bit for bit as at the end"
 
 
+def test_callbacks_see_what_the_checkpoint_holds(tmp_path: Path) -> None:
+    """At the end of a step; and at the end of all the small model, also by itself."""
+
+    class Saves(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:  # when more is pruned
+                trainer.save_model(str(tmp_path / "step"))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            sizes.append((model_sizes(kwargs["model"]), trainer.plan.sizes()))
+            kwargs["model"].save_pretrained(tmp_path / "end")
+            # As trackers that keep models do.
+            Trainer(args=args, model=kwargs["model"]).save_model(str(tmp_path / "tracked"))
+
+    sizes: list[Any] = []
+    trainer = make(
+        tmp_path / "run",
+        callbacks=[Saves],
+        settings={"save_strategy": "steps", "save_steps": 6},
+    )
+    trainer.train()
+    step, checkpoint = (
+        hfprune.from_pretrained(place)
+        for place in (tmp_path / "step", tmp_path / "run/checkpoint-6")
+    )
+    assert model_sizes(step) == model_sizes(checkpoint) != model_sizes(bert())
+    assert torch.equal(logits(step), logits(checkpoint))
+    ((found, planned),) = sizes
+    assert found == planned != model_sizes(bert())
+    for name in ("end", "tracked"):
+        saved = hfprune.from_pretrained(tmp_path / name)
+        assert torch.equal(logits(saved), logits(trainer.model))
+
+
 def test_saved_and_evaluated_after_an_interruption(tmp_path: Path) -> None:
     def interrupt() -> None:
         measured.append(trainer.evaluate(rows(16))["eval_loss"])
