@@ -28,6 +28,19 @@ from hfprune.publish.card import model_card
 from hfprune.publish.finished import CARD_NAME, member_repo_id
 from hfprune.publish.push import COMMIT_MESSAGE, push
 
+UNFINISHED = """\
+## Loading
+
+The training ended while this model was being pruned, and it is saved as it was then. Its layers may
+differ in size, which plain `from_pretrained` refuses:
+
+```python
+import hfprune
+
+model = hfprune.from_pretrained("{name}")
+```
+"""
+
 
 class After:
     """The models that a Trainer made, as :class:`~hfprune.pipeline.made.Made` has them.
@@ -203,6 +216,16 @@ class After:
             place = Path(str(trainer.args.output_dir))
             place.mkdir(parents=True, exist_ok=True)
             atomic_write_text(place / CARD_NAME, card)
+
+    def complete_card(self) -> None:
+        """Add to Trainer's card what it cannot know of a model that is pruned only in part."""
+        trainer = self._trainer
+        if trainer.pruner.gates is None or not trainer.is_world_process_zero():
+            return
+        place = Path(str(trainer.args.output_dir)) / CARD_NAME
+        name = trainer.hub_model_id or trainer.args.hub_model_id or place.parent.name
+        card = place.read_text(encoding="utf-8")
+        atomic_write_text(place, card.rstrip() + "\n\n" + UNFINISHED.format(name=name))
 
     def push(
         self,

@@ -102,6 +102,7 @@ class Runs:
         model = trainer.bare_model()
         output = Path(trainer._get_output_dir(trial)) / OUTPUT
         trainer.outputs.clear()
+        trainer.family, trainer.search = {}, None
         context, prepared = open_run(
             trainer, self._asked, model, output, resume=bool(resume_from_checkpoint)
         )

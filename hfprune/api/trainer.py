@@ -296,7 +296,7 @@ class HFPruneTrainer(OneTraining):
         """Write the card of :meth:`report` to ``README.md`` in ``args.output_dir``.
 
         The arguments, as of Trainer, go into its metadata. Before anything is pruned, and without
-        pruning, it is Trainer's card.
+        pruning, it is Trainer's card; after an interruption, with a word on how to load the model.
         """
         about: dict[str, Any] = {
             "language": language,
@@ -311,6 +311,7 @@ class HFPruneTrainer(OneTraining):
         }
         if not self._after.is_finished:
             super().create_model_card(**about)
+            self._after.complete_card()
             return
         self._after.write_card(about)
 

@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 import hfprune
@@ -225,13 +225,62 @@ def test_callbacks_begin_anew_in_each_training(tmp_path: Path) -> None:
 
 
 def test_a_new_model_for_each_training(tmp_path: Path) -> None:
-    trainer = make(tmp_path, model=None, model_init=lambda: tiny_model("bert", labels=2))
+    """Also where an earlier one left several; of one that was interrupted nothing is left."""
+    steps: list[Any] = []
+
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            steps.append(state.global_step)
+            if len(steps) == 11:
+                raise KeyboardInterrupt
+
+    trainer = make(
+        tmp_path,
+        model=None,
+        model_init=lambda: tiny_model("bert", labels=2),
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1),
+        latency=TABLE,
+        callbacks=[Interrupts()],
+    )
     found = []
     for _ in range(2):
         trainer.train()
         found.append(copy.deepcopy(trainer.model))
     assert same(*found)
     assert trainer.model_init is not None
+    assert list(trainer.family) == ["2x", "4x"]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.family == {}
+    assert model_sizes(trainer.model) == ((4, 48),) * 3
+
+
+def test_what_is_saved_on_the_way_is_what_was_measured(tmp_path: Path) -> None:
+    """In every stage, by the Trainer and in its checkpoints, at the step that is evaluated."""
+    seen: list[tuple[str, Any]] = []
+
+    class Compares(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            loss = trainer.evaluate(rows(8, 1))["eval_loss"]
+            place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            trainer.save_model(str(tmp_path / "saved"))
+            for folder in (place, tmp_path / "saved"):
+                found = hfprune.from_pretrained(folder)
+                again = Trainer(found, copy.copy(trainer.args)).evaluate(rows(8, 1))["eval_loss"]
+                assert again == pytest.approx(loss, abs=1e-5)
+            seen.append((place.parent.name, model_sizes(found)))
+
+    trainer = make(
+        tmp_path / "run",
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1, end=0.9),
+        latency=TABLE,
+        callbacks=[Compares()],
+        settings={"save_strategy": "epoch", "num_train_epochs": 2},
+    )
+    trainer.train()
+    assert [stage for stage, _ in seen] == ["prune-2x", "prune-2x", "prune-4x", "prune-4x"]
+    assert len({sizes for _, sizes in seen}) >= 3
+    assert [seen[1][1], seen[3][1]] == [model_sizes(model) for model in trainer.family.values()]
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
