@@ -45,6 +45,8 @@ class HFPruneTrainer(OneTraining):
       ``train(resume_from_checkpoint=True)`` goes on from there.
     * ``max_metric_drop`` is about ``args.metric_for_best_model`` where that is a metric of hfprune,
       else the first of ``evaluation``, of the quantized file on ``eval_dataset``.
+    * In ``hyperparameter_search`` a trial is worth what its small model is worth; values on the way
+      are not reported, and stages lie in the trial's own folder.
     * Optimizers cannot be passed ready-made, since they hold one model's weights; pass
       ``optimizer_cls_and_kwargs`` or override ``create_optimizer``.
 
