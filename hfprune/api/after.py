@@ -77,6 +77,8 @@ class After:
     def is_finished(self) -> bool:
         """Whether there is a model that was pruned to its target."""
         trainer = self._trainer
+        if trainer._runs is not None and trainer._runs.under_way:
+            return False
         model = trainer.bare_model()
         return trainer.pruning is not None and model is not None and trainer.pruner.shrunk(model)
 

@@ -76,16 +76,24 @@ def check_staged(trainer: Any, asked: Asked) -> None:
 
 
 class Runs:
-    """Carries the stages out, each time from the configuration."""
+    """Carries the stages out, each time from the configuration.
+
+    Attributes:
+        under_way: whether stages are being carried out, so that no model is the last one yet.
+    """
 
     def __init__(self, trainer: Any, asked: Asked) -> None:
         self._trainer = trainer
         self._asked = asked
+        self.under_way = False
         # Of what a smaller vocabulary split anew: by name, what was given and what took its place.
         self._split: dict[str, tuple[Any, Any]] = {}
 
     def train(
-        self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any
+        self,
+        resume_from_checkpoint: Any = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """All stages; arguments as of ``Trainer.train``."""
         trainer, start = self._trainer, time.monotonic()
@@ -106,6 +114,7 @@ class Runs:
         context, prepared = open_run(
             trainer, self._asked, model, output, resume=bool(resume_from_checkpoint)
         )
+        prepared.ignored = ignore_keys_for_eval
         pruning = context.recipe.pruning
         if pruning.vocabulary is not None:
             require_texts(prepared.data, trainer.processing_class, self._asked.text_column)
@@ -116,6 +125,7 @@ class Runs:
             )
         costs = parameter_costs(model)
         prepared.before_training = Callbacks(trainer).reset
+        self.under_way = True
         try:
             with alone(context):
                 dense = context.stage(
@@ -128,6 +138,8 @@ class Runs:
         except BaseException:
             self._restart(model)
             raise
+        finally:
+            self.under_way = False
         self._adopt(Made(context, prepared, dense, members), costs)
         if trainer.outputs:
             found: TrainOutput = trainer.outputs[-1]

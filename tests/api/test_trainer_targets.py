@@ -130,6 +130,20 @@ def test_train_is_that_of_a_trainer(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] != loss
 
 
+def test_arguments_of_train_reach_the_trainings(tmp_path: Path) -> None:
+    class Evaluates(HFPruneTrainer):
+        def evaluate(self, *args: Any, ignore_keys: Any = None, **kwargs: Any) -> Any:
+            ignored.append(ignore_keys)
+            return super().evaluate(*args, ignore_keys=ignore_keys, **kwargs)
+
+    ignored: list[Any] = []
+    trainer = make(tmp_path, Evaluates, settings={"eval_strategy": "epoch"})
+    trainer.train(ignore_keys_for_eval=["hidden_states"])
+    assert ignored == [["hidden_states"]]
+    with pytest.raises(TypeError, match="ignore_keys'"):
+        make(tmp_path).train(ignore_keys=[])
+
+
 def test_recovery_says_how_long(tmp_path: Path) -> None:
     none = make(tmp_path / "a", recovery={"num_train_epochs": 0})
     output = none.train()
@@ -310,6 +324,37 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     other = make(place, settings=settings, model=tiny_model("bert", labels=2, seed=5))
     other.train(resume_from_checkpoint=True)
     assert not same(other.model, whole.model), "another model: done again"
+
+
+def test_stages_publish_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a stage ends with is not the last model, and nobody is to take it for that."""
+    pushed: list[Any] = []
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, *args, **kwargs: None)
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, place: pushed.append(place))
+
+    class Exports(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with pytest.raises(TrainingError, match="nothing has been pruned yet"):
+                trainer.export(tmp_path / "exported")
+            ended.append(args.output_dir)
+
+    ended: list[str] = []
+    trainer = make(
+        tmp_path / "run",
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1),
+        latency=TABLE,
+        callbacks=[Exports()],
+        settings={"push_to_hub": True, "save_strategy": "epoch"},
+    )
+    trainer.train()
+    assert len(ended) == 2
+    assert pushed == []
+    assert (
+        "not pushed while they train: call push_to_hub() after train()" in capsys.readouterr().err
+    )
+    assert trainer.args.push_to_hub
 
 
 # -- rows of all kinds ---------------------------------------------------------------------------
