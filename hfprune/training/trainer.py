@@ -126,9 +126,10 @@ class HFPruneTrainer(SavesAsPruned):
         self._own_loss: Any = None  # a subclass's, while the teacher's part is added to it
         self.set_up(self.pruning, latency)
         self.learn_from(teacher, self.distillation, unlabeled_dataset, teacher_cache)
-        # Before the user's (and after the Trainer's flow): what they see of a step, and of the end,
-        # is what its checkpoint and its evaluation are of.
-        self.callback_handler.callbacks.insert(1, PruningCallback(self))
+        if self._differs:
+            # Before the user's (and after the Trainer's flow): what they see of a step, and of the
+            # end, is what its checkpoint and its evaluation are of.
+            self.callback_handler.callbacks.insert(1, PruningCallback(self))
 
     def set_up(self, pruning: PruningConfig | None, latency: LatencyTable | None) -> None:
         """What trainings from now on prune; the model of now is where they begin."""

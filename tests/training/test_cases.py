@@ -663,6 +663,20 @@ def test_pruning_is_logged_where_losses_are(strategy: str, steps: Any, tmp_path:
         assert logged == steps[:1], "the target is reached in the middle"
 
 
+def test_without_pruning_the_callbacks_are_trainers(tmp_path: Path) -> None:
+    theirs, ours, pruning = (
+        [type(one).__name__ for one in trainer.callback_handler.callbacks]
+        for trainer in (
+            make(tmp_path, Trainer),
+            make(tmp_path, pruning=None),
+            make(tmp_path, callbacks=[At(1, list)]),
+        )
+    )
+    assert ours == theirs
+    assert pruning.index("DefaultFlowCallback") < pruning.index("PruningCallback")
+    assert pruning.index("PruningCallback") < pruning.index("At")
+
+
 def test_without_pruning_a_loss_that_is_no_number_is_as_with_trainer(tmp_path: Path) -> None:
     def broken() -> Any:
         model = bert()
