@@ -93,4 +93,3 @@ def test_the_trainer_lands_on_a_measured_speed(
     timed = {row.name: row.speedup for row in results.benchmark.rows}
     assert timed[f"{DENSE} ONNX"] == 1
     assert timed["pruned int8"] == pytest.approx(wanted, rel=NOISE), timed
-    print(method, kept.predicted_speedup, timed)
