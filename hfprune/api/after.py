@@ -28,6 +28,19 @@ from hfprune.publish.card import model_card
 from hfprune.publish.finished import CARD_NAME, member_repo_id
 from hfprune.publish.push import COMMIT_MESSAGE, push
 
+UNFINISHED = """\
+## Loading
+
+The training ended while this model was being pruned, and it is saved as it was then. Its layers may
+differ in size, which plain `from_pretrained` refuses:
+
+```python
+import hfprune
+
+model = hfprune.from_pretrained("{name}")
+```
+"""
+
 
 class After:
     """The models that a Trainer made, as :class:`~hfprune.pipeline.made.Made` has them.
@@ -64,6 +77,8 @@ class After:
     def is_finished(self) -> bool:
         """Whether there is a model that was pruned to its target."""
         trainer = self._trainer
+        if trainer._runs is not None and trainer._runs.under_way:
+            return False
         model = trainer.bare_model()
         return trainer.pruning is not None and model is not None and trainer.pruner.shrunk(model)
 
@@ -203,6 +218,16 @@ class After:
             place = Path(str(trainer.args.output_dir))
             place.mkdir(parents=True, exist_ok=True)
             atomic_write_text(place / CARD_NAME, card)
+
+    def complete_card(self) -> None:
+        """Add to Trainer's card what it cannot know of a model that is pruned only in part."""
+        trainer = self._trainer
+        if trainer.pruner.gates is None or not trainer.is_world_process_zero():
+            return
+        place = Path(str(trainer.args.output_dir)) / CARD_NAME
+        name = trainer.hub_model_id or trainer.args.hub_model_id or place.parent.name
+        card = place.read_text(encoding="utf-8")
+        atomic_write_text(place, card.rstrip() + "\n\n" + UNFINISHED.format(name=name))
 
     def push(
         self,

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from hfprune.api.about import all_names_of, task_of
 from hfprune.core.errors import TrainingError
@@ -15,6 +17,7 @@ from hfprune.core.tasks import problem_of
 from hfprune.data.encode import tokenize
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+from hfprune.data.token_rows import TokenRows
 
 # Of training rows without an end so many are looked at where they are not trained on.
 MOST_STREAMED = 4096
@@ -55,26 +58,23 @@ def task_data(
     for name in SPLITS:
         rows = as_dataset(given[name], called[name])
         splits[name] = _known(rows, called[name], names)
-        if text_column in rows.column_names:
-            texts[name] = list(rows[text_column][:])
-        if text_pair_column is not None and text_pair_column in rows.column_names:
-            pairs[name] = list(rows[text_pair_column][:])
+        raw = _before_transform(given[name], rows)
+        if text_column in raw.column_names:
+            texts[name] = list(raw[text_column][:])
+        if text_pair_column is not None and text_pair_column in raw.column_names:
+            pairs[name] = list(raw[text_pair_column][:])
     task = problem_of(task_of(model))
-    lengths = [
-        len(ids)
-        for rows in splits.values()
-        if "input_ids" in rows.column_names
-        for ids in rows["input_ids"][:]
-    ]
+    ids = {name: _ids_of(rows) for name, rows in splits.items()}
+    longest = max((int(found.lengths.max()) for found in ids.values() if found), default=128)
     return TaskData(
         task=task,
         **splits,
         texts=texts if len(texts) == len(SPLITS) else {},
         text_pairs=pairs if len(pairs) == len(SPLITS) else {},
         label_names=[] if task == "regression" else all_names_of(model),
-        max_length=max(lengths, default=128),
+        max_length=longest,
         truncated=dict.fromkeys(SPLITS, 0),
-        seen_in_train=_seen(splits),
+        seen_in_train=_seen(ids),
     )
 
 
@@ -86,7 +86,10 @@ def as_dataset(rows: Any, what: str) -> Dataset:
         return Dataset.from_dict({})
     if isinstance(rows, Dataset):
         # A transform of the user's makes the model's inputs; a format only changes their class.
-        return rows if rows.format["type"] == "custom" else rows.with_format(None)
+        if rows.format["type"] != "custom":
+            return rows.with_format(None)
+        if len(rows) == 0 or "input_ids" not in rows[0]:
+            return rows  # images, which are made as they are read
     if hasattr(rows, "__len__") and hasattr(rows, "__getitem__"):
         found: Iterable[Any] = (rows[place] for place in range(len(rows)))
     elif isinstance(rows, Iterable):
@@ -134,16 +137,28 @@ def _known(rows: Dataset, what: str, labels: Sequence[str]) -> Dataset:
     return found if label == "labels" else found.rename_column(label, "labels")
 
 
-def _seen(splits: Mapping[str, Dataset]) -> dict[str, int]:
+def _before_transform(given: Any, rows: Dataset) -> Dataset:
+    """The columns that are there, where ``rows`` are what a transform makes of them."""
+    given = next(iter(given.values()), None) if isinstance(given, Mapping) else given
+    return given.with_format(None) if isinstance(given, Dataset) else rows
+
+
+def _ids_of(rows: Dataset) -> TokenRows | None:
+    """Token ids row by row; ``None`` where rows have none."""
+    return TokenRows(rows) if "input_ids" in rows.column_names else None
+
+
+def _seen(ids: Mapping[str, TokenRows | None]) -> dict[str, int]:
     """Rows of validation and test that are the same tokens as some training row."""
-    if "input_ids" not in splits["train"].column_names:
-        return {"validation": 0, "test": 0}
-    known = set(map(tuple, splits["train"]["input_ids"][:]))
+    known = {_content(row) for row in ids["train"] or ()}
     return {
-        name: sum(tuple(ids) in known for ids in splits[name]["input_ids"][:])
+        name: sum(_content(row) in known for row in ids[name] or ())
         for name in ("validation", "test")
-        if "input_ids" in splits[name].column_names
     }
+
+
+def _content(row: NDArray[Any]) -> bytes:
+    return row.astype(np.int64).tobytes()
 
 
 def require_texts(data: TaskData, processor: Any, column: str) -> None:
@@ -168,10 +183,9 @@ def require_texts(data: TaskData, processor: Any, column: str) -> None:
             data.max_length,
             data.task,
         )
-        for place, (found, wanted) in enumerate(
-            zip(again["input_ids"][:], rows["input_ids"][:], strict=True)
-        ):
-            if found != wanted:
+        both = zip(TokenRows(again), TokenRows(rows), strict=True)
+        for place, (found, wanted) in enumerate(both):
+            if not np.array_equal(found, wanted):
                 raise TrainingError(
                     f"pruning.vocabulary splits the texts anew, but row {place + 1} of {name} does "
                     f"not hold the tokens that processing_class makes of its {column!r} "

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
 from hfprune.api.asked import Asked
@@ -75,14 +76,24 @@ def check_staged(trainer: Any, asked: Asked) -> None:
 
 
 class Runs:
-    """Carries the stages out, each time from the configuration."""
+    """Carries the stages out, each time from the configuration.
+
+    Attributes:
+        under_way: whether stages are being carried out, so that no model is the last one yet.
+    """
 
     def __init__(self, trainer: Any, asked: Asked) -> None:
         self._trainer = trainer
         self._asked = asked
+        self.under_way = False
+        # Of what a smaller vocabulary split anew: by name, what was given and what took its place.
+        self._split: dict[str, tuple[Any, Any]] = {}
 
     def train(
-        self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any
+        self,
+        resume_from_checkpoint: Any = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """All stages; arguments as of ``Trainer.train``."""
         trainer, start = self._trainer, time.monotonic()
@@ -92,14 +103,18 @@ class Runs:
                 "does not say where to go on: call train(resume_from_checkpoint=True)"
             )
         trainer._hp_search_setup(trial)
+        self._give_back_rows()
         if trainer.model_init is not None:
+            set_seed(trainer.args.seed)  # as Trainer does: its weights may be drawn
             trainer.take(trainer.call_model_init(trial))
         model = trainer.bare_model()
         output = Path(trainer._get_output_dir(trial)) / OUTPUT
         trainer.outputs.clear()
+        trainer.family, trainer.search = {}, None
         context, prepared = open_run(
             trainer, self._asked, model, output, resume=bool(resume_from_checkpoint)
         )
+        prepared.ignored = ignore_keys_for_eval
         pruning = context.recipe.pruning
         if pruning.vocabulary is not None:
             require_texts(prepared.data, trainer.processing_class, self._asked.text_column)
@@ -110,6 +125,7 @@ class Runs:
             )
         costs = parameter_costs(model)
         prepared.before_training = Callbacks(trainer).reset
+        self.under_way = True
         try:
             with alone(context):
                 dense = context.stage(
@@ -122,6 +138,8 @@ class Runs:
         except BaseException:
             self._restart(model)
             raise
+        finally:
+            self.under_way = False
         self._adopt(Made(context, prepared, dense, members), costs)
         if trainer.outputs:
             found: TrainOutput = trainer.outputs[-1]
@@ -137,6 +155,13 @@ class Runs:
         trainer.pruning = asked.pruning
         trainer.learn_from(trainer.given_teacher, asked.distillation, trainer.unlabeled_dataset)
 
+    def _give_back_rows(self) -> None:
+        """A new model reads the tokens that were given, unless others were set since."""
+        for name, (given, ours) in self._split.items():
+            if getattr(self._trainer, name) is ours:
+                setattr(self._trainer, name, given)
+        self._split.clear()
+
     def _adopt(self, made: Made, costs: Any) -> None:
         """What was made takes the place of what came in."""
         trainer, asked, prepared = self._trainer, self._asked, made.prepared
@@ -147,10 +172,16 @@ class Runs:
         teacher, cache = trainer.given_teacher, trainer.teacher_cache
         if small is not prepared.dense:
             teacher = None  # it reads other tokens than this model
-            trainer.processing_class, trainer.data_collator = small.processor, small.collator
-            trainer.train_dataset, trainer.eval_dataset = small.data.train, small.data.validation
-            if trainer.test_dataset is not None:
-                trainer.test_dataset = small.data.test
+            anew = {
+                "processing_class": small.processor,
+                "data_collator": small.collator,
+                "train_dataset": small.data.train,
+                "eval_dataset": small.data.validation,
+                "test_dataset": None if trainer.test_dataset is None else small.data.test,
+            }
+            for name, value in anew.items():
+                self._split[name] = getattr(trainer, name), value
+                setattr(trainer, name, value)
         trainer.take(models[last.label])
         trainer.set_up(asked.pruning, asked.latency)
         plan = plan_in(made.context.path(last.model.folder))

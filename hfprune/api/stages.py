@@ -53,10 +53,12 @@ class OwnPrepared(Prepared):
     Attributes:
         like: the class of its model.
         before_training: called before each training.
+        ignored: outputs that evaluations leave out, as ``ignore_keys_for_eval`` of ``train()``.
     """
 
     like: Any = None
     before_training: Callable[[], None] = lambda: None
+    ignored: list[str] | None = None
 
     def saved(self, context: Context, model: SavedModel | str) -> Any:
         """A model that a stage left, of the class of the Trainer's."""
@@ -188,7 +190,8 @@ class Trainings:
             if value is not None:
                 setattr(args, name, kinds.get(name, lambda value: value)(value))
         self.prepared.before_training()
-        return StageTraining(self.trainer, model, args, self._rows(reading), options)
+        rows, ignored = self._rows(reading), self.prepared.ignored
+        return StageTraining(self.trainer, model, args, rows, options, ignored)
 
     def _rows(self, reading: Reading) -> dict[str, Any]:
         """What the Trainer reads in this training: its own rows, or those split anew."""
@@ -230,8 +233,10 @@ class StageTraining:
         args: Any,
         rows: Mapping[str, Any],
         options: Mapping[str, Any],
+        ignored: list[str] | None,
     ) -> None:
         self._trainer = trainer
+        self._ignored = ignored
         self._changes = {"args": args, "model_init": None, **rows}
         self._options = options
         self.model = model
@@ -259,7 +264,10 @@ class StageTraining:
             before = trainer.train_dataset
             idle = self._without_evaluations()
             try:
-                trainer.outputs.append(OneTraining.train(trainer, resume_from_checkpoint))
+                done = OneTraining.train(
+                    trainer, resume_from_checkpoint, ignore_keys_for_eval=self._ignored
+                )
+                trainer.outputs.append(done)
             finally:
                 trainer.train_dataset = before  # without what a teacher added
                 trainer.callback_handler.callbacks += idle

@@ -45,12 +45,16 @@ class HFPruneTrainer(OneTraining):
       ``train(resume_from_checkpoint=True)`` goes on from there.
     * ``max_metric_drop`` is about ``args.metric_for_best_model`` where that is a metric of hfprune,
       else the first of ``evaluation``, of the quantized file on ``eval_dataset``.
+    * In ``hyperparameter_search`` a trial is worth what its small model is worth; values on the way
+      are not reported, and stages lie in the trial's own folder.
     * Optimizers cannot be passed ready-made, since they hold one model's weights; pass
       ``optimizer_cls_and_kwargs`` or override ``create_optimizer``.
 
     While training, ``evaluate``, ``predict`` and ``save_model`` mean the model as it is pruned so
     far. ``checkpoint-N`` holds what it takes to resume, and ``hfprune.from_pretrained(
-    checkpoint-N)`` gives the model as it was then. With several processes, all of them call what is
+    checkpoint-N)`` gives the model as it was then. Callbacks find the small model in
+    ``on_train_end``, and before that the gated one: save it with ``trainer.save_model``, as its own
+    ``save_pretrained`` knows nothing of gates. With several processes, all of them call what is
     called on it.
 
     Without ``pruning``, ``teacher`` and ``careful`` it is the Trainer, but for the order of rows
@@ -63,6 +67,9 @@ class HFPruneTrainer(OneTraining):
     * ``careful``: a loss or gradient that is not finite stops the training (whatever
       ``logging_nan_inf_filter`` says), and of checkpoints with the same metric the one with the
       least loss is the best, not the first.
+
+    ``metric_for_best_model="divergence"`` chooses checkpoints by how near their predictions come to
+    the teacher's on the evaluation rows, where few rows tell accuracies apart.
 
     Each ``train()`` begins from the configuration. Only a model that this trainer has shrunk is not
     pruned again: a second ``train()`` fine-tunes it (with ``model_init``, there is a new one).
@@ -294,7 +301,7 @@ class HFPruneTrainer(OneTraining):
         """Write the card of :meth:`report` to ``README.md`` in ``args.output_dir``.
 
         The arguments, as of Trainer, go into its metadata. Before anything is pruned, and without
-        pruning, it is Trainer's card.
+        pruning, it is Trainer's card; after an interruption, with a word on how to load the model.
         """
         about: dict[str, Any] = {
             "language": language,
@@ -309,6 +316,7 @@ class HFPruneTrainer(OneTraining):
         }
         if not self._after.is_finished:
             super().create_model_card(**about)
+            self._after.complete_card()
             return
         self._after.write_card(about)
 

@@ -23,6 +23,8 @@ class Prunes(Protocol):
 
     def bare_model(self) -> Any: ...
 
+    def finish(self) -> None: ...
+
     def last_good(self) -> str: ...
 
     def log(self, logs: dict[str, float]) -> None: ...
@@ -76,6 +78,12 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         if args.logging_strategy == "epoch" and self._unlogged:
             self._log(control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What callbacks save, publish or measure now, with Trainers of their own, is small."""
+        self._trainer.finish()
 
     def _log(self, control: TrainerControl) -> None:
         # Logging counts as the step's log: without this, its loss would go unlogged.

@@ -51,57 +51,20 @@ from hfprune.training.saving import SavesAsPruned
 
 
 class HFPruneTrainer(SavesAsPruned):
-    """Prunes heads, neurons and whole blocks during fine-tuning, then removes them.
+    """One training that prunes heads, neurons and whole blocks with gates, then removes them.
 
-    Use it as ``Trainer``; the further arguments are keywords. While training, what is pruned is
-    gated (multiplied by zero); when ``train()`` returns, ``self.model`` is physically smaller.
-    ``evaluate``, ``predict`` and ``save_model`` (in a callback, or after an interruption) always
-    mean the model as it is pruned so far; ``checkpoint-N`` holds what it takes to resume, and
-    ``hfprune.from_pretrained(checkpoint-N)`` the model as it was then.
-
-    Without ``pruning``, ``teacher`` and ``careful`` it is the Trainer, but for the order of rows
-    that are grouped by length. What differs otherwise:
-
-    * The best model, early stopping and ``load_best_model_at_end`` only look at evaluations made
-      after the target has been reached: an earlier one would win by being less pruned.
-    * Weights in half precision are trained, and saved, as float32.
-    * ``compute_loss`` is averaged over the accumulated batches, never over their items.
-    * ``careful``: a loss or gradient that is not finite stops the training (whatever
-      ``logging_nan_inf_filter`` says), and of checkpoints with the same metric the one with the
-      least loss is the best, not the first.
-
-    ``metric_for_best_model="divergence"`` chooses checkpoints by how near their predictions come to
-    the teacher's on the evaluation rows, where few rows tell accuracies apart.
-
-    Each ``train()`` begins from the configuration. Only a model that this trainer has shrunk is not
-    pruned again: a second ``train()`` fine-tunes it (with ``model_init``, there is a new one).
-
-    A subclass may override what it may of the Trainer. Its ``compute_loss`` is the task's loss;
-    what the teacher adds is added to it, weighed as in ``distillation``, unless it calls ours,
-    which does so. With a ``data_collator`` that may do more than pad, the teacher reads each batch
-    anew. Where ``logging_strategy`` allows it, ``pruning/sparsity``, ``pruning/heads``,
-    ``pruning/neurons`` and ``pruning/blocks`` are logged; trackers of ``report_to`` put ``train/``
-    before them.
+    What people import is :class:`hfprune.api.trainer.HFPruneTrainer`, which is this and reaches the
+    other targets by several of these trainings. What it promises, how it differs from the Trainer,
+    and the arguments are described there; here ``pruning`` must be reached in one training.
 
     Args:
         model to preprocess_logits_for_metrics: as of :class:`transformers.Trainer`.
-        pruning: what to reach and how (also as a dict of its keys, or the path of a recipe, of
-            which the section ``pruning`` is taken); ``None`` trains without pruning.
-        distillation: weights of the losses against the teacher (or a dict); needs ``teacher``.
         latency: measured times of blocks, needed for ``pruning.speedup``.
-        teacher: the dense fine-tuned model (a module, or a path / Hub name); without
-            ``distillation`` its default is used. A module is moved to the device, as the model is,
-            and else left as it is.
-        unlabeled_dataset: more rows of token ids that are distilled on, with the teacher's decision
-            as their label; the columns of the model's inputs are enough. Needs ``teacher``.
-        teacher_cache: what an earlier trainer of the same teacher, rows and distillation left as
-            its ``teacher_cache``; the outputs in it are not computed again.
-        careful: see above; ``None``: where something is pruned.
-        **trainer_arguments: what else the Trainer of the transformers installed takes.
+        pruning to careful, trainer_arguments: as of the other.
 
     Raises:
         TrainingError: for settings that cannot work (DeepSpeed, FSDP, DataParallel, a teacher that
-            does not match), before anything is trained.
+            does not match), and targets of several trainings, before anything is trained.
         RecipeError: for keys and values of ``pruning`` and ``distillation``.
         UnsupportedModelError: if the model's family has no adapter.
     """
@@ -171,7 +134,10 @@ class HFPruneTrainer(SavesAsPruned):
         self._own_loss: Any = None  # a subclass's, while the teacher's part is added to it
         self.set_up(self.pruning, latency)
         self.learn_from(teacher, self.distillation, unlabeled_dataset, teacher_cache)
-        self.add_callback(PruningCallback(self))
+        if self._differs:
+            # Before the user's (and after the Trainer's flow): what they see of a step, and of the
+            # end, is what its checkpoint and its evaluation are of.
+            self.callback_handler.callbacks.insert(1, PruningCallback(self))
 
     def set_up(self, pruning: PruningConfig | None, latency: LatencyTable | None) -> None:
         """What trainings from now on prune; the model of now is where they begin."""
@@ -266,10 +232,14 @@ class HFPruneTrainer(SavesAsPruned):
                 "training ended before pruning reached its target (a callback stopped it, or it "
                 "had no steps); train longer or let pruning end earlier (pruning.end)"
             )
-        if self.pruner.gates is not None:
+        self.finish()
+        return result
+
+    def finish(self) -> None:
+        """At the end of a training that reached its target: the small model, if it is not yet."""
+        if self._complete and self.pruner.gates is not None:
             checks.warn_of_no_best(self.args, self.state)
             self.shrink()
-        return result
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As ``Trainer.call_model_init``; the model in float32."""

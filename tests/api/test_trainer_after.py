@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 from tiny import TRANSFORMERS_5, tiny_model, tiny_tokenizer
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hfprune
 from hfprune import HFPruneTrainer
@@ -255,6 +255,24 @@ def test_nothing_to_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     trainer.push_to_hub()
     assert called[0]["language"] == "en", "Trainer's own card, where nothing was pruned"
     assert called[1][0] == "End of training"
+
+
+def test_the_card_of_an_interrupted_training_says_how_to_load(tmp_path: Path) -> None:
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    trainer = make(tmp_path / "run", callbacks=[Interrupts()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert 'hfprune.from_pretrained("run")' in card
+    assert "was being pruned" in card
+    saved = hfprune.from_pretrained(tmp_path / "run")
+    assert model_sizes(saved) == trainer.plan.sizes() != trainer.plan.totals()
 
 
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints", "every_save"])

@@ -10,11 +10,12 @@ import datasets
 import pytest
 import torch
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 import hfprune
 from hfprune import HFPruneTrainer, PruningConfig
+from hfprune.api.given import task_data
 from hfprune.core.errors import CheckpointError, PlanError, RecipeError, TrainingError
 from hfprune.families import model_sizes
 from hfprune.pruning.cost import LatencyTable
@@ -129,6 +130,20 @@ def test_train_is_that_of_a_trainer(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] != loss
 
 
+def test_arguments_of_train_reach_the_trainings(tmp_path: Path) -> None:
+    class Evaluates(HFPruneTrainer):
+        def evaluate(self, *args: Any, ignore_keys: Any = None, **kwargs: Any) -> Any:
+            ignored.append(ignore_keys)
+            return super().evaluate(*args, ignore_keys=ignore_keys, **kwargs)
+
+    ignored: list[Any] = []
+    trainer = make(tmp_path, Evaluates, settings={"eval_strategy": "epoch"})
+    trainer.train(ignore_keys_for_eval=["hidden_states"])
+    assert ignored == [["hidden_states"]]
+    with pytest.raises(TypeError, match="ignore_keys'"):
+        make(tmp_path).train(ignore_keys=[])
+
+
 def test_recovery_says_how_long(tmp_path: Path) -> None:
     none = make(tmp_path / "a", recovery={"num_train_epochs": 0})
     output = none.train()
@@ -224,13 +239,62 @@ def test_callbacks_begin_anew_in_each_training(tmp_path: Path) -> None:
 
 
 def test_a_new_model_for_each_training(tmp_path: Path) -> None:
-    trainer = make(tmp_path, model=None, model_init=lambda: tiny_model("bert", labels=2))
+    """Also where an earlier one left several; of one that was interrupted nothing is left."""
+    steps: list[Any] = []
+
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            steps.append(state.global_step)
+            if len(steps) == 11:
+                raise KeyboardInterrupt
+
+    trainer = make(
+        tmp_path,
+        model=None,
+        model_init=lambda: tiny_model("bert", labels=2),
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1),
+        latency=TABLE,
+        callbacks=[Interrupts()],
+    )
     found = []
     for _ in range(2):
         trainer.train()
         found.append(copy.deepcopy(trainer.model))
     assert same(*found)
     assert trainer.model_init is not None
+    assert list(trainer.family) == ["2x", "4x"]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.family == {}
+    assert model_sizes(trainer.model) == ((4, 48),) * 3
+
+
+def test_what_is_saved_on_the_way_is_what_was_measured(tmp_path: Path) -> None:
+    """In every stage, by the Trainer and in its checkpoints, at the step that is evaluated."""
+    seen: list[tuple[str, Any]] = []
+
+    class Compares(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            loss = trainer.evaluate(rows(8, 1))["eval_loss"]
+            place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            trainer.save_model(str(tmp_path / "saved"))
+            for folder in (place, tmp_path / "saved"):
+                found = hfprune.from_pretrained(folder)
+                again = Trainer(found, copy.copy(trainer.args)).evaluate(rows(8, 1))["eval_loss"]
+                assert again == pytest.approx(loss, abs=1e-5)
+            seen.append((place.parent.name, model_sizes(found)))
+
+    trainer = make(
+        tmp_path / "run",
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1, end=0.9),
+        latency=TABLE,
+        callbacks=[Compares()],
+        settings={"save_strategy": "epoch", "num_train_epochs": 2},
+    )
+    trainer.train()
+    assert [stage for stage, _ in seen] == ["prune-2x", "prune-2x", "prune-4x", "prune-4x"]
+    assert len({sizes for _, sizes in seen}) >= 3
+    assert [seen[1][1], seen[3][1]] == [model_sizes(model) for model in trainer.family.values()]
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
@@ -262,6 +326,37 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert not same(other.model, whole.model), "another model: done again"
 
 
+def test_stages_publish_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a stage ends with is not the last model, and nobody is to take it for that."""
+    pushed: list[Any] = []
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, *args, **kwargs: None)
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, place: pushed.append(place))
+
+    class Exports(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with pytest.raises(TrainingError, match="nothing has been pruned yet"):
+                trainer.export(tmp_path / "exported")
+            ended.append(args.output_dir)
+
+    ended: list[str] = []
+    trainer = make(
+        tmp_path / "run",
+        pruning=PruningConfig(speedup=[2.0, 4.0], update_every_steps=1),
+        latency=TABLE,
+        callbacks=[Exports()],
+        settings={"push_to_hub": True, "save_strategy": "epoch"},
+    )
+    trainer.train()
+    assert len(ended) == 2
+    assert pushed == []
+    assert (
+        "not pushed while they train: call push_to_hub() after train()" in capsys.readouterr().err
+    )
+    assert trainer.args.push_to_hub
+
+
 # -- rows of all kinds ---------------------------------------------------------------------------
 
 
@@ -286,9 +381,49 @@ def test_rows_as_a_trainer_takes_them(tmp_path: Path) -> None:
         )
         trainer.train()
         found.append(trainer.model)
-    assert same(*found)
+    # Made by a transform from texts, which no column of ids shows.
+    tokens = [" ".join(map(str, ids)) for ids in rows()["input_ids"]]
+    under = datasets.Dataset.from_dict({"words": tokens, "y": rows()["label"][:]})
+
+    def to_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+        ids = [[int(word) for word in text.split()] for text in batch["words"]]
+        return {"input_ids": ids, "labels": batch["y"]}
+
+    transformed = make(
+        tmp_path / "t",
+        pruning=SEARCHED,
+        recovery={"num_train_epochs": 0},
+        train_dataset=under.with_transform(to_inputs),
+        settings={"remove_unused_columns": False},
+    )
+    transformed.train()
+    found.append(transformed.model)
+    assert all(same(found[0], other) for other in found[1:])
     streamed = make(tmp_path / "s", train_dataset=Stream(), settings={"max_steps": 2})
     assert streamed.train().global_step == 2
+
+
+def test_what_is_known_of_rows() -> None:
+    """The longest row, and rows of evaluation that are also trained on."""
+    model = tiny_model("bert", labels=2)
+    train = [{"input_ids": [5, 6, 7], "labels": 0}, {"input_ids": [8] * 9, "labels": 1}]
+    evaluation = [{"input_ids": [5, 6, 7], "labels": 1}, {"input_ids": [5, 6], "labels": 0}]
+    for wrapped in (lambda rows: rows, datasets.Dataset.from_list):
+        found = task_data(model, wrapped(train), wrapped(evaluation), None)
+        assert found.max_length == 9
+        assert found.seen_in_train == {"validation": 1, "test": 1}
+    words = datasets.Dataset.from_list([{"text": "5 6 7", "y": 0}, {"text": "8 8", "y": 1}])
+    made = words.with_transform(
+        lambda batch: {
+            "input_ids": [[int(word) for word in text.split()] for text in batch["text"]],
+            "labels": batch["y"],
+        }
+    )
+    found = task_data(model, made, evaluation, None)
+    assert (found.max_length, found.seen_in_train["validation"]) == (3, 1)
+    assert found.texts == {}, "there are none of the evaluation rows"
+    assert task_data(model, made, made, None).texts["train"] == ["5 6 7", "8 8"]
+    assert task_data(model, made, None, None).seen_in_train == {"validation": 0, "test": 0}
 
 
 def test_images(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import made_up_optuna
 import pytest
 import torch
 import transformers
@@ -104,9 +105,9 @@ def test_every_training_of_a_new_model_prunes(tmp_path: Path) -> None:
     assert trainer.pruning == PRUNING
 
 
-def test_every_trial_of_a_search_is_pruned(tmp_path: Path) -> None:
+def test_every_trial_of_a_search_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was stopped half-way hands nothing on."""
-    optuna = pytest.importorskip("optuna")
+    optuna = made_up_optuna.install(monkeypatch)
     trainer = make(tmp_path, model_init=lambda trial=None: bert(), eval_dataset=rows(8))
     seen: list[int] = []
 
@@ -247,6 +248,40 @@ def test_files_of_a_training_are_the_pruned_model(tmp_path: Path) -> None:
     assert model_sizes(dense) == model_sizes(bert()), "what it takes to resume is as it was"
     last = hfprune.from_pretrained(tmp_path / "run" / "checkpoint-12")
     assert torch.equal(logits(last), logits(trainer.model)), "bit for bit as at the end"
+
+
+def test_callbacks_see_what_the_checkpoint_holds(tmp_path: Path) -> None:
+    """At the end of a step; and at the end of all the small model, also by itself."""
+
+    class Saves(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:  # when more is pruned
+                trainer.save_model(str(tmp_path / "step"))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            sizes.append((model_sizes(kwargs["model"]), trainer.plan.sizes()))
+            kwargs["model"].save_pretrained(tmp_path / "end")
+            # As trackers that keep models do.
+            Trainer(args=args, model=kwargs["model"]).save_model(str(tmp_path / "tracked"))
+
+    sizes: list[Any] = []
+    trainer = make(
+        tmp_path / "run",
+        callbacks=[Saves],
+        settings={"save_strategy": "steps", "save_steps": 6},
+    )
+    trainer.train()
+    step, checkpoint = (
+        hfprune.from_pretrained(place)
+        for place in (tmp_path / "step", tmp_path / "run/checkpoint-6")
+    )
+    assert model_sizes(step) == model_sizes(checkpoint) != model_sizes(bert())
+    assert torch.equal(logits(step), logits(checkpoint))
+    ((found, planned),) = sizes
+    assert found == planned != model_sizes(bert())
+    for name in ("end", "tracked"):
+        saved = hfprune.from_pretrained(tmp_path / name)
+        assert torch.equal(logits(saved), logits(trainer.model))
 
 
 def test_saved_and_evaluated_after_an_interruption(tmp_path: Path) -> None:
@@ -626,6 +661,20 @@ def test_pruning_is_logged_where_losses_are(strategy: str, steps: Any, tmp_path:
     else:
         assert losses == steps
         assert logged == steps[:1], "the target is reached in the middle"
+
+
+def test_without_pruning_the_callbacks_are_trainers(tmp_path: Path) -> None:
+    theirs, ours, pruning = (
+        [type(one).__name__ for one in trainer.callback_handler.callbacks]
+        for trainer in (
+            make(tmp_path, Trainer),
+            make(tmp_path, pruning=None),
+            make(tmp_path, callbacks=[At(1, list)]),
+        )
+    )
+    assert ours == theirs
+    assert pruning.index("DefaultFlowCallback") < pruning.index("PruningCallback")
+    assert pruning.index("PruningCallback") < pruning.index("At")
 
 
 def test_without_pruning_a_loss_that_is_no_number_is_as_with_trainer(tmp_path: Path) -> None:

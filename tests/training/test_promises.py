@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import made_up_optuna
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import by_length, tiny_model, tiny_tokenizer
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+import hfprune
 from hfprune import HFPruneTrainer, PruningConfig
 from hfprune.families import model_sizes
+from hfprune.models.checkpoint import WEIGHTS_NAME
 
 PRUNING = PruningConfig(sparsity=0.5, min_neurons=4, update_every_steps=2, end=0.4)
 Numbers = dict[str, Any]
@@ -63,13 +67,15 @@ def trainer_of(folder: Path, cls: Any, own: dict[str, Any], **changes: Any) -> A
         **changes.pop("settings", {}),
     }
     given: dict[str, Any] = {
-        "model": changes.pop("model", None) or tiny_model("bert", labels=2, layers=2),
+        "model": tiny_model("bert", labels=2, layers=2),
         "train_dataset": rows(),
         "eval_dataset": rows(12, seed=1),
         "processing_class": tiny_tokenizer(),
         "compute_metrics": accuracy,
         **changes,
     }
+    if "model_init" in given:
+        del given["model"]
     return cls(args=TrainingArguments(str(folder), **settings), **given, **own)
 
 
@@ -340,6 +346,40 @@ def a_second_training_goes_on(folder: Path, cls: Any, own: Any) -> Numbers:
     return numbers(trainer)
 
 
+@promise
+def a_search(folder: Path, cls: Any, own: Any) -> Numbers:
+    """Trials in folders of their own, each of a new model; the best one is told."""
+
+    def objective(metrics: dict[str, float]) -> float:
+        found.append(metrics["eval_loss"])
+        return metrics["eval_loss"]
+
+    found: list[float] = []
+    rates = [1e-5, 5e-3]
+    trainer = trainer_of(
+        folder,
+        cls,
+        own,
+        model_init=lambda trial=None: tiny_model("bert", labels=2, layers=2),
+        settings={"eval_strategy": "epoch", "save_strategy": "epoch"},
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        made_up_optuna.install(monkeypatch)
+        best = trainer.hyperparameter_search(
+            lambda trial: {"learning_rate": rates[trial.number]}, objective, n_trials=2
+        )
+    assert len(found) == 4
+    assert best.objective == min(found[1], found[3])
+    assert trainer.args.learning_rate == rates[-1]
+    left = sorted(str(path.relative_to(folder)) for path in folder.glob("*/checkpoint-*"))
+    assert left == [f"run-{n}/checkpoint-{step}" for n in (0, 1) for step in (10, 5)]
+    last = folder / "run-1" / "checkpoint-10"
+    if own.get("pruning"):
+        small = hfprune.from_pretrained(last)
+        assert model_sizes(small) == trainer.plan.sizes() != trainer.plan.totals()
+    return {"best": best.run_id, "objectives": found, "weights": load_file(last / WEIGHTS_NAME)}
+
+
 def same(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
@@ -368,8 +408,13 @@ def test_with_a_target_it_works(of: Promise, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [{}, {"pruning": PRUNING}])
-def test_a_compiled_model(own: dict[str, Any], tmp_path: Path) -> None:
+def test_a_compiled_model(tmp_path: Path) -> None:
     settings = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 6}
-    found = run(tmp_path, HFPruneTrainer, own, settings=settings)
-    assert found["step"] == 6
+    theirs, ours, pruned = (
+        run(tmp_path / str(number), cls, own, settings=settings)
+        for number, (cls, own) in enumerate(
+            [(Trainer, {}), (HFPruneTrainer, {}), (HFPruneTrainer, {"pruning": PRUNING})]
+        )
+    )
+    assert same(theirs, ours)
+    assert pruned["step"] == 6
