@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfprune.core.kinds import TEXT_INPUTS
@@ -23,15 +23,23 @@ _TOKENIZER_BATCH = 1000
 
 
 def encode_split(
-    piece: Piece, processor: Any, config: DataConfig, task: Task
+    piece: Piece, processor: Any, config: DataConfig, task: Task, prompt: str = ""
 ) -> tuple[Dataset, int]:
-    """Return the rows of a piece as a model reads them, and how many were cut."""
+    """Return the rows of a piece as a model reads them, and how many were cut.
+
+    ``prompt`` is put before each text of sentence_embedding.
+    """
     if piece.rows.images is not None:
         return _with_labels(piece, piece.rows.images), 0
     if config.stride is not None:
         return _in_windows(piece, processor, config, task), 0
     return tokenize(
-        piece.texts, piece.text_pairs, piece.chosen_labels, processor, config.max_length, task
+        [prompt + text for text in piece.texts] if prompt else piece.texts,
+        piece.text_pairs,
+        None if task == "sentence_embedding" else piece.chosen_labels,
+        processor,
+        config.max_length,
+        task,
     )
 
 
@@ -53,12 +61,12 @@ def joined(parts: Sequence[tuple[Dataset, int]]) -> tuple[Dataset, int]:
 def tokenize(
     texts: Sequence[Any],
     pairs: Sequence[str] | None,
-    labels: list[Any],
+    labels: list[Any] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     task: Task,
 ) -> tuple[Dataset, int]:
-    """Return the tokenized rows and how many of them were cut."""
+    """Return the tokenized rows and how many of them were cut; ``labels`` may come later."""
     import datasets
 
     batches = []
@@ -66,13 +74,14 @@ def tokenize(
     columns: dict[str, list[Any]]
     for start in range(0, len(texts), _TOKENIZER_BATCH):
         part = slice(start, start + _TOKENIZER_BATCH)
-        if task == "token_classification":
+        if task == "token_classification" and labels is not None:
             columns, cut = encode_words(tokenizer, texts[part], labels[part], max_length)
         else:
             columns, cut = _encode_batch(
                 tokenizer, texts[part], None if pairs is None else pairs[part], max_length
             )
-            columns["labels"] = labels[part]
+            if labels is not None:
+                columns["labels"] = labels[part]
         truncated += cut
         batches.append(_dataset(columns, _features(columns, task)))
     # A tokenizer remembers the truncation of its last call and would save it with the model.
@@ -148,7 +157,7 @@ def _dataset(columns: Mapping[str, Sequence[Any]], features: Any) -> Dataset:
     return datasets.Dataset(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
-def _features(columns: Iterable[str], task: Task) -> Any:
+def _features(columns: Collection[str], task: Task) -> Any:
     """Return the column types: as narrow as the values allow, for memory's sake."""
     import datasets
 
@@ -158,11 +167,14 @@ def _features(columns: Iterable[str], task: Task) -> Any:
         for name in columns
         if name in token_types
     }
+    if "labels" not in columns:
+        return datasets.Features(features)
     features["labels"] = {
         "single_label_classification": datasets.Value("int64"),
         "multi_label_classification": datasets.Sequence(datasets.Value("float32")),
         "regression": datasets.Value("float32"),
         "reranking": datasets.Sequence(datasets.Value("float32")),
+        "sentence_embedding": datasets.Sequence(datasets.Value("float32")),
         "token_classification": datasets.Sequence(datasets.Value("int64")),
     }[task]
     return datasets.Features(features)

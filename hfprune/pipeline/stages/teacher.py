@@ -12,7 +12,10 @@ from hfprune.pipeline.training import checkpoint_of, make_trainer
 
 
 def run(context: Context, prepared: Prepared) -> SavedModel:
-    """Fine-tune the dense model, or take the one that the recipe names as it is."""
+    """Fine-tune the dense model, or take the one that the recipe names as it is.
+
+    A sentence encoder is taken as it is: what it says is what is to be kept.
+    """
     recipe = context.recipe
     history: list[dict[str, Any]] = []
     given = recipe.teacher.name_or_path
@@ -25,7 +28,7 @@ def run(context: Context, prepared: Prepared) -> SavedModel:
         model = prepared.load(context, start, revision, new_head=recipe.model.new_head)
     processor = prepared.dense.processor
     check_fits(model, prepared.data, processor, recipe.benchmark.sequence_lengths)
-    if given is None:
+    if given is None and recipe.task != "sentence_embedding":
         own = recipe.teacher.model_dump(include={"num_train_epochs", "learning_rate"})
         changes = {name: value for name, value in own.items() if value is not None}
         trainer = make_trainer(context, prepared, model, "teacher", prepared.dense, changes)

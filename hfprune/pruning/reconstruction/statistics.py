@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hfprune.core.kinds import problem_of_model
 from hfprune.families import BlockView, block_views
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.importance import knowledge_scores
@@ -233,7 +234,7 @@ def sensitivities(
     try:
         with torch.enable_grad(), captured({k: v.consumer for k, v in views.items()}) as inputs:
             logits = counted(model(**batch).logits.float(), batch)
-            loss = _sampled_loss(logits, getattr(model.config, "problem_type", None), generator)
+            loss = _sampled_loss(logits, problem_of_model(model), generator)
             leaves = [leaf for uses in outputs.values() for leaf in uses]
             found = iter(torch.autograd.grad(loss, leaves))
     finally:
@@ -243,9 +244,15 @@ def sensitivities(
 
 
 def _sampled_loss(logits: Tensor, problem: str | None, generator: torch.Generator) -> Tensor:
-    """Negative log-likelihood, summed, of labels drawn from the model's own predictions."""
+    """Negative log-likelihood, summed, of labels drawn from the model's own predictions.
+
+    Of embeddings, whose directions count, of vectors drawn around the model's own, each number with
+    unit variance: the expected squared gradient is then that of the squared distance.
+    """
+    if problem == "sentence_embedding":
+        logits = F.normalize(logits, dim=-1)
     with torch.no_grad():
-        if problem == "regression" or logits.shape[-1] == 1:
+        if problem in ("regression", "sentence_embedding") or logits.shape[-1] == 1:
             noise = torch.randn(logits.shape, generator=generator).to(logits)
             target = logits + noise
         elif problem == "multi_label_classification":
@@ -254,7 +261,7 @@ def _sampled_loss(logits: Tensor, problem: str | None, generator: torch.Generato
         else:
             odds = torch.softmax(logits, -1).cpu()
             target = torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
-    if problem == "regression" or logits.shape[-1] == 1:
+    if problem in ("regression", "sentence_embedding") or logits.shape[-1] == 1:
         return 0.5 * (logits - target).square().sum()
     if problem == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from hfprune.core.tasks import DEFAULT_METRICS, LOWER_IS_BETTER, METRICS, ONE_OUTPUT, Task
+from hfprune.core.tasks import DEFAULT_METRICS, LOWER_IS_BETTER, METRICS, WITHOUT_CLASSES, Task
 from hfprune.recipe.places import Clash, Clashing
 from hfprune.recipe.sections.base import Name, Section
 from hfprune.recipe.sections.data import DataConfig
@@ -38,7 +38,7 @@ class Recipe(Section):
         description="What is predicted: for texts the kind of labels, spelled as problem_type in "
         "the model's config.json, or token_classification for a tag for each word (NER); "
         "image_classification for one class for each image, reranking for how well a text answers "
-        "a query.",
+        "a query, sentence_embedding for a vector for each text, which needs no labels.",
     )
     data: DataConfig = Field(description="Where the labelled texts are.")
     teacher: TeacherConfig = Field(
@@ -158,13 +158,13 @@ class Recipe(Section):
         yield from self._whole_text_clashes()
         yield from self._weight_clashes()
         names = self.data.label_names
-        if self.task in ONE_OUTPUT and names is not None:
+        if self.task in WITHOUT_CLASSES and names is not None:
             yield Clash(
-                f"data.label_names has no meaning for task {self.task}, whose label is a number: "
+                f"data.label_names has no meaning for task {self.task}, which has no classes: "
                 "remove it",
                 ("data.label_names", "task"),
             )
-        several = self.task not in ("multi_label_classification", *ONE_OUTPUT)
+        several = self.task not in ("multi_label_classification", *WITHOUT_CLASSES)
         if several and names is not None and len(names) < 2:
             yield Clash(
                 f"data.label_names needs at least two labels for task {self.task}",
@@ -191,6 +191,7 @@ class Recipe(Section):
         if self.task == "token_classification":
             why = "is for one label a text, not for tags of words: remove it"
             unused |= {"data.text_pair_column": why, "data.stride": why}
+        unused |= self._unused_by_embeddings()
         if self.task == "reranking":
             unused["data.stride"] = (
                 "is for single texts, and reranking reads pairs: remove it (what is longer than "
@@ -202,8 +203,35 @@ class Recipe(Section):
         for key, text in unused.items():
             section, name = key.split(".")
             values = getattr(self, section)
-            if getattr(values, name) != type(values).model_fields[name].default:
+            if (
+                values is not None
+                and getattr(values, name) != type(values).model_fields[name].default
+            ):
                 yield Clash(f"{key} {text}", (key, "task"))
+
+    def _unused_by_embeddings(self) -> dict[str, str]:
+        """Keys that have no meaning for sentence_embedding, or for nothing else."""
+        if self.task == "sentence_embedding":
+            labels = "has no meaning for embeddings, which are learned without labels: remove it"
+            return {
+                "data.label_column": labels,
+                "data.text_pair_column": "has no meaning for embeddings, of one text each: remove "
+                "it, and give both texts as rows of their own",
+                "data.stride": "has no meaning for embeddings: remove it (what is longer than "
+                "data.max_length is cut)",
+                "model.new_head": "has no meaning for embeddings, which have no head: remove it",
+                "teacher.num_train_epochs": "has no meaning for embeddings, whose dense model is "
+                "taken as it is: remove it",
+                "teacher.learning_rate": "has no meaning for embeddings, whose dense model is "
+                "taken as it is: remove it",
+                "export.temperature": "has no meaning for embeddings: remove it",
+            }
+        why = f"is only for task sentence_embedding; the task is {self.task}: remove it"
+        return dict.fromkeys(
+            ("model.pooling", "model.normalize", "data.prompt", "evaluation.scored_pairs",
+             "evaluation.retrieval"),
+            why,
+        )  # fmt: skip
 
     def _whole_text_clashes(self) -> Iterator[Clash]:
         """What is made for whole texts with a label each."""
@@ -241,7 +269,7 @@ class Recipe(Section):
 
     def _weight_clashes(self) -> Iterator[Clash]:
         weights, names = self.training.class_weights, self.data.label_names
-        if weights is not None and self.task in ONE_OUTPUT:
+        if weights is not None and self.task in WITHOUT_CLASSES:
             yield Clash(
                 f"training.class_weights has no meaning for task {self.task}, which has no "
                 "classes: remove it",

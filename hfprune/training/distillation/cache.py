@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import keep_in_cache
-from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens, outputs_of
 from hfprune.data.token_rows import TokenRows
 
 
@@ -61,11 +61,7 @@ class TeacherCache:
         place = None
         if folder is not None and ids is not None:
             place = folder / f"{_digest(teacher, ids)}.safetensors"
-        self._logits = (
-            None
-            if place is None
-            else _kept_logits(place, rows, int(cast(Any, teacher).config.num_labels))
-        )
+        self._logits = None if place is None else _kept_logits(place, rows, outputs_of(teacher))
         known = self._logits is not None
         todo = [row for row in range(rows) if row < hidden or not known]
         todo.sort(key=lambda row: (row >= hidden, -int(lengths[row])))
