@@ -39,7 +39,10 @@ def directions(embeddings: Array) -> NDArray[np.float64]:
     """Scaled to length 1, float64; what is zero stays zero."""
     values = np.asarray(embeddings, dtype=np.float64)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
-    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
+    found: NDArray[np.float64] = np.divide(
+        values, lengths, out=np.zeros_like(values), where=lengths > 0
+    )
+    return found
 
 
 def by_text(name: str, embeddings: Array, dense: Array) -> NDArray[np.float64]:
@@ -133,7 +136,7 @@ def weighted(mine: Array, theirs: Array, weights: Array) -> NDArray[np.float64]:
     found = np.divide(
         both, np.sqrt(np.maximum(spread, 0.0)), out=np.zeros_like(both), where=spread > 1e-12
     )
-    return np.clip(found, -1.0, 1.0)
+    return np.asarray(np.clip(found, -1.0, 1.0), dtype=np.float64)
 
 
 def resampled(name: str, embeddings: Array, dense: Array) -> Callable[[Array], Array]:

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hfprune.core.errors import CheckpointError, UnsupportedModelError
+from hfprune.core.files import atomic_write_json
 from hfprune.core.kinds import POOLING_KEY, gives_embeddings
+from hfprune.core.reading import read_json
 from hfprune.models.layout import SentenceLayout, write_modules
 from hfprune.models.pooling import later_modules, pooled
 
@@ -44,8 +46,17 @@ class EmbeddingOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+# What a config says of a head.
+HEAD_KEYS = {"id2label", "label2id", "problem_type"}
+
+
 class _Embedder(nn.Module):
     """Mixed into a stock encoder's class; see :func:`as_embedder_`."""
+
+    sentence_layout: SentenceLayout
+    later: nn.ModuleList
+    takes_types: bool
+    config: Any
 
     def forward(
         self,
@@ -78,11 +89,16 @@ class _Embedder(nn.Module):
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As the encoder's own, with the modules of sentence-transformers beside it."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        file = Path(save_directory) / "config.json"
+        config = read_json(file)
+        for key in HEAD_KEYS & config.keys():  # left by a head that it once had
+            del config[key]
+        atomic_write_json(file, config)
         write_modules(self.sentence_layout, Path(save_directory))
 
 
 @functools.cache
-def _class_of(base: type) -> type:
+def _class_of(base: Any) -> Any:
     # The stock name: it is what config.json calls the class that reads these weights.
     return type(base.__name__, (_Embedder, base), {"__module__": __name__, "encoder_class": base})
 

@@ -156,7 +156,7 @@ def usual_layout(place: str | Path, pooling: str, normalize: bool, hidden: int) 
     config = {"word_embedding_dimension": hidden}
     config |= {f"pooling_mode_{name}": name == mode for name in POOLING_MODES}
     types = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")]
-    later = ()
+    later: tuple[LaterModule, ...] = ()
     if normalize:
         types.append("sentence_transformers.models.Normalize")
         later = (LaterModule("Normalize", Path(place) / "2_Normalize", {}),)

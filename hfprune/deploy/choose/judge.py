@@ -98,8 +98,8 @@ def gather(
 
     The drop's standard error is that of a jackknife over groups of rows (Shao and Wu, A general
     theory for jackknife variance estimation, 1989), with one row more that differs, so that it is
-    not nothing where none does (after Agresti and Min, 2005). Embeddings never differ by a row: they
-    all move a little, and the error is the jackknife's alone.
+    not nothing where none does (after Agresti and Min, 2005). Embeddings all move a little and
+    none jumps: their error is the jackknife's alone.
 
     Args:
         before, after: logits of float32 and of the candidate, ``[rows, labels]``, of tokens

@@ -80,7 +80,7 @@ def pool_graph(path: Path, model: Any) -> None:
         found = _dense(tail, found, module) if module.kind == "Dense" else _unit(tail, found)
     tail.add("Identity", found, called=OUTPUT)
     del graph.output[:]
-    shape = ["batch_size", int(model.embedding_width)]
+    shape: list[str | int | None] = ["batch_size", int(model.embedding_width)]
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
     _drop_unused(graph)
     save_graph(proto, path)
@@ -193,7 +193,7 @@ def token_graph(path: Path, target: Path) -> None:
     (name,) = states
     source = next(node for node in graph.node if name in node.output)
     del graph.output[:]
-    shape = ["batch_size", "sequence_length", None]
+    shape: list[str | int | None] = ["batch_size", "sequence_length", None]
     graph.output.append(helper.make_tensor_value_info(STATES, TensorProto.FLOAT, shape))
     if name != STATES:
         graph.node.append(helper.make_node("Identity", [source.output[0]], [STATES]))
