@@ -19,6 +19,8 @@ _TASKS = (
     "multi_label_classification",
     "regression",
     "token_classification",
+    "reranking",
+    "sentence_embedding",
 )
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Pretrained or fine-tuned model: folder or Hub name.")

@@ -14,7 +14,7 @@ from hfprune.core.text import one_line
 from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
 from hfprune.models.checkpoint import from_pretrained, was_pruned
-from hfprune.models.configs import load_config, plain_outputs_
+from hfprune.models.configs import load_config, plain_outputs_, read_raw
 from hfprune.models.explaining import find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
@@ -106,7 +106,10 @@ def is_encoder(folder: str | Path) -> bool:
     One that hfprune made of a classifier's transformer lies beside the classifier.
     """
     layout, _ = layout_or_note(folder)
-    return layout is not None
+    if layout is None:
+        return False
+    names = [str(name) for name in read_raw(str(folder), None).get("architectures") or ()]
+    return not any(name.endswith(tuple(kind.ending for kind in KINDS)) for name in names)
 
 
 def load_alike(name: str, model: Any, key: str) -> Any:

@@ -149,6 +149,11 @@ NOT_TAUGHT = (
     "made; override it in a subclass instead, or leave the teacher out"
 )
 
+NOTHING_TO_EMBED_LIKE = (
+    "embeddings are learned from those of a dense model: pass teacher=<the model as it is now, "
+    "another hfprune.load_embedder, or its path>, or rows with 'labels', embeddings to come near to"
+)
+
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 
