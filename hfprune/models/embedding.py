@@ -99,8 +99,10 @@ class _Embedder(nn.Module):
 
 @functools.cache
 def _class_of(base: Any) -> Any:
-    # The stock name: it is what config.json calls the class that reads these weights.
-    return type(base.__name__, (_Embedder, base), {"__module__": __name__, "encoder_class": base})
+    # The stock name and module: config.json calls the class by it that reads these weights, and
+    # transformers 5 finds by it what of a class's outputs can be recorded.
+    about = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (_Embedder, base), about | {"encoder_class": base})
 
 
 def as_embedder_(model: Any, layout: SentenceLayout) -> Any:

@@ -39,7 +39,7 @@ def labelled(context: Context, reading: Reading) -> Reading:
         "embeddings", Embedded, lambda: _embedded(context, reading), {}, by_main=True
     )
     folder = context.path(found.folder)
-    vectors = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in SPLITS}
+    vectors = {name: np.load(folder / f"{name}.npy") for name in SPLITS}
     return replace(reading, data=reading.data.with_embeddings(vectors))
 
 
@@ -57,5 +57,5 @@ def _embedded(context: Context, reading: Reading) -> Embedded:
         for name in SPLITS:
             rows = data.split(name)
             vectors = predict_logits(model, rows, reading.collator, batch_size=size)
-            np.save(folder / f"{name}.npy", vectors, allow_pickle=False)
+            np.save(folder / f"{name}.npy", vectors)
     return Embedded(folder=FOLDER)
