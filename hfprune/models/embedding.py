@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +135,7 @@ def as_embedder_(model: Any, layout: SentenceLayout) -> Any:
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
-    model.__class__ = _class_of(base)
+    model.__class__ = _class_of(cast(Hashable, base))
     device = next(model.parameters()).device
     model.later.to(device)
     model.embedding_width = _width_of(model)

@@ -202,7 +202,7 @@ def load_embedder(
             code of its own.
     """
     with explained(name, revision, key, False):
-        folder = find(name, key, lambda: _local(name, revision))
+        folder = find(name, key, lambda: local_folder(name, revision))
         layout = read_layout(folder)
         place = str(folder if layout is None else layout.transformer)
         heads = [str(one) for one in read_raw(place, None).get("architectures") or ()]
@@ -221,8 +221,12 @@ def load_embedder(
     return as_embedder_(model, layout)
 
 
-def _local(name: str, revision: str | None) -> str:
-    """The folder, or a copy of the repository."""
+def local_folder(name: str, revision: str | None) -> str:
+    """A folder as it is, or a copy of a repository on the Hub: its small files and weights.
+
+    Raises:
+        CheckpointError: a path that is not there.
+    """
     if Path(name).is_dir():
         return name
     from huggingface_hub import snapshot_download

@@ -14,7 +14,7 @@ from tiny import tiny_batch, tiny_model, tiny_tokenizer
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 import hfprune
-from hfprune.core.errors import TrainingError
+from hfprune.core.errors import CheckpointError, TrainingError
 from hfprune.models.embedding import as_embedder_, as_encoder_, embedding_loss
 from hfprune.models.layout import usual_layout
 from hfprune.training.distillation.losses import query_loss
@@ -167,6 +167,21 @@ def test_the_loss_of_embeddings_by_hand() -> None:
     assert float(cut) == pytest.approx(0.5)
     wide = torch.randn(6, 8)
     assert float(embedding_loss(3 * wide, wide, sizes=(4,))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_sizes_of_matryoshka_are_learned_and_kept(tmp_path: Path) -> None:
+    model = encoder()
+    model.config.matryoshka_dimensions = [16, 8]
+    batch, labels = tiny_batch(3, 9), torch.randn(3, 32)
+    with torch.no_grad():
+        out = model(**batch, labels=labels)
+    want = [embedding_loss(out.logits[:, :size], labels[:, :size]) for size in (8, 16, 32)]
+    torch.testing.assert_close(out.loss, torch.stack(want).mean())
+    model.save_pretrained(tmp_path)
+    assert hfprune.load_embedder(str(tmp_path)).config.matryoshka_dimensions == [16, 8]
+    model.config.matryoshka_dimensions = "8"
+    with pytest.raises(CheckpointError, match="names matryoshka_dimensions '8'; expected a list"):
+        model(**batch, labels=labels)
 
 
 def test_pooling_by_hand_on_either_side_of_padding() -> None:

@@ -9,8 +9,10 @@ import numpy as np
 from hfprune.core.files import atomic_directory
 from hfprune.data.task_data import SPLITS
 from hfprune.deploy.runtimes.predicting import predict_logits
-from hfprune.models.layout import layout_or_note, prompt_of, usual_layout
+from hfprune.models.explaining import explained
+from hfprune.models.layout import prompt_of, read_layout, usual_layout
 from hfprune.models.loading import check_fits
+from hfprune.models.sentences import local_folder
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Reading, load_dense_embedder
 from hfprune.pipeline.results import Embedded
@@ -27,9 +29,11 @@ def prompt(recipe: Recipe) -> str:
     """
     if recipe.task != "sentence_embedding":
         return ""
-    layout, _ = layout_or_note(recipe.model.name_or_path)
-    if layout is None:
-        layout = usual_layout(recipe.model.name_or_path, "mean", False, 0)
+    name, revision = recipe.model.name_or_path, recipe.model.revision
+    with explained(name, revision, "model.name_or_path", False):
+        layout = read_layout(local_folder(name, revision))
+    if layout is None:  # a bare encoder, which has no prompts
+        layout = usual_layout(name, "mean", False, 0)
     return prompt_of(layout, recipe.data.prompt)
 
 
