@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -140,6 +140,14 @@ def as_embedder_(model: Any, layout: SentenceLayout) -> Any:
     model.later.to(device)
     model.embedding_width = _width_of(model)
     return model
+
+
+def maker_of(model: Any) -> Callable[[Any], Any]:
+    """What makes a model like this one, of random weights, from a config."""
+    if not gives_embeddings(model):
+        return type(model)
+    base, layout = type(model).encoder_class, model.sentence_layout
+    return lambda config: as_embedder_(base(config), layout)
 
 
 def as_encoder_(model: Any) -> Any:

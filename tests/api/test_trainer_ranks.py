@@ -15,7 +15,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 
 import hfprune
 from hfprune.core.errors import CheckpointError, TrainingError
-from hfprune.models.embedding import as_embedder_, as_encoder_, embedding_loss
+from hfprune.models.embedding import as_embedder_, as_encoder_, embedding_loss, maker_of
 from hfprune.models.layout import usual_layout
 from hfprune.training.distillation.losses import query_loss
 from hfprune.training.samplers import GroupedByQuery
@@ -198,3 +198,15 @@ def test_pooling_by_hand_on_either_side_of_padding() -> None:
             want = {"mean": real.mean(0), "cls": real[0], "max": real.amax(0)}[pooling]
             torch.testing.assert_close(found[row], F.normalize(want, dim=0))
         assert type(as_encoder_(model)) is type(tiny_model("bert").base_model)
+
+
+def test_probes_for_times_give_embeddings_too() -> None:
+    model = encoder()
+    probe = maker_of(model)(model.config).eval()
+    assert type(probe) is type(model)
+    with torch.no_grad():
+        found = probe(**tiny_batch(3, 9)).logits
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    with torch.device("meta"):
+        assert maker_of(model)(model.config).embedding_width == 32
+    assert maker_of(tiny_model("bert")) is type(tiny_model("bert"))

@@ -31,6 +31,7 @@ from hfprune.families import block_views, model_sizes
 from hfprune.measure.environment import environment
 from hfprune.measure.latency import measure_latency
 from hfprune.measure.runners import batches_for, onnx_runner
+from hfprune.models.embedding import maker_of
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, resize_, shrink_
@@ -78,8 +79,9 @@ def latency_table(
     config = _plain_config(model)
     key = _key(config, quantization, batch_size, sequence_length, threads, opset)
     place = (cache or cache_folder("latency")) / f"{key}.json"
+    make = maker_of(model)
     with torch.device("meta"):
-        units = model_sizes(type(model)(config))[0]
+        units = model_sizes(make(config))[0]
     kept = _kept_table(place, units)
     if kept is not None and (kept.batch_size, kept.sequence_length, kept.threads) == (
         batch_size,
@@ -88,7 +90,7 @@ def latency_table(
     ):
         return kept
     table = _measure(
-        type(model), config, tokenizer, quantization,
+        make, config, tokenizer, quantization,
         batch_size, sequence_length, threads, opset, progress,
     )  # fmt: skip
     keep_in_cache(place, json.dumps(table.to_dict(), allow_nan=False).encode())
@@ -166,7 +168,7 @@ def _key(
 
 
 def _measure(
-    model_class: Any,
+    make_model: Callable[[Any], Any],
     config: Any,
     tokenizer: Any,
     quantization: QuantizationConfig | None,
@@ -178,11 +180,11 @@ def _measure(
 ) -> LatencyTable:
     tell = progress or (lambda step, done, total: None)
     probe_config = copy.deepcopy(config)
-    dense = model_class(config)
+    dense = make_model(config)
     if all(view.uses == 1 for view in block_views(dense).values()):
         probe_config.num_hidden_layers = min(PROBE_LAYERS, config.num_hidden_layers)
     # Otherwise layers share weights: a block is then measured with all its uses.
-    sizes = model_sizes(model_class(probe_config))
+    sizes = model_sizes(make_model(probe_config))
     layers = len(sizes)
     heads, neurons = sizes[0]
     head_counts = [n for n in range(1, heads + 1) if heads <= MANY_HEADS or n % 2 == 0 or n == 1]
@@ -209,7 +211,7 @@ def _measure(
         done = 2
         for depth in depths:
             for h, n in wanted:
-                probe = model_class(probe_config)
+                probe = make_model(probe_config)
                 kept = [(0, 0)] * (layers - depth) + [(h, n)] * depth
                 add(f"{depth}: {h}-{n}", resize_(probe, kept), dynamic)
                 done += 1
