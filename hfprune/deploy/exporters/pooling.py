@@ -57,8 +57,8 @@ def pool_graph(path: Path, model: Any) -> None:
         model: the embedder that it was exported from.
 
     Raises:
-        ExportError: it has no such output, no attention mask to pool by, or an operator set of
-            before 13, in which sums are written in another way.
+        ExportError: it has no such output, or an operator set of before 13, in which sums are
+            written in another way.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -68,9 +68,12 @@ def pool_graph(path: Path, model: Any) -> None:
     outputs = [node.name for node in graph.output]
     if STATES not in outputs:
         raise ExportError(f"the exported encoder has the outputs {outputs}, expected {STATES!r}")
-    mask = "attention_mask"
-    if mask not in [node.name for node in graph.input]:
-        raise ExportError("the exported encoder reads no attention_mask, by which to pool")
+    mask, inputs = "attention_mask", [node.name for node in graph.input]
+    if mask not in inputs:  # no attention is left that would read it
+        rows = ["batch_size", "sequence_length"]
+        graph.input.append(helper.make_tensor_value_info(mask, TensorProto.INT64, rows))
+    if "position_ids" in inputs:
+        _count_positions(graph)
     opset = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
     if opset < 13:
         raise ExportError(f"embeddings need opset 13 or more, got {opset}: leave export.opset out")
@@ -84,6 +87,31 @@ def pool_graph(path: Path, model: Any) -> None:
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
     _drop_unused(graph)
     save_graph(proto, path)
+
+
+def _count_positions(graph: Any) -> None:
+    """Positions from 0 on in place of an input of them, as the model counts without a word."""
+    from onnx import helper, numpy_helper
+
+    for name, value in (("zero", 0), ("one", 1)):
+        array = np.array(value, dtype=np.int64)
+        graph.initializer.append(numpy_helper.from_array(array, f"{PREFIX}_{name}"))
+    axis = numpy_helper.from_array(np.zeros(1, dtype=np.int64), f"{PREFIX}_axis")
+    graph.initializer.append(axis)
+    zero, one = f"{PREFIX}_zero", f"{PREFIX}_one"
+    steps = (
+        ("Shape", ["input_ids"], "positions_shape"),
+        ("Gather", ["positions_shape", one], "positions_count"),
+        ("Range", [zero, "positions_count", one], "positions_range"),
+        ("Unsqueeze", ["positions_range", axis.name], "positions_row"),
+        ("Expand", ["positions_row", "positions_shape"], "position_ids"),
+    )
+    nodes = [helper.make_node(kind, inputs, [to], name=to) for kind, inputs, to in steps]
+    nodes += graph.node
+    kept = [node for node in graph.input if node.name != "position_ids"]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.extend(kept)
 
 
 def _pooled(tail: _Tail, states: str, mask: str, pooling: str) -> str:
