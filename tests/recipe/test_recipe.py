@@ -1170,7 +1170,9 @@ def test_local_files_of_shipped_recipes_are_those_of_the_demo() -> None:
              "demo-assets/bbc-reranking/test.jsonl"}  # fmt: skip
     used = set()
     for recipe in map(load_recipe, SHIPPED):
-        used |= {recipe.model.name_or_path, recipe.data.train_file, recipe.data.test_file}
+        used.add(recipe.model.name_or_path)
+        for files in (recipe.data.train_file, recipe.data.test_file):
+            used |= set(files) if isinstance(files, list) else {files}
     assert {name for name in used if name and name.startswith("demo-assets")} == names
 
 

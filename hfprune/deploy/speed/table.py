@@ -25,6 +25,7 @@ from torch import nn
 
 from hfprune.core.errors import HFPruneError, PlanError
 from hfprune.core.files import cache_folder, keep_in_cache
+from hfprune.core.kinds import gives_embeddings
 from hfprune.core.reading import read_json
 from hfprune.deploy.speed.landing import MAX_ROUNDS, MIN_ROUNDS, deployed
 from hfprune.families import block_views, model_sizes
@@ -206,7 +207,9 @@ def _measure(
         total = len(wanted) * len(depths) + 3
         add("baseline", dense, None)
         empty = PruningPlan.first_units(model_sizes(dense), [(0, 0)] * len(model_sizes(dense)))
-        add("fixed", shrink_(dense, empty), dynamic)
+        # Without blocks nothing of an encoder is left to quantize where there is no head.
+        bare = gives_embeddings(dense)
+        add("fixed", shrink_(dense, empty), None if bare else dynamic)
         tell("exports", 2, total)
         done = 2
         for depth in depths:
