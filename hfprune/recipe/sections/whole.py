@@ -9,7 +9,14 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from hfprune.core.tasks import DEFAULT_METRICS, LOWER_IS_BETTER, METRICS, WITHOUT_CLASSES, Task
+from hfprune.core.tasks import (
+    DEFAULT_METRICS,
+    LOWER_IS_BETTER,
+    METRICS,
+    ONE_OUTPUT,
+    WITHOUT_CLASSES,
+    Task,
+)
 from hfprune.recipe.places import Clash, Clashing
 from hfprune.recipe.sections.base import Name, Section
 from hfprune.recipe.sections.data import DataConfig
@@ -19,6 +26,7 @@ from hfprune.recipe.sections.hub import HubConfig
 from hfprune.recipe.sections.model import ModelConfig, TeacherConfig
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig, RecoveryConfig, TrainingConfig
+from hfprune.recipe.sections.unused import unused_by_embeddings
 from hfprune.recipe.wording import suggest, yaml_word
 
 # Texts that are reranked for one query: what users wait for.
@@ -160,7 +168,8 @@ class Recipe(Section):
         names = self.data.label_names
         if self.task in WITHOUT_CLASSES and names is not None:
             yield Clash(
-                f"data.label_names has no meaning for task {self.task}, which has no classes: "
+                f"data.label_names has no meaning for task {self.task}, "
+                f"{'whose label is a number' if self.task in ONE_OUTPUT else 'without labels'}: "
                 "remove it",
                 ("data.label_names", "task"),
             )
@@ -191,7 +200,7 @@ class Recipe(Section):
         if self.task == "token_classification":
             why = "is for one label a text, not for tags of words: remove it"
             unused |= {"data.text_pair_column": why, "data.stride": why}
-        unused |= self._unused_by_embeddings()
+        unused |= unused_by_embeddings(self.task)
         if self.task == "reranking":
             unused["data.stride"] = (
                 "is for single texts, and reranking reads pairs: remove it (what is longer than "
@@ -199,7 +208,8 @@ class Recipe(Section):
             )
         else:
             why = f"is only for task reranking; the task is {self.task}: remove it"
-            unused |= {"data.negative_column": why, "data.highest_relevance": why}
+            unused |= {"data.negative_column": why, "data.highest_relevance": why,
+                       "distillation.ranking_loss": why}  # fmt: skip
         for key, text in unused.items():
             section, name = key.split(".")
             values = getattr(self, section)
@@ -208,30 +218,6 @@ class Recipe(Section):
                 and getattr(values, name) != type(values).model_fields[name].default
             ):
                 yield Clash(f"{key} {text}", (key, "task"))
-
-    def _unused_by_embeddings(self) -> dict[str, str]:
-        """Keys that have no meaning for sentence_embedding, or for nothing else."""
-        if self.task == "sentence_embedding":
-            labels = "has no meaning for embeddings, which are learned without labels: remove it"
-            return {
-                "data.label_column": labels,
-                "data.text_pair_column": "has no meaning for embeddings, of one text each: remove "
-                "it, and give both texts as rows of their own",
-                "data.stride": "has no meaning for embeddings: remove it (what is longer than "
-                "data.max_length is cut)",
-                "model.new_head": "has no meaning for embeddings, which have no head: remove it",
-                "teacher.num_train_epochs": "has no meaning for embeddings, whose dense model is "
-                "taken as it is: remove it",
-                "teacher.learning_rate": "has no meaning for embeddings, whose dense model is "
-                "taken as it is: remove it",
-                "export.temperature": "has no meaning for embeddings: remove it",
-            }
-        why = f"is only for task sentence_embedding; the task is {self.task}: remove it"
-        return dict.fromkeys(
-            ("model.pooling", "model.normalize", "data.prompt", "evaluation.scored_pairs",
-             "evaluation.retrieval"),
-            why,
-        )  # fmt: skip
 
     def _whole_text_clashes(self) -> Iterator[Clash]:
         """What is made for whole texts with a label each."""
