@@ -26,6 +26,7 @@ _EXPORTS = {
     "compress": "hfprune.api.compress",
     "from_pretrained": "hfprune.models.checkpoint",
     "inspect": "hfprune.models.inspection",
+    "load_embedder": "hfprune.models.sentences",
     "load_encoder": "hfprune.models.sentences",
     "register_family": "hfprune.families.registry",
     "register_metric": "hfprune.core.tasks",
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from hfprune.families.registry import register_family
     from hfprune.models.checkpoint import from_pretrained
     from hfprune.models.inspection import inspect
-    from hfprune.models.sentences import load_encoder
+    from hfprune.models.sentences import load_embedder, load_encoder
     from hfprune.pruning.gates import Gates
     from hfprune.pruning.plan import PruningPlan
     from hfprune.pruning.surgery import shrink_

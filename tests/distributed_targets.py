@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from transformers import TrainingArguments
 
 from hfprune import HFPruneTrainer
 from hfprune.core.results import read_results
+from hfprune.models.embedding import as_embedder_
+from hfprune.models.layout import usual_layout
 from hfprune.pruning.cost import LatencyTable
 
 TABLE = LatencyTable(
@@ -31,6 +34,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "speedup": {"speedup": 2.0, "update_every_steps": 2},
     "reconstruction": {"sparsity": 0.5, **SEARCHED},
     "fast reconstruction": {"speedup": 2.0, **SEARCHED},
+    "embeddings": {"sparsity": 0.5, **SEARCHED},
     "family": {"speedup": [1.5, 3.0], "update_every_steps": 2},
 }
 
@@ -48,11 +52,24 @@ def main(folder: Path, target: str) -> None:
         disable_tqdm=True,
     )
     args.per_device_train_batch_size = 8 // args.world_size  # half the batch for each of two
+    model = tiny_model("bert", labels=2, **quiet)
+    train, held_out, more = rows(32), rows(16), {}
+    if target == "embeddings":  # of each text alone: a batch's similarities are a process's own
+        model = as_embedder_(model.base_model, usual_layout(".", "mean", True, 32))
+        train, held_out = (
+            [{name: row[name] for name in row if name != "labels"} for row in some]
+            for some in (train, held_out)
+        )
+        more = {
+            "teacher": copy.deepcopy(model),
+            "distillation": {"similarity_weight": 0.0, "hidden_weight": 0.0},
+        }
     trainer = HFPruneTrainer(
-        tiny_model("bert", labels=2, **quiet),
+        model,
         args,
-        train_dataset=rows(32),
-        eval_dataset=rows(16),
+        train_dataset=train,
+        eval_dataset=held_out,
+        **more,
         processing_class=tiny_tokenizer(),
         pruning=TARGETS[target],
         latency=TABLE,
@@ -60,7 +77,10 @@ def main(folder: Path, target: str) -> None:
         export={"quantization": None},
     )
     trainer.train()
-    predictions = trainer.predict(rows(21)).predictions
+    asked = rows(21)
+    if target == "embeddings":
+        asked = [{name: row[name] for name in row if name != "labels"} for row in asked]
+    predictions = trainer.predict(asked).predictions
     # Asked of all processes; the main one writes.
     processes = read_results(trainer.report()).processes if target == "family" else args.world_size
     if trainer.plan is None:

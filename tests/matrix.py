@@ -26,12 +26,16 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hfprune import HFPruneTrainer, PruningConfig
 from hfprune.core.errors import HFPruneError
+from hfprune.core.kinds import gives_embeddings
 from hfprune.core.tasks import problem_type_of
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.families import block_views, model_sizes
 from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.embedding import as_embedder_
+from hfprune.models.layout import usual_layout
+from hfprune.models.sentences import load_embedder
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.gates import Gates
 from hfprune.pruning.plan import PruningPlan
@@ -46,6 +50,7 @@ TEXT_TASKS = (
     "regression",
     "token_classification",
     "reranking",
+    "sentence_embedding",
 )
 TASKS = (*TEXT_TASKS, "image_classification")
 METHODS = ("gates", "reconstruction", "keep_layers")
@@ -156,7 +161,9 @@ def case_model(family: str, task: str) -> Any:
     labels = 1 if task in ("regression", "reranking") else 3
     tokens = task == "token_classification"
     model = tiny_model(family, labels=labels, tokens=tokens)
-    if task in TEXT_TASKS and task != "token_classification":
+    if task == "sentence_embedding":
+        model = as_embedder_(model.base_model, usual_layout(".", "mean", True, 32))
+    elif task in TEXT_TASKS and task != "token_classification":
         model.config.problem_type = problem_type_of(task)
     if family not in IMAGE_FAMILIES and model.config.pad_token_id is None:
         model.config.pad_token_id = 0
@@ -175,6 +182,7 @@ def rows(family: str, task: str, count: int = 8) -> list[dict[str, Any]]:
         "regression": torch.randn(count, generator=generator),
         "token_classification": torch.randint(0, 3, (count, 12), generator=generator),
         "reranking": torch.linspace(0, 1, count)[:, None],
+        "sentence_embedding": torch.randn(count, 32, generator=generator),
     }.get(task, torch.randint(0, 3, (count,), generator=generator))
     return [
         {**{name: value[row] for name, value in batch.items()}, "labels": labels[row]}
@@ -265,7 +273,7 @@ def _pruned(family: str, task: str, method: str) -> Any:
 def _reloads(model: Any, family: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         model.save_pretrained(name)
-        again = from_pretrained(name)
+        again = load_embedder(name) if gives_embeddings(model) else from_pretrained(name)
     require(type(again) is type(model), f"{type(again).__name__} came back")
     require(torch.equal(_logits(again, family), _logits(model, family)), "other logits came back")
 

@@ -137,6 +137,8 @@ class Asked:
             distils: whether there is a teacher.
         """
         task = task_of(model)
+        if task == "reranking":  # or what its rows say
+            task = data.task
         name = getattr(model.config, "_name_or_path", "") or _IN_MEMORY
         evaluation: EvaluationConfig = self.sections.get("evaluation") or EvaluationConfig()
         hub = getattr(args, "hub_model_id", None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hfprune.api.about import names_of, task_of
+from hfprune.api.about import is_sentence_transformer, names_of, task_of
 from hfprune.api.compressed import Compressed
 from hfprune.api.rows import Rows, as_file, columns_of
 from hfprune.core.errors import RecipeError
@@ -65,7 +65,8 @@ def compress(
     >>> small.export("served")  # doctest: +SKIP
 
     Args:
-        model: folder, Hub name, or a model in memory; fine-tuned, and the teacher. With
+        model: folder, Hub name, or a model in memory (a ``SentenceTransformer`` too);
+            fine-tuned, and the teacher. With
             ``teacher={"num_train_epochs": 3}`` an encoder that is fine-tuned first.
         train, validation, test: rows: a path, a ``datasets.Dataset``, a pandas ``DataFrame``, a
             dict of columns or a list of dicts. What is not given is held out of ``train``.
@@ -76,7 +77,7 @@ def compress(
         task: as in a recipe; found from the model where it is in memory, else
             ``single_label_classification``.
         text_column, text_pair_column, label_column, label_names: as in a recipe's ``data``; of
-            reranking ``query`` and ``text`` where they are not given.
+            reranking ``query`` and ``text`` where they are not given. Embeddings need texts alone.
         output_dir: where files are kept; a temporary folder without it.
         resume, overwrite: as in a recipe.
         quiet: no progress.
@@ -111,6 +112,7 @@ def compress(
     )
     with _inputs(output) as folder:
         name, reader = _as_folder(model, tokenizer, folder)
+        named = task or task_of(model)
         files = {
             f"{part}_file": as_file(rows, folder / f"{part}.jsonl", what=part, needed=columns)
             for part, rows in (("train", train), ("validation", validation), ("test", test))
@@ -124,11 +126,11 @@ def compress(
         found = label_names or names_of(model)
         values: dict[str, Any] = {
             "model": {"name_or_path": name, **({"tokenizer": reader} if reader else {})},
-            "task": task or task_of(model),
+            "task": named,
             "data": {
                 **files,
                 "text_column": text_column,
-                "label_column": label_column,
+                **({} if named == "sentence_embedding" else {"label_column": label_column}),
                 **({"text_pair_column": text_pair_column} if text_pair_column else {}),
                 **({"label_names": list(found)} if found else {}),
             },
@@ -182,6 +184,9 @@ def _as_folder(model: Any, tokenizer: Any, folder: Path) -> tuple[str, str | Non
             return str(model), None if tokenizer is None else str(tokenizer)
         tokenizer.save_pretrained(folder / "tokenizer")
         return str(model), str(folder / "tokenizer")
+    if is_sentence_transformer(model) and tokenizer is None:
+        model.save_pretrained(str(folder / "model"))
+        return str(folder / "model"), None
     if tokenizer is None:
         raise RecipeError(
             "a model in memory needs its tokenizer (or image processor): pass tokenizer=..., an "

@@ -37,9 +37,15 @@ class Compressed:
 
     @cached_property
     def model(self) -> Any:
-        """The pruned model in PyTorch, in eval mode; of a family the fastest."""
-        from hfprune.models.saved import load_saved
+        """The pruned model in PyTorch, in eval mode; of a family the fastest.
 
+        Of sentence embeddings its outputs are embeddings: ``model(**batch).logits``; texts are
+        embedded by ``hfprune.load_encoder(small.folder)``.
+        """
+        from hfprune.models.saved import load_saved, load_saved_classifier
+
+        if self.results.task == "sentence_embedding":
+            return load_saved_classifier(str(self._single.folder))
         return load_saved(str(self._single.folder))
 
     @cached_property

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from hfprune.api.about import all_names_of, task_of
 from hfprune.core.errors import TrainingError
-from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
-from hfprune.core.tasks import problem_of
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, gives_embeddings
+from hfprune.core.tasks import WITHOUT_CLASSES, problem_of
+from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.encode import tokenize
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.data.token_rows import TokenRows
+from hfprune.deploy.runtimes.predicting import predict_logits
 
 # Of training rows without an end so many are looked at where they are not trained on.
 MOST_STREAMED = 4096
-_INPUTS = (*TEXT_INPUTS, *IMAGE_INPUTS, IMAGE_COLUMN, TEXT_ROW)
+_INPUTS = (*TEXT_INPUTS, *IMAGE_INPUTS, IMAGE_COLUMN, TEXT_ROW, QUERY_ROW)
 _LABELS = ("labels", "label", "label_ids")
 
 
@@ -46,10 +48,13 @@ def task_data(
         text_column, text_pair_column: where the raw texts are, if they are there.
         label_names: ``args.label_names``.
 
+    Returns:
+        The splits; of embeddings still without labels.
+
     Raises:
         TrainingError: for rows without inputs or labels that are known.
     """
-    names = [*(label_names or ()), *_LABELS]
+    names, embeds = [*(label_names or ()), *_LABELS], gives_embeddings(model)
     given = {"train": train, "validation": evaluation, "test": evaluation if test is None else test}
     called = {"train": "train_dataset", "validation": "eval_dataset", "test": "test_dataset"}
     splits: dict[str, Dataset] = {}
@@ -57,13 +62,15 @@ def task_data(
     pairs: dict[str, list[str]] = {}
     for name in SPLITS:
         rows = as_dataset(given[name], called[name])
-        splits[name] = _known(rows, called[name], names)
+        splits[name] = _known(rows, called[name], [] if embeds else names)
         raw = _before_transform(given[name], rows)
         if text_column in raw.column_names:
             texts[name] = list(raw[text_column][:])
         if text_pair_column is not None and text_pair_column in raw.column_names:
             pairs[name] = list(raw[text_pair_column][:])
     task = problem_of(task_of(model))
+    if task == "reranking" and QUERY_ROW not in splits["train"].column_names:
+        task = "multi_label_classification"  # one answer of yes or no, of rows without queries
     ids = {name: _ids_of(rows) for name, rows in splits.items()}
     longest = max((int(found.lengths.max()) for found in ids.values() if found), default=128)
     return TaskData(
@@ -71,7 +78,7 @@ def task_data(
         **splits,
         texts=texts if len(texts) == len(SPLITS) else {},
         text_pairs=pairs if len(pairs) == len(SPLITS) else {},
-        label_names=[] if task == "regression" else all_names_of(model),
+        label_names=[] if task in WITHOUT_CLASSES else all_names_of(model),
         max_length=longest,
         truncated=dict.fromkeys(SPLITS, 0),
         seen_in_train=_seen(ids),
@@ -118,13 +125,16 @@ def _plain(value: Any) -> Any:
 def _known(rows: Dataset, what: str, labels: Sequence[str]) -> Dataset:
     """The columns that stages read, with the labels as ``labels``."""
     if len(rows) == 0:
-        return Dataset.from_dict({"input_ids": [], "labels": []})
+        empty = ("input_ids", "labels") if labels else ("input_ids",)
+        return Dataset.from_dict({name: [] for name in empty})
     columns = list(rows.column_names)
     if rows.format["type"] == "custom":  # what the transform gives, which the columns do not say
         columns = list(rows[0])
         labels = ("labels",)  # a transform names them itself
     label = next((name for name in labels if name in columns), None)
     inputs = [name for name in _INPUTS if name in columns]
+    if not labels and inputs:  # embeddings, whose labels are the dense model's
+        return rows if rows.format["type"] == "custom" else rows.select_columns(inputs)
     if label is None or not inputs:
         wanted = "labels" if label is None else "input_ids, and no pixel_values"
         raise TrainingError(
@@ -178,7 +188,7 @@ def require_texts(data: TaskData, processor: Any, column: str) -> None:
         again, _ = tokenize(
             data.texts[name],
             data.text_pairs.get(name),
-            rows["labels"][:],
+            rows["labels"][:] if "labels" in rows.column_names else None,
             processor,
             data.max_length,
             data.task,
@@ -192,3 +202,18 @@ def require_texts(data: TaskData, processor: Any, column: str) -> None:
                     f"(at most {data.max_length}): {data.texts[name][place]!r:.60}; tokenize with "
                     "truncation and special tokens, without padding"
                 )
+
+
+def with_embeddings(data: TaskData, dense: Any, collate: Any, batch_size: int) -> TaskData:
+    """The rows with the embeddings of a dense model as labels.
+
+    Args:
+        dense: the teacher, or the model before it is pruned.
+        collate, batch_size: of the Trainer.
+    """
+    found = {
+        name: predict_logits(dense, data.split(name), collate, batch_size=batch_size)
+        for name in SPLITS
+        if len(data.split(name))
+    }
+    return data.with_embeddings(found)

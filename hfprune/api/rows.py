@@ -22,11 +22,13 @@ def columns_of(
 
     Of reranking the text is the query: ``text`` and ``None``, which are not given, stand for
     ``query`` and ``text`` (``positive`` where ``data`` names a ``negative_column``, which is then
-    needed in place of labels).
+    needed in place of labels). Embeddings need texts alone.
 
     >>> columns_of("reranking", "text", None, "label", None)
     ('query', 'text', ['query', 'text', 'label'])
     """
+    if task == "sentence_embedding":
+        return text, None, [text]
     if task != "reranking":
         return text, pair, [text, *([pair] if pair else []), label]
     given = data if isinstance(data, Mapping) else {}

@@ -17,10 +17,11 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hfprune.api.asked import Asked
-from hfprune.api.given import task_data
+from hfprune.api.given import task_data, with_embeddings
 from hfprune.core.exchange import tell_failure
 from hfprune.core.locks import FolderLock
 from hfprune.models.checkpoint import load_shrunk
+from hfprune.models.sentences import load_embedder
 from hfprune.models.whole import load_whole
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import data_digest, digest_of, recipe_digest
@@ -63,6 +64,8 @@ class OwnPrepared(Prepared):
     def saved(self, context: Context, model: SavedModel | str) -> Any:
         """A model that a stage left, of the class of the Trainer's."""
         folder = context.path(model if isinstance(model, str) else model.folder)
+        if hasattr(self.like, "encoder_class"):
+            return load_embedder(str(folder))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get(RECORD_KEY) is not None:
             return load_shrunk(folder, self.like)
@@ -94,6 +97,9 @@ def open_run(
         text_pair_column=asked.text_pair_column,
         label_names=args.label_names,
     )
+    if data.task == "sentence_embedding":
+        dense = model if trainer.given_teacher is None else trainer.given_teacher
+        data = with_embeddings(data, dense, trainer.data_collator, args.per_device_eval_batch_size)
     recipe = asked.recipe(model, args, data, distils=trainer.given_teacher is not None)
     console = Console(quiet=bool(args.disable_tqdm), live=False)
     context = Context(recipe, console, StageStore(output), go_on=GO_ON)

@@ -56,16 +56,35 @@ IMAGE: Final = Kind(
     "ORTModelForImageClassification",
     "ForImageClassification",
 )
+# Stock encoders without a head, which hfprune.models.embedding lets give one vector a text.
+EMBEDDING: Final = Kind("feature-extraction", "AutoModel", "ORTModelForFeatureExtraction", "Model")
+# Attribute of a model that gives embeddings: how it pools.
+POOLING_KEY: Final = "sentence_layout"
+# Those with a head.
 KINDS: Final = (TEXT, TOKENS, IMAGE)
+
+
+_BY_TASK: Final = {
+    "token_classification": TOKENS,
+    "image_classification": IMAGE,
+    "sentence_embedding": EMBEDDING,
+}
 
 
 def kind_of_task(task: str) -> Kind:
     """The kind of a recipe's task."""
-    return {"token_classification": TOKENS, "image_classification": IMAGE}.get(task, TEXT)
+    return _BY_TASK.get(task, TEXT)
+
+
+def output_of(export_task: str) -> str:
+    """The name of a deployed graph's only output, by the name of a pipeline's task."""
+    return "sentence_embedding" if export_task == EMBEDDING.export_task else "logits"
 
 
 def kind_of_model(model: Any) -> Kind:
     """The kind of a model, by its class; texts with one label each where the class does not say."""
+    if gives_embeddings(model):
+        return EMBEDDING
     name = type(model).__name__
     for kind in (TOKENS, IMAGE):
         if name.endswith(kind.ending):
@@ -75,9 +94,28 @@ def kind_of_model(model: Any) -> Kind:
 
 def task_of_kind(kind: Kind) -> Task:
     """A task of a kind, for what depends on the kind alone."""
-    if kind is TOKENS:
-        return "token_classification"
+    if kind in (TOKENS, EMBEDDING):
+        return "token_classification" if kind is TOKENS else "sentence_embedding"
     return "image_classification" if kind is IMAGE else "single_label_classification"
+
+
+def gives_embeddings(model: Any) -> bool:
+    """Whether a model gives one vector a text in place of logits."""
+    return getattr(model, POOLING_KEY, None) is not None
+
+
+def problem_of_model(model: Any) -> str | None:
+    """What a model's outputs mean: ``config.problem_type``, or ``sentence_embedding``."""
+    if gives_embeddings(model):
+        return "sentence_embedding"
+    return getattr(model.config, "problem_type", None)
+
+
+def outputs_of(model: Any) -> int:
+    """How many numbers a model gives a text: an embedding's size, or one for each label."""
+    if gives_embeddings(model):
+        return int(model.embedding_width)
+    return int(model.config.num_labels)
 
 
 def is_reranker(config: Any) -> bool:

@@ -21,9 +21,12 @@ Task: TypeAlias = Literal[
     "token_classification",
     "image_classification",
     "reranking",
+    "sentence_embedding",
 ]
 # Those without classes, whose model gives one number a row.
 ONE_OUTPUT: Final[tuple[Task, ...]] = ("regression", "reranking")
+# Those whose data have no names of labels.
+WITHOUT_CLASSES: Final[tuple[Task, ...]] = (*ONE_OUTPUT, "sentence_embedding")
 CLASSIFICATION_METRICS = (
     "accuracy",
     "f1_macro",
@@ -36,6 +39,8 @@ CLASSIFICATION_METRICS = (
 )
 TOKEN_METRICS = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
 RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_10")
+# Of embeddings, against those of the dense model.
+EMBEDDING_METRICS = ("similarity_spearman", "neighbours_at_10", "mean_cosine")
 _OWN_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "single_label_classification": CLASSIFICATION_METRICS,
     "multi_label_classification": CLASSIFICATION_METRICS,
@@ -43,6 +48,7 @@ _OWN_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "token_classification": TOKEN_METRICS,
     "image_classification": CLASSIFICATION_METRICS,
     "reranking": RANKING_METRICS,
+    "sentence_embedding": EMBEDDING_METRICS,
 }
 DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "single_label_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
@@ -51,6 +57,7 @@ DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "token_classification": TOKEN_METRICS,
     "image_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
     "reranking": RANKING_METRICS,
+    "sentence_embedding": EMBEDDING_METRICS,
 }
 """Metrics computed where a recipe names none; the first one chooses the best checkpoint."""
 _LOWER_IS_BETTER: Final = frozenset({"loss", "mse", "divergence"})
@@ -67,8 +74,9 @@ class Metric:
             (texts, images): int64 ``(rows,)``, class numbers. Several labels: int64 0/1 ``(rows,
             labels)``. Regression: float64 ``(rows,)``. Tokens: two lists of rows, each a list of
             tags. Reranking: scores, float64 ``(rows,)``, and float64 ``(rows, 2)``, relevance in
-            [0, 1] and the number of the query; resamples are of queries. It is also called on
-            resamples of the rows, a thousand times for an interval.
+            [0, 1] and the number of the query; resamples are of queries. Embeddings: those of the
+            model and of the dense one, float64 ``(rows, width)``. It is also called on resamples
+            of the rows, a thousand times for an interval.
         greater_is_better: whether more of it is better.
     """
 
@@ -167,15 +175,16 @@ LOWER_IS_BETTER: Final[Set[str]] = _LowerIsBetter()
 
 
 def problem_of(task: Task) -> Task:
-    """What the output means: one class, several, a number, a class for each token, or a rank.
+    """What the output means: a class, several, a number, a class a token, a rank or an embedding.
 
-    Spelled as ``config.problem_type``, but for tokens, whose models have none, and for reranking.
+    Spelled as ``config.problem_type``, but for tokens and embeddings, whose models have none, and
+    for reranking.
     """
     return "single_label_classification" if task == "image_classification" else task
 
 
 def problem_type_of(task: Task) -> str | None:
-    """What ``config.problem_type`` says of a model for a task; ``None``: nothing, of tokens.
+    """What ``config.problem_type`` says of a model for a task; ``None``: nothing.
 
     A reranker answers yes or no, whether a text is relevant to a query: of several labels the only
     one. So its loss is the binary cross entropy, of relevance between 0 and 1 too.
@@ -183,6 +192,6 @@ def problem_type_of(task: Task) -> str | None:
     >>> problem_type_of("reranking")
     'multi_label_classification'
     """
-    if task == "token_classification":
+    if task in ("token_classification", "sentence_embedding"):
         return None
     return "multi_label_classification" if task == "reranking" else problem_of(task)

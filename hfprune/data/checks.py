@@ -26,12 +26,13 @@ def check_rows(split: str, source: str, table: Table, config: DataConfig, task: 
     if task == "reranking":
         return _check_candidates(split, source, table, config)
     pair = config.text_pair_column
+    named = () if task == "sentence_embedding" else label_columns(config)
     rows = Rows(
         split=split,
         source=source,
         texts=table.columns[config.text_column],
         text_pairs=None if pair is None else table.columns[pair],
-        labels={column: table.columns[column] for column in label_columns(config)},
+        labels={column: table.columns[column] for column in named},
         classes=table.classes,
         notices=list(table.notices),
     )

@@ -23,15 +23,23 @@ _TOKENIZER_BATCH = 1000
 
 
 def encode_split(
-    piece: Piece, processor: Any, config: DataConfig, task: Task
+    piece: Piece, processor: Any, config: DataConfig, task: Task, prompt: str = ""
 ) -> tuple[Dataset, int]:
-    """Return the rows of a piece as a model reads them, and how many were cut."""
+    """Return the rows of a piece as a model reads them, and how many were cut.
+
+    ``prompt`` is put before each text of sentence_embedding.
+    """
     if piece.rows.images is not None:
         return _with_labels(piece, piece.rows.images), 0
     if config.stride is not None:
         return _in_windows(piece, processor, config, task), 0
     return tokenize(
-        piece.texts, piece.text_pairs, piece.chosen_labels, processor, config.max_length, task
+        [prompt + text for text in piece.texts] if prompt else piece.texts,
+        piece.text_pairs,
+        None if task == "sentence_embedding" else piece.chosen_labels,
+        processor,
+        config.max_length,
+        task,
     )
 
 
@@ -161,6 +169,7 @@ def _features(columns: Collection[str], task: Task) -> Any:
         "multi_label_classification": datasets.Sequence(datasets.Value("float32")),
         "regression": datasets.Value("float32"),
         "reranking": datasets.Sequence(datasets.Value("float32")),
+        "sentence_embedding": datasets.Sequence(datasets.Value("float32")),
         "token_classification": datasets.Sequence(datasets.Value("int64")),
     }
     if "labels" in columns:

@@ -34,6 +34,8 @@ def encode_labels(
     column = label_columns(config)[0]
     if task == "regression":
         return [], {name: _targets(split, column) for name, split in rows.items()}
+    if task == "sentence_embedding":  # the dense model's embeddings, once there is one
+        return [], {name: [None] * len(split.texts) for name, split in rows.items()}
     if task == "reranking":
         return [], scaled(rows, config)
     if task == "multi_label_classification":

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from hfprune.core.errors import DataError
-from hfprune.core.tasks import ONE_OUTPUT, Task, problem_of
+from hfprune.core.tasks import WITHOUT_CLASSES, Task, problem_of
 from hfprune.data.encode import encode_split, joined, tokenize
 from hfprune.data.labels import encode_labels
 from hfprune.data.notices import Notice, notices_of
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
-def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
+def load_task_data(config: DataConfig, processor: Any, task: str, *, prompt: str = "") -> TaskData:
     """Read, check, split and tokenize the data that a recipe names.
 
     A split that the recipe names is used as it is. One that it does not name is held out of the
@@ -65,7 +65,9 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
         processor: The tokenizer, which is changed in one case: if it has no padding token, its
             end-of-sequence token becomes the padding token (a model's ``pad_token_id`` must then
             follow). For images not used: see :func:`data_collator`.
-        task: A recipe's task.
+        task: A recipe's task. Of sentence_embedding the labels are still missing: see
+            :meth:`~hfprune.data.task_data.TaskData.with_embeddings`.
+        prompt: What is put before each text of sentence_embedding.
 
     Raises:
         DataError: The data cannot be read or do not fit the task.
@@ -80,7 +82,9 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
     more = None if more is None else apart(more, pieces)
     encoded, truncated = {}, {}
     for name in SPLITS:
-        encoded[name], truncated[name] = encode_split(pieces[name], processor, config, checked_task)
+        encoded[name], truncated[name] = encode_split(
+            pieces[name], processor, config, checked_task, prompt
+        )
         if checked_task == "reranking":
             encoded[name] = with_queries(encoded[name], pieces[name].texts)
     return TaskData(
@@ -101,6 +105,7 @@ def load_task_data(config: DataConfig, processor: Any, task: str) -> TaskData:
             *(() if more is None else more.notices()),
         ),
         unlabeled=more,
+        prompt=prompt,
     )
 
 
@@ -147,7 +152,9 @@ def _seen_in_train(pieces: Mapping[str, Piece], task: Task) -> dict[str, int]:
     }
 
 
-def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: str) -> TaskData:
+def load_rows(
+    config: DataConfig, files: Sequence[str], processor: Any, task: str, *, prompt: str = ""
+) -> TaskData:
     """Read rows to evaluate on, from files of their own.
 
     Args:
@@ -155,7 +162,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
             data that it names are not read, and its limits are not applied.
         files: CSV, JSON Lines, Parquet or CoNLL; their rows follow one another.
         processor: as for :func:`load_task_data`.
-        task: a recipe's task.
+        task, prompt: as for :func:`load_task_data`.
 
     Returns:
         What has these rows as its test split; train and validation are empty.
@@ -168,7 +175,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
         _check_tokenizer(processor, config)
     if not files:
         raise DataError("no file of rows is given; name at least one")
-    if config.label_names is None and checked_task not in ONE_OUTPUT:
+    if config.label_names is None and checked_task not in WITHOUT_CLASSES:
         raise DataError("rows of a classifier are read by the names of its labels; none are given")
     rows = {
         f"{number}": read_files("test", [file], config, checked_task)
@@ -177,7 +184,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
     label_names, labels = encode_labels(rows, config, checked_task)
     pieces = [Piece(rows[n], labels[n], list(range(len(rows[n].texts)))) for n in rows]
     test, truncated = joined(
-        [encode_split(piece, processor, config, checked_task) for piece in pieces]
+        [encode_split(piece, processor, config, checked_task, prompt) for piece in pieces]
     )
     if checked_task == "reranking":
         if not any(has_relevant(piece) for piece in pieces):
@@ -200,6 +207,7 @@ def load_rows(config: DataConfig, files: Sequence[str], processor: Any, task: st
         truncated={"train": 0, "validation": 0, "test": truncated},
         seen_in_train={"validation": 0, "test": 0},
         notices=tuple(Notice(text, "warning") for some in rows.values() for text in some.notices),
+        prompt=prompt,
     )
 
 
@@ -222,7 +230,7 @@ def retokenize(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = tokenize(
-            data.texts[name],
+            [data.prompt + text for text in data.texts[name]] if data.prompt else data.texts[name],
             data.text_pairs.get(name),
             list(data.split(name)["labels"]),
             tokenizer,
@@ -283,7 +291,7 @@ def _check_task(task: str, config: DataConfig) -> Task:
             f"data.label_column is a list, {config.label_column}, but the task is {task}: a list "
             "of 0/1 columns needs task multi_label_classification"
         )
-    if task in ONE_OUTPUT and config.label_names is not None:
+    if task in WITHOUT_CLASSES and config.label_names is not None:
         raise DataError(
             f"data.label_names is given, but the task is {task}, which has no classes: leave it "
             "out, or choose another task"

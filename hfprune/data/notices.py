@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import WITHOUT_CLASSES, Task
 from hfprune.data.class_names import spelled
 from hfprune.data.labels import ONE_LABEL
 from hfprune.data.queries import query_notices
@@ -61,7 +61,7 @@ def notices_of(
         )
     return tuple(
         [
-            *_counts(pieces, label_names, task),
+            *(() if task == "sentence_embedding" else _counts(pieces, label_names, task)),
             *_of_sources(pieces),
             *(() if config.label_names is not None else _alike(label_names)),
             *_rare(pieces, label_names, task),
@@ -138,7 +138,7 @@ def _plain(name: str) -> str:
 
 
 def _rare(pieces: Mapping[str, Piece], label_names: Sequence[str], task: Task) -> Iterator[Notice]:
-    if task == "regression":
+    if task in WITHOUT_CLASSES:
         return
     unit = "words" if task == "token_classification" else "rows"
     counts = _class_counts(pieces["train"], task)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,8 @@ class TaskData:
 
     Attributes:
         task: What the model's output means, spelled as ``config.problem_type`` (so images are of
-            ``single_label_classification``), or ``token_classification`` or ``reranking``.
+            ``single_label_classification``), or ``token_classification``, ``reranking`` or
+            ``sentence_embedding``.
         train, validation, test: Columns ``input_ids``, ``attention_mask`` and, where the tokenizer
             gives them, ``token_type_ids`` (lists of ints, truncated, not padded) and ``labels``: an
             int class number (single label), a list of ``num_labels`` floats 0 or 1 (multi-label),
@@ -49,7 +50,9 @@ class TaskData:
             token stands for no word). Of reranking, whose rows are pairs of a query and a text, a
             list of one float in [0, 1], and ``query_row``, the number of the query in its split;
             rows of a query follow one another. Of images ``image``, not decoded, and ``labels``.
-            With ``data.stride`` a row is a window, and ``text_row`` is the number of its text.
+            Of embeddings a list of floats, the dense model's embedding, once
+            :meth:`with_embeddings` has added it. With ``data.stride`` a row is a window, and
+            ``text_row`` is the number of its text.
         texts, text_pairs: The raw texts by split name, text for text as in the splits; lists of
             words for tokens, empty for images. ``text_pairs`` is empty where the recipe names no
             second text column.
@@ -60,6 +63,8 @@ class TaskData:
             also stands in train: scores on such rows say nothing about new text.
         notices: What to tell of the data before work: counts of classes, and what looks wrong.
         unlabeled: Further texts for a teacher to label, if the recipe names any.
+        width: Numbers of an embedding; 0 for other tasks.
+        prompt: What stands before each text of sentence_embedding in the rows, not in ``texts``.
     """
 
     task: Task
@@ -74,11 +79,13 @@ class TaskData:
     seen_in_train: dict[str, int]
     notices: tuple[Notice, ...] = ()
     unlabeled: Unlabeled | None = None
+    width: int = 0
+    prompt: str = ""
 
     @property
     def num_labels(self) -> int:
-        """The size of the model's output: one a class, and 1 for regression."""
-        return len(self.label_names) or 1
+        """The size of the model's output: one a class, 1 for regression, or an embedding's."""
+        return self.width or len(self.label_names) or 1
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -89,6 +96,19 @@ class TaskData:
     def label2id(self) -> dict[str, int]:
         """Class name to number, as ``config.label2id`` wants it."""
         return {name: number for number, name in self.id2label.items()}
+
+    def with_embeddings(self, found: Mapping[str, NDArray[np.float32]]) -> TaskData:
+        """The same rows with the dense model's embeddings as labels.
+
+        Args:
+            found: by split name, float32 ``(rows, width)``; splits without rows may be missing.
+        """
+        width = next(len(some[0]) for some in found.values() if len(some))
+        splits = {}
+        for name in SPLITS:
+            embeddings = found.get(name, np.zeros((0, width), np.float32))
+            splits[name] = with_vectors(self.split(name), embeddings)
+        return replace(self, **splits, width=width)
 
     def split(self, name: str) -> Dataset:
         """Return a split by name; DataError if there is no such split."""
@@ -155,6 +175,26 @@ class TaskData:
         """How many texts or images a split holds; windows of a text count once."""
         data = self.split(name)
         return int(max(data[TEXT_ROW][:])) + 1 if TEXT_ROW in data.column_names else len(data)
+
+
+def with_vectors(data: Dataset, vectors: NDArray[np.float32]) -> Dataset:
+    """Rows with a vector each in the column ``labels``; earlier labels are replaced."""
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]
+
+    if "labels" in data.column_names:
+        data = data.remove_columns("labels")
+
+    def lists(some: NDArray[np.float32]) -> Any:
+        flat = pyarrow.array(np.ascontiguousarray(some, dtype=np.float32).reshape(-1))
+        starts = np.arange(len(some) + 1, dtype=np.int32) * some.shape[1]
+        return pyarrow.ListArray.from_arrays(pyarrow.array(starts), flat)
+
+    # A chunk counts its numbers in 32 bits.
+    step = max(1, 2**30 // max(1, vectors.shape[1]))
+    chunks = [lists(vectors[at : at + step]) for at in range(0, max(1, len(vectors)), step)]
+    labels = datasets.Dataset(pyarrow.table({"labels": pyarrow.chunked_array(chunks)}))
+    return datasets.concatenate_datasets([data, labels], axis=1)
 
 
 def whole_queries(queries: NDArray[Any], most: int) -> list[int]:

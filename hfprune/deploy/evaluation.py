@@ -15,11 +15,11 @@ import numpy as np
 from rich.table import Table
 
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
-from hfprune.core.kinds import IMAGE, TOKENS, is_reranker, kind_of_model
+from hfprune.core.kinds import EMBEDDING, IMAGE, TOKENS, is_reranker, kind_of_model, outputs_of
 from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
-from hfprune.core.tasks import DEFAULT_METRICS, METRICS, ONE_OUTPUT, Task
+from hfprune.core.tasks import DEFAULT_METRICS, METRICS, WITHOUT_CLASSES, Task
 from hfprune.core.text import cell, markup
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_rows, load_task_data
@@ -31,8 +31,10 @@ from hfprune.families import position_limit
 from hfprune.measure.intervals import interval
 from hfprune.measure.metrics import compute
 from hfprune.measure.scores import predict
+from hfprune.models.layout import prompt_of
 from hfprune.models.loading import check_fits, load_processor
 from hfprune.models.saved import load_saved_classifier
+from hfprune.models.sentences import load_embedder
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.whole import Recipe
@@ -49,8 +51,8 @@ class FormQuality(Part):
     Attributes:
         metrics: by name.
         intervals: of each metric, its lower and upper end.
-        agreement: fraction of predictions that are those of PyTorch; ``None`` for regression
-            and reranking.
+        agreement: fraction of predictions that are those of PyTorch; ``None`` for regression,
+            reranking and embeddings.
     """
 
     metrics: dict[str, float]
@@ -151,9 +153,11 @@ def evaluate(
     if not 0 < confidence < 1:
         raise RecipeError(f"the confidence is {confidence}; expected a number between 0 and 1")
     data, rows = _rows(folder, recipe, files, model, processor, task, given, label_names)
-    if data.num_labels != model.config.num_labels:
+    if task == "sentence_embedding":
+        data = _embedded(folder, recipe, data, processor, batch_size)
+    if data.num_labels != outputs_of(model):
         raise DataError(
-            f"the model in {folder} has {model.config.num_labels} labels, the rows have "
+            f"the model in {folder} has {outputs_of(model)} labels, the rows have "
             f"{data.num_labels} ({', '.join(data.label_names) or 'a number'}): evaluate it on rows "
             "of its own task"
         )
@@ -247,6 +251,8 @@ def _recipe_of(folder: Path) -> Recipe | None:
 def _task_of(model: Any) -> Task:
     """What a model without a recipe predicts."""
     kind, config = kind_of_model(model), model.config
+    if kind is EMBEDDING:
+        return "sentence_embedding"
     if kind is TOKENS:
         return "token_classification"
     if kind is IMAGE:
@@ -270,6 +276,9 @@ def _rows(
     label_names: Sequence[str] | None,
 ) -> tuple[TaskData, list[str]]:
     """The data, whose test split is what to measure on, and what these rows are, in words."""
+    prompt = ""
+    if task == "sentence_embedding":
+        prompt = prompt_of(model.sentence_layout, recipe.data.prompt if recipe else None)
     if not files:
         if recipe is None:
             raise DataError(
@@ -278,7 +287,7 @@ def _rows(
             )
         named = recipe.data.model_copy(update=given)
         try:
-            data = load_task_data(named, processor, task)
+            data = load_task_data(named, processor, task, prompt=prompt)
         except DataError as error:
             raise DataError(
                 f"the data of {folder / RECIPE_FILE} cannot be read: {error}. Start where the run "
@@ -292,15 +301,45 @@ def _rows(
         config = DataConfig(train_file=names[0], **given)
     else:
         config = recipe.data.model_copy(update=given)
-    if task not in ONE_OUTPUT:
+    if task not in WITHOUT_CLASSES:
         own = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
         config = config.model_copy(update={"label_names": list(label_names or own)})
-    return load_rows(config, names, processor, task), [Path(name).name for name in names]
+    return load_rows(config, names, processor, task, prompt=prompt), [
+        Path(name).name for name in names
+    ]
+
+
+def _embedded(
+    folder: Path, recipe: Recipe | None, data: TaskData, processor: Any, batch_size: int
+) -> TaskData:
+    """The rows with the dense model's embeddings, which those of the folder are held against.
+
+    Raises:
+        CheckpointError: nothing says which model that was, or it is not there.
+    """
+    if recipe is None:
+        raise CheckpointError(
+            f"{folder} holds no {RECIPE_FILE} that names the dense model, and embeddings are held "
+            "against its own: evaluate the output of a run, or compare the two by hand with "
+            "hfprune.load_encoder"
+        )
+    section = recipe.model if recipe.teacher.name_or_path is None else recipe.teacher
+    name = str(section.name_or_path)
+    dense = load_embedder(
+        name,
+        revision=section.revision,
+        key="the dense model of the recipe,",
+        pooling=recipe.model.pooling,
+        normalize=recipe.model.normalize,
+    )
+    collate = data_collator(processor, recipe.task)
+    vectors = predict_logits(dense, data.test, collate, batch_size=batch_size)
+    return data.with_embeddings({"test": vectors})
 
 
 def _agreement(predictions: Any, base: Any, labels: Any, task: Task) -> float | None:
     """The fraction of equal predictions, of tokens those that are labelled."""
-    if task in ONE_OUTPUT:
+    if task in WITHOUT_CLASSES:
         return None
     same = np.asarray(predictions == base)
     if task == "token_classification":

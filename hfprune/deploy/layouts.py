@@ -20,8 +20,10 @@ from hfprune.core.files import atomic_directory, atomic_write_json
 from hfprune.core.ownership import TOKENIZER_FILES
 from hfprune.core.reading import read_json
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
+from hfprune.deploy.exporters.pooling import token_graph
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
 from hfprune.deploy.staging import data_files
+from hfprune.models.layout import layout_or_note
 from hfprune.models.remote import write_modeling_file
 from hfprune.pruning.surgery import RECORD_KEY
 
@@ -121,9 +123,19 @@ def _transformers_js(source: Path, place: Path, name: str) -> None:
     _copy_readers(source, place)
     names = {"float32": MODEL_FILE, "int8": QUANTIZED_FILE}
     for precision, file in files.items():
-        _copy_graph(file, place / "onnx" / names[precision])
+        target = place / "onnx" / names[precision]
+        if _embeds(source):  # its feature-extraction pools by itself, as the caller says
+            target.parent.mkdir(exist_ok=True)
+            token_graph(file, target)
+        else:
+            _copy_graph(file, target)
     config["transformers.js_config"] = {"dtype": "q8" if "int8" in files else "fp32"}
     _write_config(place, config)
+
+
+def _embeds(source: Path) -> bool:
+    """Whether the folder is a sentence encoder's."""
+    return layout_or_note(source)[0] is not None
 
 
 def _triton(source: Path, place: Path, name: str) -> None:
@@ -135,6 +147,9 @@ def _triton(source: Path, place: Path, name: str) -> None:
     (place / "tokenizer").mkdir()
     _copy_readers(source, place / "tokenizer")
     _write_config(place / "tokenizer", config)
+    if _embeds(source):
+        (place / "config.pbtxt").write_text(triton_config(file, name), encoding="utf-8")
+        return
     labels = [str(label) for _, label in sorted(_labels(config).items())]
     text = "".join(f"{' '.join(label.split())}\n" for label in labels)
     (place / "labels.txt").write_text(text, encoding="utf-8")
@@ -165,7 +180,7 @@ def triton_config(file: Path, name: str, *, instances: int = 1, threads: int = 1
     label = '  label_filename: "labels.txt"'
     inputs = ",\n".join(tensor(node) for node in session.get_inputs())
     outputs = ",\n".join(
-        tensor(node, label if len(node.shape) == 2 else "") for node in session.get_outputs()
+        tensor(node, label if _has_labels(node) else "") for node in session.get_outputs()
     )
     return "\n".join(
         [
@@ -181,6 +196,10 @@ def triton_config(file: Path, name: str, *, instances: int = 1, threads: int = 1
             "",
         ]
     )
+
+
+def _has_labels(node: Any) -> bool:
+    return len(node.shape) == 2 and node.name == "logits"
 
 
 def _remote_code(source: Path, place: Path, name: str) -> None:

@@ -145,6 +145,13 @@ def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None
     key = f"teacher.name_or_path {teacher.name!r}"
     if teacher.folder is None or teacher.model_type is None:
         return
+    if recipe.task == "sentence_embedding":
+        if teacher.kind is not None:
+            raise CheckpointError(
+                f"{key} is fine-tuned as a classifier and gives no embeddings: name a sentence "
+                "encoder, or set teacher.name_or_path to null for the model itself"
+            )
+        return
     if teacher.kind is None:
         raise CheckpointError(
             f"{key} was not fine-tuned as a classifier, and random weights would teach nothing. "

@@ -39,7 +39,7 @@ class Chosen:
     """Which columns a recipe names, for which task, and what was assumed.
 
     Attributes:
-        label: one column, or several of 0/1.
+        label: one column, or several of 0/1; none for embeddings.
         said: sentences for a person.
     """
 
@@ -101,8 +101,13 @@ def choose_columns(
     Raises:
         DataError: a named column is not there, or it is unclear which is meant.
     """
+    if task == "reranking":
+        text, pair, label = text or "query", pair or "text", label or ("label",)
     _check_named(columns, where, text, label, pair)
     looks = {name: _look(name, values) for name, values in columns.items()}
+    if task == "sentence_embedding":
+        found_text = text or _text(looks, (), where)
+        return Chosen(found_text, [], None, task, (f"texts: column {found_text!r}",))
     if len(looks) == 1:
         _check_one(next(iter(looks)), where)
     said: list[str] = []

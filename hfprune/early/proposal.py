@@ -17,6 +17,7 @@ from hfprune.data.class_names import spelled
 from hfprune.early.columns import Chosen
 from hfprune.early.duration import Work, seconds_of
 from hfprune.early.model import ModelFacts
+from hfprune.early.ranks import RANKS, TASKS, adapted
 
 LENGTHS: Final = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 # No longer than this unless the recipe is changed by hand: attention grows with the square.
@@ -118,9 +119,9 @@ def propose(
     teacher = teacher or (model.name if own else None)
     shape = _shape(rows, model, said)
     work = _work(rows, model, shape, target, fine_tunes=teacher is None, cores=cores)
-    sections = {
+    sections: dict[str, Any] = {
         "model": [Key("name_or_path", model.name, _sizes(model))],
-        "": [Key("task", task, _TASKS[task])],
+        "": [Key("task", task, TASKS[task])],
         "data": _data(rows, shape, order),
         "teacher": _teacher(teacher, work),
         "training": _training(rows, shape, task),
@@ -142,17 +143,10 @@ def propose(
         ],
         "end": [Key("output_dir", output, "everything is written here")],
     }
+    if task in RANKS:
+        sections = adapted(task, sections, Key)
     said += _warnings(rows)
     return Proposal(sections, tuple(said), seconds_of(work), teacher)
-
-
-_TASKS: Final[Mapping[Task, str]] = {
-    "single_label_classification": "one of several labels for each text",
-    "multi_label_classification": "any number of labels for each text",
-    "regression": "the label is a number",
-    "token_classification": "one tag for each word",
-    "image_classification": "one of several labels for each image",
-}
 
 
 @dataclass(frozen=True)
@@ -212,6 +206,11 @@ def teacher_of(rows: RowFacts, model: ModelFacts) -> tuple[list[str] | None, boo
     labels, task = list(model.labels or ()), rows.chosen.task
     if model.kind is None:
         return None, False, []
+    if task == "sentence_embedding":
+        return None, False, []
+    if task == "reranking":
+        own = len(labels) == 1 and model.kind.ending == "ForSequenceClassification"
+        return None, own, _as_teacher(model.name) if own else []
     tokens = task == "token_classification"
     if tokens != (model.kind.ending == "ForTokenClassification"):
         return None, False, [f"{model.name} is fine-tuned for another kind of task: it is trained"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hfprune.core.errors import DataError
 from hfprune.core.machine import usable_cpus
-from hfprune.core.tasks import Task
+from hfprune.core.tasks import WITHOUT_CLASSES, Task
 from hfprune.early.columns import Chosen, choose_columns, label_cells
 from hfprune.early.model import (
     ModelFacts,
@@ -119,7 +119,7 @@ def row_facts(head: Head, chosen: Chosen, model: ModelFacts, test_file: str | No
 
 def _labels(head: Head, chosen: Chosen) -> dict[str, int]:
     """How often each label occurs; empty for numbers to predict."""
-    if chosen.task == "regression":
+    if chosen.task in WITHOUT_CLASSES:
         return {}
     if isinstance(chosen.label, list):
         return {

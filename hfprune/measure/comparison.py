@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfprune.core.tasks import ONE_OUTPUT, Task
+from hfprune.core.tasks import WITHOUT_CLASSES, Task
 from hfprune.data.words import IGNORED
+from hfprune.measure.embeddings import embedding_changes
 from hfprune.measure.ranking import ranking_changes
 from hfprune.measure.scores import predict
 
@@ -40,13 +41,13 @@ def class_scores(
         JSON-ready: ``classes``, one entry a class with ``label``, ``support`` (rows that are of
         it), ``predicted`` (rows that are said to be), ``precision``, ``recall`` and ``f1``; and
         ``confusion``, counts by true class (rows) and predicted one (columns), ``None`` for
-        several labels a row and for more than ``MOST_CONFUSED`` classes. ``None`` for regression
-        and reranking.
+        several labels a row and for more than ``MOST_CONFUSED`` classes. ``None`` for regression,
+        reranking and embeddings.
 
     Raises:
         DataError, TrainingError: as :func:`hfprune.measure.scores.predict`.
     """
-    if task in ONE_OUTPUT:
+    if task in WITHOUT_CLASSES:
         return None
     predicted, true = predict(logits, task, num_labels), np.asarray(labels).astype(np.int64)
     confusion = None
@@ -107,7 +108,8 @@ def changes(
         and ``after``: a name, a list of names (several labels), a number (regression). One label
         also has ``confidence``, the probabilities of the two predictions. Of tokens a row has
         ``words``: each changed word's position with these three. Of reranking see
-        :func:`~hfprune.measure.ranking.ranking_changes`.
+        :func:`~hfprune.measure.ranking.ranking_changes`, of embeddings
+        :func:`~hfprune.measure.embeddings.embedding_changes`.
 
     Raises:
         DataError, TrainingError: as :func:`hfprune.measure.scores.predict`.
@@ -116,6 +118,8 @@ def changes(
     true = np.asarray(labels)
     if task == "reranking":
         return ranking_changes(old, new, true, most)
+    if task == "sentence_embedding":
+        return embedding_changes(old, new, most)
     if task == "regression":
         true = true.reshape(len(old)).astype(np.float64)
         moved = np.abs(new - old)

@@ -86,6 +86,8 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
     value: Any
     if task in ONE_OUTPUT:
         value = datasets.Value("float64")
+    elif task == "sentence_embedding":
+        value = datasets.Sequence(datasets.Value("float64"))
     elif task == "multi_label_classification":
         value = datasets.Sequence(datasets.Value("int64"), length=num_labels)
     elif task == "token_classification":
@@ -137,7 +139,8 @@ def compute(
             ``(rows, length, num_labels)``.
         labels: Class numbers ``(rows,)``, 0/1 flags ``(rows, num_labels)``, floats ``(rows,)``, or
             class numbers ``(rows, length)`` with -100 for tokens that do not count. Of reranking
-            floats ``(rows, 2)``: relevance in [0, 1], and the number of the query.
+            floats ``(rows, 2)``: relevance in [0, 1], and the number of the query. Of embeddings
+            those of the dense model, as the logits are.
         names: Metrics, as in a recipe's ``evaluation.metrics``.
         task: The recipe's task; images are of ``single_label_classification``.
         num_labels: The size of the model's output.
@@ -162,6 +165,9 @@ def _computed(
 ) -> dict[str, float]:
     predictions: Any = predict(logits, task, num_labels)
     references: Any = check_labels(predictions, labels, task)
+    if task == "sentence_embedding":  # of which `evaluate` would keep every number as an object
+        names = [module.name for module in metrics.evaluation_modules]
+        return {name: quietly(scorer_of(name), predictions, references) for name in names}
     if task == "token_classification":
         predictions, references = as_tags(predictions, references, label_names)
     values = metrics.compute(predictions=predictions, references=references)

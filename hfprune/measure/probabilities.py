@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.errors import DataError
-from hfprune.core.tasks import ONE_OUTPUT, Task
+from hfprune.core.tasks import WITHOUT_CLASSES, Task
 from hfprune.data.words import IGNORED
 
 Array = npt.NDArray[Any]
@@ -40,7 +40,7 @@ class Decisions:
 
 
 def decisions(logits: Array, labels: Array, task: Task) -> Decisions | None:
-    """What a model decided; ``None`` for regression and reranking, where no probability counts.
+    """What a model decided; ``None`` where no probability counts: of numbers, ranks, embeddings.
 
     Several labels a row are as many decisions between two choices, the second with the logit and
     the first with 0. Of tokens those count that have a label.
@@ -49,7 +49,7 @@ def decisions(logits: Array, labels: Array, task: Task) -> Decisions | None:
         logits, labels: as :func:`hfprune.measure.metrics.compute` takes them.
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if task in ONE_OUTPUT:
+    if task in WITHOUT_CLASSES:
         return None
     if task == "multi_label_classification":
         flat = values.reshape(-1)

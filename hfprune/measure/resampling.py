@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.tasks import ADDED_METRICS, Task
+from hfprune.measure import embeddings
 from hfprune.measure.entities import score_counts
 from hfprune.measure.ranking import by_query, drawn_again, rows_by_query
 from hfprune.measure.scores import (
@@ -70,6 +71,8 @@ def counted(
     predictions = predict(logits, task, num_labels)
     if task == "reranking":
         return _of_queries(name, predictions, check_labels(predictions, labels, task))
+    if task == "sentence_embedding" and name not in ADDED_METRICS:
+        return embeddings.resampled(name, predictions, check_labels(predictions, labels))
     if name in ADDED_METRICS:  # of which no more is known than that it takes rows
         scorer, references = scorer_of(name), check_labels(predictions, labels)
         return _one_by_one(lambda rows: quietly(scorer, predictions[rows], references[rows]))
@@ -86,6 +89,8 @@ def units(name: str, labels: Array, task: Task) -> int:
     drawn, of those that were added all.
     """
     labels = np.asarray(labels)
+    if task == "sentence_embedding" and name not in ADDED_METRICS:
+        return embeddings.units(name, len(labels))
     if task != "reranking" or labels.ndim != 2 or len(labels) == 0:
         return len(labels)
     if name in ADDED_METRICS:

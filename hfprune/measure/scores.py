@@ -6,7 +6,7 @@ the predictions; for multi-label, they are all the labels. A precision or recall
 divide by is 0. Multi-label accuracy counts a row as right if every label of it is; multi-label
 ``mcc`` is taken over all decisions, row by label, as one binary problem. What counts as an entity
 is told in :mod:`hfprune.measure.entities`, how texts are ranked in
-:mod:`hfprune.measure.ranking`.
+:mod:`hfprune.measure.ranking`, what embeddings keep in :mod:`hfprune.measure.embeddings`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hfprune.core.errors import DataError, RecipeError, TrainingError
-from hfprune.core.tasks import ADDED_METRICS, METRICS, ONE_OUTPUT, RANKING_METRICS, Task
+from hfprune.core.tasks import (
+    ADDED_METRICS,
+    EMBEDDING_METRICS,
+    METRICS,
+    ONE_OUTPUT,
+    RANKING_METRICS,
+    WITHOUT_CLASSES,
+    Task,
+)
+from hfprune.measure.embeddings import scorer as embedding_scorer
 from hfprune.measure.entities import row_counts, score_counts
 from hfprune.measure.ranking import scorer as ranking_scorer
 
@@ -39,7 +48,8 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
 
     Returns:
         int64 ``(rows,)``, the largest logit's class (``(rows, length)`` for tokens); int64 0/1
-        ``(rows, num_labels)``, 1 where the sigmoid is above 0.5; or float64 ``(rows,)``.
+        ``(rows, num_labels)``, 1 where the sigmoid is above 0.5; or float64 ``(rows,)``, of
+        embeddings ``(rows, num_labels)``, as they are.
 
     Raises:
         DataError: The shape is another one, or the task unknown.
@@ -51,6 +61,8 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
         return (logits > 0).astype(np.int64)
     if task in ONE_OUTPUT:
         return logits[:, 0].astype(np.float64)
+    if task == "sentence_embedding":
+        return logits.astype(np.float64)
     return np.asarray(logits.argmax(axis=-1))
 
 
@@ -93,7 +105,7 @@ def is_correct(logits: Array, labels: Array, task: Task, num_labels: int) -> npt
     Raises:
         DataError: As :func:`predict`; also for regression, where no row is right or wrong.
     """
-    if task in (*ONE_OUTPUT, "token_classification"):
+    if task in (*WITHOUT_CLASSES, "token_classification"):
         raise DataError(f"no row of a {task} is right or wrong: use a classification task")
     if task == "multi_label_classification":
         said, truth = flags(logits, labels, num_labels)
@@ -198,6 +210,7 @@ SCORERS: Mapping[str, Scorer] = {
     "spearman": _correlation("spearman"),
     "mse": _mse,
     **{name: ranking_scorer(name) for name in RANKING_METRICS},
+    **{name: embedding_scorer(name) for name in EMBEDDING_METRICS},
 }
 
 

@@ -8,6 +8,7 @@ prunes holds the dense weights and the plan so far, which is carried out when it
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,12 +108,21 @@ def was_pruned(config: Any, folder: str | Path) -> bool:
 
 def _build(model_class: Any, config: Any, folder: Path) -> Any:
     try:
+        if _lacks_pooler(model_class, folder):
+            return model_class(config, add_pooling_layer=False)
         return model_class(config)
     except Exception as error:  # whatever nonsense sizes in a config lead to, memory included
         raise CheckpointError(
             f"{folder / 'config.json'} describes no {model_class.__name__} that can be built: "
             f"{type(error).__name__}: {one_line(str(error))}"
         ) from error
+
+
+def _lacks_pooler(model_class: Any, folder: Path) -> bool:
+    """Whether an encoder was saved without the pooler that its class has if nothing is said."""
+    if "add_pooling_layer" not in inspect.signature(model_class).parameters:
+        return False
+    return not any(name.startswith("pooler.") for name in _read_tensors(folder))
 
 
 def load_weights_(model: nn.Module, folder: Path) -> None:

@@ -7,21 +7,26 @@ with a classifier's head: a classifier like any other.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from hfprune.core.errors import CheckpointError, UnsupportedModelError
+from hfprune.core.files import atomic_write_json, atomic_write_text
 from hfprune.core.reading import read_json
 from hfprune.models.folders import inside
 
 MODULES: Final = "modules.json"
 POOLING_MODES: Final = ("cls_token", "mean_tokens", "max_tokens")
 # Names of 5.4 on -> those of the flags before it.
-_NEW_MODES: Final = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+NEW_MODES: Final = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
 # What may follow the pooling.
 _LATER: Final = ("Dense", "Normalize")
+# Of a module, what is copied.
+MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
 # Beside the modules, and carried along as they are.
 _FILES: Final = ("config_sentence_transformers.json", "sentence_bert_config.json")
 
@@ -110,6 +115,109 @@ def read_layout(folder: str | Path) -> SentenceLayout | None:
     return SentenceLayout(places[0], mode, pooling, later, files, types)
 
 
+def write_modules(layout: SentenceLayout, folder: Path) -> None:
+    """Write beside a transformer's files what makes it a folder of sentence-transformers.
+
+    Args:
+        layout: of the folder that the transformer came from.
+        folder: that holds the transformer at its top.
+    """
+    kinds = ["Pooling", *(module.kind for module in layout.later)]
+    paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds, 1))]
+    for path in paths[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    atomic_write_json(folder / paths[1] / "config.json", dict(layout.pooling_config))
+    copies = [
+        (module.folder / name, folder / path / name)
+        for path, module in zip(paths[2:], layout.later, strict=True)
+        for name in MODULE_FILES
+    ]
+    copies += [(source, folder / name) for name, source in layout.files.items()]
+    for source, target in copies:
+        if source.is_file() and not (target.exists() and target.samefile(source)):
+            shutil.copyfile(source, target)
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": kind}
+        for index, (path, kind) in enumerate(zip(paths, layout.types, strict=True))
+    ]
+    atomic_write_text(folder / MODULES, json.dumps(modules, indent=2) + "\n")
+
+
+def usual_layout(place: str | Path, pooling: str, normalize: bool, hidden: int) -> SentenceLayout:
+    """What is made of an encoder's folder that says nothing of pooling.
+
+    Args:
+        place: the folder.
+        pooling: ``mean``, ``cls`` or ``max``.
+        normalize: whether embeddings are scaled to length 1.
+        hidden: the size of hidden states.
+    """
+    mode = NEW_MODES[pooling]
+    config = {"word_embedding_dimension": hidden}
+    config |= {f"pooling_mode_{name}": name == mode for name in POOLING_MODES}
+    types = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")]
+    later: tuple[LaterModule, ...] = ()
+    if normalize:
+        types.append("sentence_transformers.models.Normalize")
+        later = (LaterModule("Normalize", Path(place) / "2_Normalize", {}),)
+    return SentenceLayout(Path(place), mode, config, later, {}, tuple(types))
+
+
+def prompts_of(layout: SentenceLayout) -> tuple[dict[str, str], str | None]:
+    """What stands before texts, by name, and the name of the one that is meant without a word.
+
+    Raises:
+        CheckpointError: prompts that are no texts, or a default that is none of them.
+    """
+    file = layout.files.get("config_sentence_transformers.json")
+    said = {} if file is None else read_json(file)
+    said = said if isinstance(said, dict) else {}
+    prompts, default = said.get("prompts") or {}, said.get("default_prompt_name")
+    sound = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
+    if not sound or not (default is None or default in prompts):
+        raise CheckpointError(
+            f"{file} names the prompts {prompts!r:.120} and the default {default!r:.80}; expected "
+            "texts by name, and one of the names or null"
+        )
+    return prompts, default
+
+
+def prompt_of(layout: SentenceLayout, name: str | None = None) -> str:
+    """What is put before each text; empty for nothing.
+
+    Args:
+        layout: of the encoder.
+        name: of a prompt; ``None``: the one that is meant without a word.
+
+    Raises:
+        CheckpointError: there is no such prompt; also as :func:`prompts_of`.
+        UnsupportedModelError: the tokens of the prompt are left out of the pooling.
+    """
+    prompts, default = prompts_of(layout)
+    chosen = default if name is None else name
+    if chosen is None:
+        return ""
+    if chosen not in prompts:
+        raise CheckpointError(
+            f"{layout.transformer} has no prompt {chosen!r}; it has "
+            f"{', '.join(map(repr, prompts)) or 'none'}"
+        )
+    if prompts[chosen] and layout.pooling_config.get("include_prompt") is False:
+        raise UnsupportedModelError(
+            f"{layout.transformer} leaves the tokens of its prompt {chosen!r} out of the pooling "
+            "(include_prompt: false), which hfprune does not do"
+        )
+    return prompts[chosen]
+
+
+def longest_of(layout: SentenceLayout) -> int | None:
+    """The most tokens of a text (``max_seq_length``), if the folder says so."""
+    settings = layout.files.get("sentence_bert_config.json")
+    said = {} if settings is None else read_json(settings)
+    wanted = said.get("max_seq_length") if isinstance(said, dict) else None
+    return wanted if type(wanted) is int and wanted > 0 else None
+
+
 def layout_or_note(folder: str | Path) -> tuple[SentenceLayout | None, str | None]:
     """As :func:`read_layout`; for a layout that is not known, ``None`` and what to tell of it.
 
@@ -154,8 +262,8 @@ def _pooling_mode(config: Any, file: Path) -> str:
     if "pooling_mode" in config:
         named = config["pooling_mode"]
         asked = list(named) if isinstance(named, list) else [named]
-        known = [_NEW_MODES[mode] for mode in asked if mode in list(_NEW_MODES)]
-        expected = f"pooling_mode {', '.join(_NEW_MODES)}"
+        known = [NEW_MODES[mode] for mode in asked if mode in list(NEW_MODES)]
+        expected = f"pooling_mode {', '.join(NEW_MODES)}"
     else:
         known = [name for name in POOLING_MODES if config.get(f"pooling_mode_{name}")]
         asked = [k for k, on in config.items() if k.startswith("pooling_mode_") and on is True]

@@ -9,15 +9,17 @@ from transformers import AutoModel
 
 from hfprune.core.errors import CheckpointError
 from hfprune.core.faults import is_out_of_memory
-from hfprune.core.kinds import KINDS, auto_class, kind_of_model
+from hfprune.core.kinds import EMBEDDING, KINDS, auto_class, kind_of_model
 from hfprune.core.text import one_line
 from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
 from hfprune.models.checkpoint import from_pretrained, was_pruned
-from hfprune.models.configs import load_config, plain_outputs_
+from hfprune.models.configs import load_config, plain_outputs_, read_raw
 from hfprune.models.explaining import find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
+from hfprune.models.layout import layout_or_note
+from hfprune.models.sentences import load_embedder
 from hfprune.models.whole import load_whole
 
 
@@ -74,12 +76,17 @@ def load_saved(folder: str) -> Any:
 def load_saved_classifier(folder: str) -> Any:
     """As :func:`load_saved`, of a folder alone, and what it gives has a classifier's head.
 
+    A sentence encoder's folder gives the model that embeds, whose outputs stand in the place of
+    logits (:func:`hfprune.models.embedding.as_embedder_`).
+
     Raises:
         CheckpointError: also for a model whose config names no class with such a head: one would
             be made of random numbers.
     """
     if not Path(folder).is_dir():
         raise CheckpointError(f"{folder} holds no classifier: there is no such folder")
+    if is_encoder(folder):
+        return load_embedder(folder)
     try:
         model = load_saved(folder)
     except CheckpointError as error:
@@ -91,6 +98,18 @@ def load_saved_classifier(folder: str) -> Any:
             "of a classifier wrote"
         )
     return model
+
+
+def is_encoder(folder: str | Path) -> bool:
+    """Whether a folder is a sentence encoder's, with its transformer at the top.
+
+    One that hfprune made of a classifier's transformer lies beside the classifier.
+    """
+    layout, _ = layout_or_note(folder)
+    if layout is None:
+        return False
+    names = [str(name) for name in read_raw(str(folder), None).get("architectures") or ()]
+    return not any(name.endswith(tuple(kind.ending for kind in KINDS)) for name in names)
 
 
 def load_alike(name: str, model: Any, key: str) -> Any:
@@ -107,5 +126,7 @@ def load_alike(name: str, model: Any, key: str) -> Any:
     """
     find(name, key, lambda: check_place(name))
     find(name, key, lambda: check_files(name))
+    if kind_of_model(model) is EMBEDDING:
+        return load_embedder(name, key=key)
     kind = auto_class(kind_of_model(model))
     return load_whole(lambda: kind.from_pretrained(name, trust_remote_code=False), name)

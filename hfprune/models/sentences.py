@@ -9,44 +9,40 @@ stops with a size mismatch at layers of uneven sizes.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hfprune.core.errors import CheckpointError, UnsupportedModelError
+from hfprune.core.errors import CheckpointError
 from hfprune.core.files import atomic_directory, atomic_write_json
 from hfprune.core.reading import read_json
-from hfprune.families import position_limit
+from hfprune.families import adapter_of, position_limit
 from hfprune.models.checkpoint import from_pretrained, was_pruned
-from hfprune.models.configs import load_config, plain_outputs_
-from hfprune.models.explaining import explained, refuse_code
-from hfprune.models.folders import check_files
-from hfprune.models.layout import MODULES, LaterModule, SentenceLayout, read_layout
+from hfprune.models.configs import load_config, plain_outputs_, read_raw
+from hfprune.models.embedding import as_embedder_
+from hfprune.models.explaining import explained, find, refuse_code
+from hfprune.models.fetching import fetch
+from hfprune.models.folders import check_files, check_place
+from hfprune.models.layout import (
+    MODULES,
+    NEW_MODES,
+    SentenceLayout,
+    longest_of,
+    prompt_of,
+    read_layout,
+    usual_layout,
+    write_modules,
+)
+from hfprune.models.pooling import DenseLayer, later_modules, pooled
 from hfprune.models.whole import load_whole
 from hfprune.pruning.surgery import RECORD_KEY
 
 __all__ = ["SentenceEncoder", "SentenceLayout", "load_encoder", "read_layout", "save_encoder"]
-
-MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
-# What a Dense layer may do to its outputs. A name is looked up here and never imported.
-ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
-    "torch.nn.modules.linear.Identity": lambda values: values,
-    "torch.nn.modules.activation.Tanh": torch.tanh,
-    "torch.nn.modules.activation.ReLU": F.relu,
-    "torch.nn.modules.activation.GELU": F.gelu,
-    "torch.nn.modules.activation.SiLU": F.silu,
-    "torch.nn.modules.activation.Sigmoid": torch.sigmoid,
-}
 
 
 def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folder: Path) -> None:
@@ -60,8 +56,6 @@ def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folde
     """
     encoder: Any = getattr(model, "base_model", model)
     record = getattr(model.config, RECORD_KEY, None)
-    kinds = ["Pooling", *(module.kind for module in layout.later)]
-    paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds, 1))]
     with atomic_directory(folder, overwrite=False) as place:
         encoder.save_pretrained(place)
         config = read_json(place / "config.json")
@@ -72,69 +66,7 @@ def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folde
             config[RECORD_KEY] = record
         atomic_write_json(place / "config.json", config)
         tokenizer.save_pretrained(place)
-        for path in paths[1:]:
-            (place / path).mkdir(exist_ok=True)
-        atomic_write_json(place / paths[1] / "config.json", dict(layout.pooling_config))
-        for path, module in zip(paths[2:], layout.later, strict=True):
-            for name in MODULE_FILES:
-                if (module.folder / name).is_file():
-                    shutil.copyfile(module.folder / name, place / path / name)
-        modules = [
-            {"idx": index, "name": str(index), "path": path, "type": kind}
-            for index, (path, kind) in enumerate(zip(paths, layout.types, strict=True))
-        ]
-        (place / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
-        for name, source in layout.files.items():
-            shutil.copyfile(source, place / name)
-
-
-class DenseLayer(nn.Module):
-    """A Dense module of sentence-transformers: a projection, its activation, perhaps a residual.
-
-    Args:
-        module: its folder and config.
-
-    Raises:
-        CheckpointError: its weights cannot be read, or do not fit its config.
-        UnsupportedModelError: an activation that is not in :data:`ACTIVATIONS`, or inputs and
-            outputs other than the embedding.
-    """
-
-    def __init__(self, module: LaterModule) -> None:
-        super().__init__()
-        config = module.config
-        name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-        places = {config.get(f"module_{end}_name") for end in ("input", "output")}
-        if name not in ACTIVATIONS or not places <= {None, "sentence_embedding"}:
-            raise UnsupportedModelError(
-                f"{module.folder} holds a Dense layer with the activation {name!r:.80} between "
-                f"{sorted(map(str, places))}; hfprune runs those of the embedding with one of "
-                + ", ".join(known.rpartition(".")[2] for known in ACTIVATIONS)
-            )
-        self._activation = ACTIVATIONS[name]
-        file = module.folder / "model.safetensors"
-        if not file.is_file():
-            raise CheckpointError(
-                f"{module.folder} holds no model.safetensors; save the encoder with a newer "
-                "sentence-transformers (pickled weights are not read)"
-            )
-        check_files(module.folder)
-        tensors = load_file(file)
-        sizes = (config.get("in_features"), config.get("out_features"))
-        weight = tensors.get("linear.weight")
-        if weight is None or tuple(weight.shape) != sizes[::-1]:
-            raise CheckpointError(f"{file} does not fit the sizes {sizes!r:.80} of its config.json")
-        self.weight, self.bias = weight, tensors.get("linear.bias")
-        self.has_residual = config.get("use_residual") is True
-        self.residual = tensors.get("residual.weight")
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """``(texts, in)`` to ``(texts, out)``."""
-        found = self._activation(F.linear(embeddings, self.weight, self.bias))
-        if not self.has_residual:
-            return found
-        residual = self.residual
-        return found + (embeddings if residual is None else F.linear(embeddings, residual))
+        write_modules(layout, place)
 
 
 class SentenceEncoder:
@@ -154,23 +86,32 @@ class SentenceEncoder:
         self.tokenizer = tokenizer
         self.layout = layout
         self.max_length = max_length
-        self._later = [
-            DenseLayer(module) if module.kind == "Dense" else partial(F.normalize, dim=1)
-            for module in layout.later
-        ]
+        self._later = later_modules(layout)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
-        """Embeddings, float32 ``(texts, hidden)``, or as wide as the last dense layer."""
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 32, prompt_name: str | None = None
+    ) -> NDArray[np.float32]:
+        """Embeddings, float32 ``(texts, hidden)``, or as wide as the last dense layer.
+
+        Args:
+            texts: what to embed.
+            batch_size: how many at a time; they are taken in order.
+            prompt_name: of the folder's prompts, which are put before texts; ``None``: the one that
+                the folder means without a word, if any.
+
+        Raises:
+            CheckpointError: there is no such prompt.
+        """
         if not texts:
+            layers = [one.out_features for one in self._later if isinstance(one, DenseLayer)]
             config: Any = self.model.config
-            layers = [one.weight for one in self._later if isinstance(one, DenseLayer)]
-            width = len(layers[-1]) if layers else config.hidden_size
-            return np.zeros((0, width), dtype=np.float32)
+            return np.zeros((0, layers[-1] if layers else config.hidden_size), dtype=np.float32)
+        prompt = prompt_of(self.layout, prompt_name)
         device = next(self.model.parameters()).device
         found = []
         for start in range(0, len(texts), batch_size):
             batch = self.tokenizer(
-                list(texts[start : start + batch_size]),
+                [prompt + text for text in texts[start : start + batch_size]],
                 padding=True,
                 truncation=True,
                 max_length=self.max_length,
@@ -182,23 +123,8 @@ class SentenceEncoder:
         return np.concatenate(found)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """One vector a text.
-
-        Args:
-            states: ``(batch, length, hidden)``.
-            mask: ``(batch, length)``, 1 = real token.
-        """
-        real = mask[:, :, None].to(states)
-        if self.layout.pooling == "cls_token":
-            first = mask.argmax(1)  # with padding on the left it is not the token 0
-            pooled = states[torch.arange(len(states), device=states.device), first]
-        elif self.layout.pooling == "max_tokens":
-            pooled = states.masked_fill(real == 0, torch.finfo(states.dtype).min).amax(1)
-        else:
-            pooled = (states * real).sum(1) / real.sum(1).clamp(min=1e-9)
-        for module in self._later:
-            pooled = module(pooled.float())
-        return pooled
+        """One vector a text; arguments as of :func:`hfprune.models.pooling.pooled`."""
+        return pooled(states, mask, self.layout.pooling, self._later)
 
 
 def load_encoder(folder: str | Path) -> SentenceEncoder:
@@ -208,7 +134,7 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
         CheckpointError: if it is no such folder, or its weights do not fit.
         UnsupportedModelError: as :func:`read_layout`.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
     layout = read_layout(folder)
     if layout is None:
@@ -218,26 +144,110 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
             "hfprune.from_pretrained or transformers"
         )
     place = str(layout.transformer)
-    check_files(place)
     with explained(str(folder), None, "the sentence encoder", False):
-        config = load_config(place)
-        refuse_code(place, "the model", getattr(config, "auto_map", None))
-        shrunk = was_pruned(config, place)
-        model = (
-            from_pretrained(place)
-            if shrunk
-            else load_whole(
-                lambda: AutoModel.from_pretrained(place, config=config, trust_remote_code=False),
-                place,
-            ).eval()
-        )
-        plain_outputs_(model.config)
+        model = load_transformer(place)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))
-    settings = layout.files.get("sentence_bert_config.json")
-    if settings is not None:
-        said = read_json(settings)
-        wanted = said.get("max_seq_length") if isinstance(said, dict) else None
-        longest = wanted if type(wanted) is int and wanted > 0 else longest
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
+    longest = longest_of(layout) or longest
     longest = min(longest, position_limit(model) or longest)
     return SentenceEncoder(model, tokenizer, layout, longest)
+
+
+def load_transformer(place: str) -> Any:
+    """The encoder of a folder, dense or shrunk, without a head, in eval mode.
+
+    Raises:
+        CheckpointError: files that are damaged or none.
+        UnsupportedModelError: it brings code of its own.
+    """
+    from transformers import AutoModel
+
+    check_files(place)
+    config = load_config(place)
+    refuse_code(place, "the model", getattr(config, "auto_map", None))
+    if was_pruned(config, place):
+        model = from_pretrained(place)
+    else:
+        model = load_whole(
+            lambda: AutoModel.from_pretrained(place, config=config, trust_remote_code=False), place
+        ).eval()
+    plain_outputs_(model.config)
+    return model
+
+
+def load_embedder(
+    name: str,
+    *,
+    revision: str | None = None,
+    key: str = "the model",
+    pooling: str | None = None,
+    normalize: bool | None = None,
+) -> Any:
+    """A sentence encoder as a model whose outputs are embeddings, dense or shrunk.
+
+    Args:
+        name: a folder, or a name on the Hub.
+        revision: of the latter.
+        key: what names it, for errors.
+        pooling, normalize: for an encoder whose folder says nothing of them (``None``: ``mean`` and
+            no); where it does they must be ``None`` or the same.
+
+    Returns:
+        See :func:`hfprune.models.embedding.as_embedder_`; in eval mode.
+
+    Raises:
+        CheckpointError: it cannot be found or read, is a classifier, or says otherwise than
+            ``pooling`` and ``normalize``.
+        UnsupportedModelError: an unknown family, modules or pooling that hfprune does not know, or
+            code of its own.
+    """
+    with explained(name, revision, key, False):
+        folder = find(name, key, lambda: local_folder(name, revision))
+        layout = read_layout(folder)
+        place = str(folder if layout is None else layout.transformer)
+        heads = [str(one) for one in read_raw(place, None).get("architectures") or ()]
+        if any("For" in one for one in heads) and layout is None:
+            raise CheckpointError(
+                f"{key} {name!r} is a {' or '.join(heads)}, which has a head and gives no "
+                "embeddings: name a sentence encoder, or an encoder without a head"
+            )
+        model = load_transformer(place)
+        adapter_of(model)
+    if layout is None:
+        hidden = int(model.config.hidden_size)
+        layout = usual_layout(folder, pooling or "mean", bool(normalize), hidden)
+    else:
+        _check_said(layout, pooling, normalize, f"{key} {name!r}")
+    return as_embedder_(model, layout)
+
+
+def local_folder(name: str, revision: str | None) -> str:
+    """A folder as it is, or a copy of a repository on the Hub: its small files and weights.
+
+    Raises:
+        CheckpointError: a path that is not there.
+    """
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+
+    check_place(name)
+    fetch(name, revision)
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    return snapshot_download(name, revision=revision, allow_patterns=kinds)
+
+
+def _check_said(
+    layout: SentenceLayout, pooling: str | None, normalize: bool | None, where: str
+) -> None:
+    if pooling is not None and NEW_MODES[pooling] != layout.pooling:
+        raise CheckpointError(
+            f"{where} pools by {layout.pooling}, model.pooling says {pooling}: remove it, the "
+            "model's own modules count"
+        )
+    if normalize is not None and normalize != layout.normalize:
+        raise CheckpointError(
+            f"{where} {'scales' if layout.normalize else 'does not scale'} embeddings to length 1, "
+            f"model.normalize says {str(normalize).lower()}: remove it, the model's own modules "
+            "count"
+        )

@@ -15,9 +15,11 @@ from hfprune.core.files import atomic_directory, atomic_write_json
 from hfprune.data.collate import data_collator
 from hfprune.data.task_data import TaskData
 from hfprune.models.loading import load_classifier
+from hfprune.models.sentences import load_embedder
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.results import SavedModel
 from hfprune.pruning.plan import PruningPlan
+from hfprune.recipe.sections.whole import Recipe
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.ensemble import Ensemble
 
@@ -107,16 +109,19 @@ class Prepared:
         trained: bool = False,
         new_head: bool = False,
     ) -> Any:
-        """A classifier for this task; a model that hfprune shrank before is taken as it is."""
-        model = load_classifier(
-            name,
-            self.data,
-            revision=revision,
-            trust_remote_code=context.recipe.model.trust_remote_code,
-            key=key,
-            trained=trained,
-            new_head=new_head,
-        )
+        """A model for this task; one that hfprune shrank before is taken as it is."""
+        if context.recipe.task == "sentence_embedding":
+            model = load_dense_embedder(context.recipe, name, revision, key)
+        else:
+            model = load_classifier(
+                name,
+                self.data,
+                revision=revision,
+                trust_remote_code=context.recipe.model.trust_remote_code,
+                key=key,
+                trained=trained,
+                new_head=new_head,
+            )
         if not self.data.of_images and model.config.pad_token_id is None:
             model.config.pad_token_id = self.dense.processor.pad_token_id
         return model
@@ -132,6 +137,19 @@ class Prepared:
         """A model that a stage of this run left, dense or shrunk."""
         folder = model if isinstance(model, str) else model.folder
         return self.load(context, str(context.path(folder)), None, key="a model of this run")
+
+
+def load_dense_embedder(recipe: Recipe, name: str, revision: str | None, key: str) -> Any:
+    """A sentence encoder, pooled as its folder or the recipe says."""
+    named = name in (recipe.model.name_or_path, recipe.teacher.name_or_path)
+    settings = recipe.model
+    return load_embedder(
+        name,
+        revision=revision,
+        key=key,
+        pooling=settings.pooling if named else None,
+        normalize=settings.normalize if named else None,
+    )
 
 
 def plan_in(folder: Path) -> PruningPlan:

@@ -30,6 +30,19 @@ class Precision(StageResult):
     bf16: bool
 
 
+class Embedded(StageResult):
+    """Embeddings of the dense model on all rows, which take the place of labels.
+
+    Attributes:
+        folder: of a file ``<split>.npy`` each, float32 ``(rows, width)``.
+    """
+
+    folder: str
+
+    def places(self) -> tuple[str, ...]:
+        return (self.folder,)
+
+
 class SavedModel(StageResult):
     """A model with its processor and, if it was pruned, its plan from the dense model.
 

@@ -27,11 +27,20 @@ from hfprune.publish.finished import (
     read,
 )
 from hfprune.publish.metadata import base_model, card_metadata
-from hfprune.publish.usage import calls, input_of, javascript
+from hfprune.publish.usage import (
+    WHAT_EMBEDDINGS_ARE,
+    calls,
+    embedding,
+    how_embeddings_were_made,
+    input_of,
+    javascript,
+    openvino,
+)
 from hfprune.recipe.public import public_recipe, title_of
 from hfprune.recipe.reading import dump_recipe
 
 _MOST_LABELS: Final = 30
+FILES: Final = {"int8": "model_quantized.onnx", "ONNX-lean": "model_optimized.onnx"}
 
 
 def model_card(output_dir: str | Path, repo_id: str | None = None) -> str:
@@ -94,6 +103,7 @@ class _Card:
         self.public = public_recipe(self.recipe, self.names)
         self.kind = kind_of_task(self.results.task)
         self.ranks = self.results.task == "reranking"
+        self.embeds = self.results.task == "sentence_embedding"
         self.item = "image" if self.kind is IMAGE else "pair" if self.ranks else "text"
         # A Trainer may have been given no rows of their own to report on.
         self.chosen_by = self.results.data.get("judged_on") == "eval_dataset"
@@ -134,15 +144,18 @@ class _Card:
         base = self.base
         start = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
         distilled = ", distilled from its dense form" if self.recipe.distillation else ""
-        if self.recipe.pruning.method == "gates":
+        if self.embeds:
+            when = how_embeddings_were_made(self.recipe)
+        elif self.recipe.pruning.method == "gates":
             when = f"while the model was fine-tuned{distilled}"
         elif self.recipe.recovery.num_train_epochs > 0:
             when = f"after fine-tuning; what was left was trained further{distilled}"
         else:
             when = "after fine-tuning, without training it again"
         what = f"{'token' if self.kind is TOKENS else self.item} classifier"
+        what = "reranker" if self.ranks else "sentence encoder" if self.embeds else what
         yield (
-            f"A pruned {'reranker' if self.ranks else what}. It was made "
+            f"A pruned {what}. It was made "
             f"from {start} with hfprune, which removed "
             f"attention heads, feed-forward neurons and whole blocks {when}. "
             f"{self.results.members[PRUNED].sparsity:.1%} of the encoder's weights are gone."
@@ -157,6 +170,8 @@ class _Card:
                 "It gives a query and a text a score: the greater, the better the text answers the "
                 "query. Texts of one query are put in order by it."
             )
+        elif self.embeds:
+            yield WHAT_EMBEDDINGS_ARE
         elif labels:
             some = ", ".join(_cell(label) for label in labels[:_MOST_LABELS])
             more = len(labels) - _MOST_LABELS
@@ -233,15 +248,18 @@ class _Card:
             yield _row([str(layer), _kept(heads, of_heads), _kept(neurons, of_neurons)])
 
     def _loading(self) -> Iterator[str]:
+        file = FILES.get(self.served.form, "model.onnx")
+        alone = self.results.members[PRUNED].stock is True
+        recommended = list(recommended_files(self.results, PRUNED))
+        if self.embeds:
+            yield from embedding(visible(self.repo_id), file, recommended, alone=alone)
+            return
         # Images have a processor where texts have a tokenizer.
         images = self.kind is IMAGE
         loader = "AutoImageProcessor" if images else "AutoTokenizer"
         variable = "processor" if images else "tokenizer"
         load = f"{variable} = {loader}.from_pretrained(name)"
         call = calls(self.kind, self.ranks)
-        files = {"int8": "model_quantized.onnx", "ONNX-lean": "model_optimized.onnx"}
-        file = files.get(self.served.form, "model.onnx")
-        alone = self.results.members[PRUNED].stock is True
         auto = self.kind.auto_class
         yield from (
             "In PyTorch:",
@@ -273,36 +291,17 @@ class _Card:
             *call,
             "```",
         )
-        recommended = list(recommended_files(self.results, PRUNED))
         for told in recommended:
             yield from (
                 "", f"The file that was the fastest {told.served}, from this repository's folder:",
                 "", "```python", *told.load, "```",
             )  # fmt: skip
         if not any("openvino" in line for told in recommended for line in told.load):
-            yield from self._openvino(loader, variable, load)
+            for xml in sorted(path.name for path in self.folder.glob("openvino/*.xml"))[:1]:
+                given = f'{variable}({input_of(self.kind, self.ranks)}, return_tensors="np")'
+                yield from openvino(visible(self.repo_id), xml, loader, load, given)
         if not images and not self.ranks and file == "model_quantized.onnx":
             yield from javascript(self.kind, visible(self.repo_id))
-
-    def _openvino(self, loader: str, variable: str, load: str) -> Iterator[str]:
-        """Of the first of OpenVINO's files, if the folder holds any."""
-        for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
-            yield from (
-                "",
-                "In OpenVINO:",
-                "",
-                "```python",
-                "import openvino",
-                "from huggingface_hub import snapshot_download",
-                f"from transformers import {loader}",
-                "",
-                f"name = snapshot_download({json.dumps(visible(self.repo_id))})",
-                load,
-                f'model = openvino.compile_model(f"{{name}}/openvino/{model.name}", "CPU")',
-                f'batch = {variable}({input_of(self.kind, self.ranks)}, return_tensors="np")',
-                'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
-                "```",
-            )
 
     def _limits(self) -> Iterator[str]:
         results, data = self.results, self.results.data

@@ -65,7 +65,7 @@ def card_metadata(run: Finished, repo_id: str) -> ModelCardData:
         more["language"] = list(hub.language)
     return ModelCardData(
         base_model=base,
-        library_name="hfprune" if needs_hfprune(run) else "transformers",
+        library_name="hfprune" if needs_hfprune(run) else _library(run),
         pipeline_tag=hub_task(run.results.task),
         tags=["hfprune", "pruned", "onnx", *_more_tags(run)],
         datasets=None if dataset is None else [dataset],
@@ -75,6 +75,12 @@ def card_metadata(run: Finished, repo_id: str) -> ModelCardData:
     )
 
 
+def _library(run: Finished) -> str:
+    """What loads the weights as they are."""
+    embeds = run.results.task == "sentence_embedding"
+    return "sentence-transformers" if embeds else "transformers"
+
+
 def needs_hfprune(run: Finished) -> bool:
     """Whether transformers alone cannot load the weights, as its snippet on the Hub would say."""
     return run.results.members[PRUNED].stock is False
@@ -82,6 +88,8 @@ def needs_hfprune(run: Finished) -> bool:
 
 def _more_tags(run: Finished) -> Iterator[str]:
     """By the files that are there: what else reads the repository."""
+    if run.results.task == "sentence_embedding":
+        yield "sentence-similarity"
     if (run.folder / "onnx" / "model_quantized.onnx").is_file():
         yield from ("int8", "transformers.js")
     if any(run.folder.glob("openvino/*.xml")):

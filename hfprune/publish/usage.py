@@ -1,11 +1,14 @@
-"""Lines of the card that call a model: a classifier, or a reranker of pairs."""
+"""Lines of the card that call a model: a classifier, a reranker of pairs, an encoder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from hfprune.core.kinds import IMAGE, Kind
+from hfprune.deploy.choose.told import Told
+from hfprune.recipe.sections.whole import Recipe
 
 
 def calls(kind: Kind, ranks: bool) -> list[str]:
@@ -27,6 +30,33 @@ def input_of(kind: Kind, ranks: bool) -> str:
     return '["a query"], ["a text"]' if ranks else '["a text"]'
 
 
+def openvino(name: str, file: str, loader: str, load: str, given: str) -> Iterator[str]:
+    """How OpenVINO runs a file of a repository.
+
+    Args:
+        name: of the repository.
+        file: in its folder ``openvino``.
+        loader, load: the class that reads inputs, and the line that makes it.
+        given: an expression of one input, read.
+    """
+    yield from (
+        "",
+        "In OpenVINO:",
+        "",
+        "```python",
+        "import openvino",
+        "from huggingface_hub import snapshot_download",
+        f"from transformers import {loader}",
+        "",
+        f"name = snapshot_download({json.dumps(name)})",
+        load,
+        f'model = openvino.compile_model(f"{{name}}/openvino/{file}", "CPU")',
+        f"batch = {given}",
+        'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
+        "```",
+    )
+
+
 def javascript(kind: Kind, name: str) -> Iterator[str]:
     """Of Transformers.js, whose pipelines take no pairs."""
     yield from (
@@ -40,3 +70,78 @@ def javascript(kind: Kind, name: str) -> Iterator[str]:
         f'const classify = await pipeline("{kind.export_task}", name, {{ dtype: "q8" }});',
         "```",
     )
+
+
+WHAT_EMBEDDINGS_ARE: Final = (
+    "It gives a text a vector: texts that are alike get vectors with a large cosine. All metrics "
+    "compare its vectors with those of the dense model."
+)
+
+
+def how_embeddings_were_made(recipe: Recipe) -> str:
+    """When a sentence encoder was pruned, in words."""
+    if recipe.recovery.num_train_epochs > 0:
+        return "without labels; what was left learned to give the dense model's embeddings"
+    return "without labels and without training"
+
+
+def embedding(name: str, file: str, recommended: Iterable[Told], *, alone: bool) -> Iterator[str]:
+    """How a sentence encoder of the Hub is used.
+
+    Args:
+        name: of the repository.
+        file: of ONNX, in its folder ``onnx``.
+        recommended: files to deploy.
+        alone: whether sentence-transformers loads the weights.
+    """
+    yield from (
+        "In PyTorch:",
+        "",
+        "```python",
+        "import hfprune",
+        "from huggingface_hub import snapshot_download",
+        "",
+        f"folder = snapshot_download({json.dumps(name)})",
+        "encoder = hfprune.load_encoder(folder)",
+        'embeddings = encoder.encode(["a text", "another one"])',
+        "```",
+        "",
+    )
+    if alone:
+        yield from (
+            "All layers have one size, so sentence-transformers loads it as well:",
+            "",
+            "```python",
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            f"encoder = SentenceTransformer({json.dumps(name)})",
+            "```",
+            "",
+        )
+    else:
+        yield (
+            "`SentenceTransformer` stops with an error that says the same, since it builds all "
+            "layers alike. The ONNX files need neither:"
+        )
+        yield ""
+    yield from (
+        "In ONNX Runtime; pooling and normalisation are in the file:",
+        "",
+        "```python",
+        "import onnxruntime",
+        "from huggingface_hub import snapshot_download",
+        "from transformers import AutoTokenizer",
+        "",
+        f"folder = snapshot_download({json.dumps(name)})",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f'session = onnxruntime.InferenceSession(f"{{folder}}/onnx/{file}")',
+        "names = {one.name for one in session.get_inputs()}",
+        'batch = tokenizer(["a text"], padding=True, truncation=True, return_tensors="np")',
+        "(embeddings,) = session.run(",
+        '    ["sentence_embedding"], {name: batch[name] for name in names}',
+        ")",
+        "```",
+    )
+    for told in recommended:
+        yield from ("", f"The file that was the fastest {told.served}, from this folder:",
+                    "", "```python", *told.load, "```")  # fmt: skip

@@ -24,8 +24,10 @@ def describe(recipe: Recipe) -> list[str]:
         epochs = teacher.num_train_epochs or training.num_train_epochs
         rate = teacher.learning_rate or training.learning_rate
         first = (
-            f"teacher: fine-tune {recipe.model.name_or_path} for {epochs:g} epochs, learning rate "
-            f"{rate:g}"
+            f"teacher: {recipe.model.name_or_path} as it is, and its embeddings of all texts"
+            if recipe.task == "sentence_embedding"
+            else f"teacher: fine-tune {recipe.model.name_or_path} for {epochs:g} epochs, "
+            f"learning rate {rate:g}"
         )
         if teacher.num_seeds > 1:
             first += f"; {teacher.num_seeds} seeds, whose predictions are averaged to learn from"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Final
 
 from hfprune.core.details import Details, read_details
 from hfprune.core.errors import OutputError, RecipeError
@@ -266,6 +266,10 @@ class Page:
         return {label: kept.candidates for label, kept in members if kept.candidates}
 
 
+# How the words end that say of an embedding what stayed.
+KEPT: Final = "neighbours kept"
+
+
 def told(row: Mapping[str, Any]) -> ChangedRow:
     """A row of ``details.json`` in words; of tokens one entry a changed word."""
     text = row.get("text")
@@ -284,7 +288,7 @@ def told(row: Mapping[str, Any]) -> ChangedRow:
         return ChangedRow(row["row"], joined, row.get("text_pair"), None, said)
     label, before, after = row["label"], row["before"], row["after"]
     kind = None
-    if not isinstance(label, float):
+    if not isinstance(label, float) and not str(label).endswith(KEPT):
         kind = "fixed" if label == after else "broken" if label == before else "other"
     confidence = row.get("confidence")
     said = [Said(None, _shown(label), _shown(before), _shown(after), confidence)]
@@ -337,6 +341,13 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
     if results.task != "image_classification":
         command = f'hfprune predict {place} "a text of yours"'
         texts.append(("On the command line, in the folder of this report", command))
+    if results.task == "sentence_embedding":
+        loaded = f'hfprune.load_encoder("{place}")'
+        texts.append(
+            ("In Python", f'import hfprune\n\nencoder = {loaded}\n'
+             'embeddings = encoder.encode(["a text of yours"])')
+        )  # fmt: skip
+        return texts
     if found.ref.runtime == "onnxruntime":
         kind = kind_of_task(results.task)
         name = PurePath(found.file).name

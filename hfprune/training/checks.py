@@ -154,6 +154,11 @@ NO_DIVERGENCE = (
     "teacher, or choose loss or another metric"
 )
 
+NOTHING_TO_EMBED_LIKE = (
+    "embeddings are learned from those of a dense model: pass teacher=<the model as it is now, "
+    "another hfprune.load_embedder, or its path>, or rows with 'labels', embeddings to come near to"
+)
+
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 

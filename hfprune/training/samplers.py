@@ -1,13 +1,18 @@
-"""Rows of like length together, in an order that can be resumed."""
+"""Rows of like length, or of one query, together, in an order that can be resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hfprune.core.errors import TrainingError
+from hfprune.data.candidates import QUERY_ROW
 
 
 def in_fixed_order(sampler: Any, args: Any) -> Any:
@@ -22,6 +27,75 @@ def in_fixed_order(sampler: Any, args: Any) -> Any:
     # many times the batch.
     sampler.batch_size *= args.world_size
     return GroupedByLength(sampler, args.seed if args.data_seed is None else args.data_seed)
+
+
+def by_query(dataset: Any, args: Any) -> GroupedByQuery:
+    """A sampler that keeps a query's rows together.
+
+    Args:
+        dataset: of rows with the column ``query_row``.
+        args: the ``TrainingArguments``.
+
+    Raises:
+        TrainingError: it has no such column.
+    """
+    columns = getattr(dataset, "column_names", None) or ()
+    if QUERY_ROW not in columns:
+        raise TrainingError(
+            f"the training rows have the columns {', '.join(columns) or 'none'}: what compares the "
+            f"texts of a query needs {QUERY_ROW!r}, the number of each row's query"
+        )
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return GroupedByQuery(np.asarray(dataset[QUERY_ROW][:]), args.train_batch_size, seed)
+
+
+class GroupedByQuery(Sampler[int]):
+    """Queries in random order, each with all its rows, in batches that cut as few as can be.
+
+    A query that does not fit into what is left of a batch is passed over for one that does, and cut
+    where none does: nowhere, if the batch size is a multiple of the queries' rows. The order
+    follows from seed and epoch alone.
+
+    Args:
+        queries: int64 ``(rows,)``, the number of each row's query.
+        batch_size: rows of a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, queries: NDArray[Any], batch_size: int, seed: int) -> None:
+        order = np.argsort(queries, kind="stable")
+        _, sizes = np.unique(queries, return_counts=True)
+        self._rows = np.split(order, np.cumsum(sizes)[:-1])
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rows))
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self._seed, self._epoch))
+        # By size, the next one last.
+        waiting: dict[int, list[NDArray[Any]]] = {}
+        for place in rng.permutation(len(self._rows)):
+            waiting.setdefault(len(self._rows[place]), []).append(self._rows[place])
+        left = self._batch_size
+        while waiting:
+            fitting = [size for size in waiting if size <= left] or list(waiting)
+            # As often as there are queries of the size.
+            counts = np.array([len(waiting[size]) for size in fitting], dtype=np.float64)
+            size = fitting[int(rng.choice(len(fitting), p=counts / counts.sum()))]
+            rows = waiting[size].pop()
+            if not waiting[size]:
+                del waiting[size]
+            yield from rows.tolist()
+            left -= len(rows)
+            while left <= 0:
+                left += self._batch_size
 
 
 class GroupedByLength(Sampler[int]):

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from hfprune.core.errors import TrainingError, TrainingMemoryError
 from hfprune.core.faults import is_out_of_memory
-from hfprune.core.kinds import takes_images
+from hfprune.core.kinds import gives_embeddings, takes_images
+from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
@@ -31,6 +32,7 @@ from hfprune.training.best import wins_a_tie
 from hfprune.training.callbacks import PruningCallback
 from hfprune.training.checkpoints import checkpoint_to_resume
 from hfprune.training.distillation.cache import TeacherCache
+from hfprune.training.distillation.losses import EMBEDDING
 from hfprune.training.distillation.nearness import (
     DIVERGENCE,
     Nearness,
@@ -46,7 +48,7 @@ from hfprune.training.distillation.teaching import (
     without_rows,
 )
 from hfprune.training.pruner import Pruner
-from hfprune.training.samplers import in_fixed_order
+from hfprune.training.samplers import by_query, in_fixed_order
 from hfprune.training.saving import SavesAsPruned
 
 
@@ -303,20 +305,26 @@ class HFPruneTrainer(SavesAsPruned):
     ) -> Any:
         """The task's loss; while training with a teacher, plus the distillation losses."""
         teaching = self.teaching
+        queries = inputs.get(QUERY_ROW)
         inputs, rows = without_rows(inputs)
         if teaching is None or not teaching.learns(model):
+            if "labels" not in inputs and gives_embeddings(self.bare_model()):
+                raise TrainingError(checks.NOTHING_TO_EMBED_LIKE)
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         if not teaching.settings.dropout:
             stop_dropout_(model)
-        label, outputs = super().compute_loss(
-            model,
-            {**inputs, **teaching.asks},
-            return_outputs=True,
-            num_items_in_batch=num_items_in_batch,
-        )
-        extra = teaching.loss(outputs, inputs, rows)
+        if "labels" not in inputs and teaching.problem == EMBEDDING:
+            outputs, label = model(**inputs, **teaching.asks), 0.0
+        else:
+            label, outputs = super().compute_loss(
+                model,
+                {**inputs, **teaching.asks},
+                return_outputs=True,
+                num_items_in_batch=num_items_in_batch,
+            )
+        extra = teaching.loss(outputs, inputs, rows, queries)
         if self.compute_loss_func is not None and num_items_in_batch is not None:
             # A user's loss function divides by the whole batch itself, and the Trainer then no
             # longer divides by the number of accumulated batches.
@@ -334,6 +342,9 @@ class HFPruneTrainer(SavesAsPruned):
         self.teacher_cache = lessons.cache or self.teacher_cache
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        settings = None if self.teaching is None else self.teaching.settings
+        if settings is not None and settings.ranking_loss != "pointwise":
+            return by_query(args[0] if args else self.train_dataset, self.args)
         sampler = super()._get_train_sampler(*args, **kwargs)
         return in_fixed_order(sampler, self.args)
 

@@ -121,6 +121,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
     "inspect": lambda model: hfprune.inspect(model),
     "load_saved": lambda model: load_saved(str(model)),
     "load_saved_classifier": lambda model: load_saved_classifier(str(model)),
+    "load_embedder": lambda model: hfprune.load_embedder(str(model)),
     "load_encoder": lambda model: hfprune.load_encoder(model),
     "evaluate": lambda model: evaluate(model, [model.parent / "rows.csv"]),
     "load_processor": lambda model: load_processor(

@@ -14,6 +14,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs/matrix.md"
 ALWAYS = (
     ("roberta", "token_classification"),
     ("deit", "image_classification"),
+    ("distilbert", "sentence_embedding"),
 )
 
 

@@ -240,7 +240,8 @@ REFUSED = {
     "choice": (
         MINIMAL + "task: regresion\n",
         "line 8: task: expected one of single_label_classification, multi_label_classification, "
-        "regression, token_classification, image_classification, reranking, got 'regresion' "
+        "regression, token_classification, image_classification, reranking, sentence_embedding, "
+        "got 'regresion' "
         "(text). Did you mean 'regression'?",
     ),
     "lengths of images": (
@@ -324,6 +325,17 @@ REFUSED = {
         + "teacher:\n  num_seeds: 3\n",
         "lines 7 and 10: teacher.num_seeds averages predictions to learn from, and only the first "
         "teacher's vocabulary is reduced: remove one",
+    ),
+    "seeds of an encoder that is not trained": (
+        MINIMAL + "task: sentence_embedding\nteacher:\n  num_seeds: 3\n",
+        "lines 8 and 10: teacher.num_seeds averages predictions to learn from, and a sentence "
+        "encoder is taken as it is: remove it",
+    ),
+    "texts without labels beside others": (
+        MINIMAL.replace("name: org/data", "name: org/data\n  unlabeled_file: more.csv")
+        + "task: sentence_embedding\n",
+        "lines 5 and 9: data.unlabeled_file adds texts without labels, and all texts of task "
+        "sentence_embedding are: list the file in data.train_file",
     ),
     "a rate judged by no teacher": (
         MINIMAL + "recovery:\n  learning_rate: auto\ndistillation: null\n",
@@ -545,7 +557,7 @@ REFUSED = {
         with_lines("training:", "  metric_for_best_model: mcc"),
         "line 9: training.metric_for_best_model 'mcc' is not computed: add it to "
         "evaluation.metrics, or choose from accuracy, f1_macro, precision_macro, recall_macro, "
-        "loss",
+        "loss, divergence",
     ),
     "worst model": (
         with_lines("training:", "  greater_is_better: false"),
@@ -1217,7 +1229,9 @@ def test_local_files_of_shipped_recipes_are_those_of_the_demo() -> None:
              "demo-assets/bbc-reranking/test.jsonl"}  # fmt: skip
     used = set()
     for recipe in map(load_recipe, SHIPPED):
-        used |= {recipe.model.name_or_path, recipe.data.train_file, recipe.data.test_file}
+        used.add(recipe.model.name_or_path)
+        for files in (recipe.data.train_file, recipe.data.test_file):
+            used |= set(files) if isinstance(files, list) else {files}
     assert {name for name in used if name and name.startswith("demo-assets")} == names
 
 

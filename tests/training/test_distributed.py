@@ -64,7 +64,7 @@ def test_two_processes_equal_one_with_twice_the_batch(order: str, tmp_path: Path
     "target",
     [
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("reconstruction", "speedup", "fast reconstruction", "family")
+        for name in ("reconstruction", "speedup", "fast reconstruction", "family", "embeddings")
     ],
 )  # fmt: skip
 def test_two_processes_plan_as_one(target: str, tmp_path: Path) -> None:

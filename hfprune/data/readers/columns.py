@@ -30,6 +30,8 @@ def wanted_columns(config: DataConfig, task: Task) -> dict[str, str]:
         wanted = {config.image_column: "data.image_column"}
     if config.text_pair_column is not None:
         wanted[config.text_pair_column] = "data.text_pair_column"
+    if task == "sentence_embedding":
+        return wanted
     if task == "reranking" and config.negative_column is not None:
         return wanted | dict.fromkeys(negative_columns(config), "data.negative_column")
     wanted.update(dict.fromkeys(label_columns(config), "data.label_column"))

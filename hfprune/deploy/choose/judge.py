@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from hfprune.core.errors import DataError
+from hfprune.measure.embeddings import directions
 
 State: TypeAlias = Literal["kept", "undecided", "refused"]
 Metric: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
@@ -39,10 +40,11 @@ class Evidence:
         drop: what the metric lost; below 0 it gained.
         low, high: bounds of the drop, each one-sided at ``ONE_SIDED``.
         expected: the loss that float32's own probabilities expect, a fraction of rows; ``nan`` for
-            regression.
+            regression and embeddings.
         expected_low: its lower bound.
         divergence: mean Kullback-Leibler divergence of the candidate from float32, nats; for
-            regression the mean squared difference over the variance of float32's answers.
+            regression the mean squared difference over the variance of float32's answers, for
+            embeddings 1 less their cosine.
         changed: rows (of tokens: tokens) whose prediction is another.
     """
 
@@ -86,6 +88,7 @@ def gather(
     metric: Metric,
     *,
     several: bool = False,
+    vectors: bool = False,
     greater_is_better: bool = True,
     temperature: float = 1.0,
     served: str = "batches",
@@ -95,7 +98,8 @@ def gather(
 
     The drop's standard error is that of a jackknife over groups of rows (Shao and Wu, A general
     theory for jackknife variance estimation, 1989), with one row more that differs, so that it is
-    not nothing where none does (after Agresti and Min, 2005).
+    not nothing where none does (after Agresti and Min, 2005). Embeddings all move a little and
+    none jumps: their error is the jackknife's alone.
 
     Args:
         before, after: logits of float32 and of the candidate, ``[rows, labels]``, of tokens
@@ -103,6 +107,7 @@ def gather(
         labels: one entry a row, or whatever else ``metric`` takes beside logits.
         metric: of logits and labels.
         several: whether a row may have several labels, each of them yes or no.
+        vectors: whether the outputs are embeddings, of which directions count.
         greater_is_better: whether more of the metric is better.
         temperature: by which float32's logits are divided to make its probabilities right; see
             :func:`calibrated_temperature`.
@@ -133,8 +138,13 @@ def gather(
     reach = math.inf  # a single query tells nothing of others
     if witnesses > 1:
         error, groups = _jackknife(lost, unit), min(GROUPS, witnesses)
-        reach = float(student.ppf(ONE_SIDED, groups - 1)) * math.hypot(error, 1.0 / witnesses)
-    expected, changed = expected_loss(before / temperature, after / temperature, several=several)
+        row = 0.0 if vectors else 1.0 / witnesses
+        reach = float(student.ppf(ONE_SIDED, groups - 1)) * math.hypot(error, row)
+    expected, changed = None, 0
+    if not vectors:
+        expected, changed = expected_loss(
+            before / temperature, after / temperature, several=several
+        )
     mean, below = math.nan, math.nan
     if expected is not None:
         mean = float(expected.mean())
@@ -147,7 +157,7 @@ def gather(
         high=drop + reach,
         expected=mean,
         expected_low=below,
-        divergence=float(divergence(before, after, several=several).mean()),
+        divergence=float(divergence(before, after, several=several, vectors=vectors).mean()),
         changed=changed,
     )
 
@@ -257,9 +267,11 @@ def expected_loss(
 
 
 def divergence(
-    before: NDArray[Any], after: NDArray[Any], *, several: bool = False
+    before: NDArray[Any], after: NDArray[Any], *, several: bool = False, vectors: bool = False
 ) -> NDArray[np.float64]:
     """How far the second model's answers are from the first's, row by row (:class:`Evidence`)."""
+    if vectors:
+        return np.asarray(1.0 - _cosines(before, after))
     if before.shape[-1] == 1:
         spread = max(float(np.var(before)), 1e-12)
         found: NDArray[np.float64] = np.square(after - before)[..., 0] / spread
@@ -303,14 +315,23 @@ def calibrated_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     return math.exp(float(found.x))
 
 
-def depends_on_batch(alone: NDArray[Any], together: NDArray[Any], *, several: bool = False) -> int:
+def depends_on_batch(
+    alone: NDArray[Any],
+    together: NDArray[Any],
+    *,
+    several: bool = False,
+    vectors: bool = False,
+) -> int:
     """On how many rows the prediction is another when the row is alone than in a batch.
 
-    Regression: rows that differ by more than a thousandth of the answers' spread.
+    Regression: rows that differ by more than a thousandth of the answers' spread. Embeddings: rows
+    of which 1 less the cosine is more than a thousandth.
 
     Args:
         alone, together: logits of one file on the same rows, as :func:`gather` takes them.
     """
+    if vectors:
+        return int((1.0 - _cosines(alone, together) > 1e-3).sum())
     if alone.shape[-1] == 1:
         gap = np.abs(alone - together).reshape(len(alone), -1).max(axis=1)
         return int((gap > 1e-3 * max(float(np.std(alone)), 1e-12)).sum())
@@ -326,6 +347,10 @@ def _jackknife(statistic: Callable[[NDArray[Any]], float], unit: NDArray[Any]) -
     member = unit % groups
     found = np.array([statistic(np.flatnonzero(member != group)) for group in range(groups)])
     return math.sqrt((groups - 1) / groups * float(np.square(found - found.mean()).sum()))
+
+
+def _cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray((directions(first) * directions(second)).sum(axis=-1))
 
 
 def _quantile() -> float:

@@ -53,6 +53,7 @@ class Judging:
         several: whether a row may have several labels.
         ranked: whether labels are ``[rows, 2]``, the second the number of the row's query; texts
             of a query are then kept together.
+        vectors: whether the outputs are embeddings.
         max_drop: what the metric may lose against float32.
     """
 
@@ -63,6 +64,7 @@ class Judging:
     greater_is_better: bool = True
     several: bool = False
     ranked: bool = False
+    vectors: bool = False
     max_drop: float = 0.002
 
 
@@ -285,7 +287,9 @@ class Trials:
         same = (
             together[self._alone][:, : alone.shape[1]] if alone.ndim == 3 else together[self._alone]
         )
-        candidate.depends = depends_on_batch(alone, same, several=judging.several)
+        candidate.depends = depends_on_batch(
+            alone, same, several=judging.several, vectors=judging.vectors
+        )
         before = (
             self._float[self._alone][:, : alone.shape[1]]
             if alone.ndim == 3
@@ -307,6 +311,7 @@ class Trials:
             labels,
             self._judging.metric,
             several=self._judging.several,
+            vectors=self._judging.vectors,
             greater_is_better=self._judging.greater_is_better,
             temperature=self._temperature,
             served=served,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hfprune.core.errors import ExportError
-from hfprune.core.kinds import image_shape, kind_of_model, takes_images
+from hfprune.core.kinds import EMBEDDING, image_shape, kind_of_model, takes_images
 from hfprune.deploy.files import MODEL_FILE, before_transformers_5, has_module, require
 from hfprune.deploy.limits import limits_of
 from hfprune.deploy.staging import save_graph
@@ -46,6 +46,12 @@ def find_backend(name: str) -> Callable[[Any, Path, int | None], None]:
     return _write_with_transformers
 
 
+def _task_of(model: Any) -> str:
+    """What Optimum calls it; an encoder without a head gives the hidden states of its tokens."""
+    bare = type(model).__name__.endswith(EMBEDDING.ending)
+    return EMBEDDING.export_task if bare else kind_of_model(model).export_task
+
+
 def _write_with_optimum(model: Any, output: Path, opset: int | None) -> None:
     from optimum.exporters.onnx import onnx_export_from_model
 
@@ -54,7 +60,7 @@ def _write_with_optimum(model: Any, output: Path, opset: int | None) -> None:
         model,
         output,
         opset=opset,
-        task=kind_of_model(model).export_task,
+        task=_task_of(model),
         device="cpu",
         do_validation=False,
     )

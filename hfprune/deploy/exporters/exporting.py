@@ -19,10 +19,13 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from hfprune.core.errors import ExportError
+from hfprune.core.kinds import gives_embeddings
 from hfprune.deploy.exporters.backends import find_backend
+from hfprune.deploy.exporters.pooling import pool_graph
 from hfprune.deploy.files import MODEL_FILE, UNTOUCHED, brief
 from hfprune.deploy.parity import check_parity
 from hfprune.deploy.staging import quietly, staged
+from hfprune.models.embedding import as_encoder_
 from hfprune.pruning.surgery import forget_hint_
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,9 @@ def export_onnx(
     backend: str = "auto",
 ) -> Path:
     """Write a classifier as ONNX, with config and tokenizer, and check it against PyTorch.
+
+    Of a model that gives embeddings, pooling and normalisation are in the graph, whose only output
+    is ``sentence_embedding``.
 
     Works on a float32 copy on the CPU in eval mode, so the model keeps its mode, device, dtype and
     config (and memory for one more copy is needed). Batch and sequence length stay free in the
@@ -69,7 +75,13 @@ def export_onnx(
     with staged(Path(output_dir)) as staging:
         with quietly():
             try:
-                write(plain, staging, opset)
+                if gives_embeddings(plain):
+                    write(as_encoder_(copy.deepcopy(plain)), staging, opset)
+                    pool_graph(staging / MODEL_FILE, plain)
+                else:
+                    write(plain, staging, opset)
+            except ExportError:
+                raise
             except Exception as error:  # exporters raise whatever the tracer met
                 kind = getattr(plain.config, "model_type", type(model).__name__)
                 raise ExportError(

@@ -48,7 +48,7 @@ def answer(logits: NDArray[Any], task: Task, names: Sequence[str]) -> dict[str, 
         JSON-ready. One label: ``label`` and ``score``, its probability. Any number of labels:
         ``labels``, those whose probability is above a half. Both: ``scores`` of all labels, the
         greatest first. Regression: ``value``; of reranking that is the score, by which texts of
-        one query are put in order.
+        one query are put in order. Embeddings: ``embedding``, a list of numbers.
 
     Raises:
         TrainingError: the logits are not numbers.
@@ -57,6 +57,8 @@ def answer(logits: NDArray[Any], task: Task, names: Sequence[str]) -> dict[str, 
         raise TrainingError(
             "the model gives logits that are no finite numbers: its training has diverged"
         )
+    if task == "sentence_embedding":
+        return {"embedding": [float(value) for value in logits]}
     if task in ("regression", "reranking"):
         return {"value": float(logits[0])}
     several = task == "multi_label_classification"
@@ -175,6 +177,9 @@ def as_line(row: Mapping[str, Any], *, top: int = 1) -> str:
     text = " ".join(str(row.get("text", row.get("image", ""))).split())
     if "value" in row:
         return f"{row['value']:.4f}  {text}"
+    if "embedding" in row:
+        shown = " ".join(f"{value:.4f}" for value in row["embedding"][:4])
+        return f"[{shown} ...; {len(row['embedding'])}]  {text}"
     if "entities" in row:
         told = ", ".join(f"{e['type']}: {e['text']} {e['score']:.3f}" for e in row["entities"])
         return f"{told or 'no entity'}  | {text}"

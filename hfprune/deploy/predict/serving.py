@@ -12,9 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import CheckpointError, DataError
-from hfprune.core.kinds import IMAGE, KINDS, TEXT, TEXT_INPUTS, TOKENS, is_reranker, kind_of_task
+from hfprune.core.kinds import (
+    EMBEDDING,
+    IMAGE,
+    KINDS,
+    TEXT,
+    TEXT_INPUTS,
+    TOKENS,
+    is_reranker,
+    kind_of_task,
+)
 from hfprune.core.results import METRICS_FILE
-from hfprune.core.tasks import ONE_OUTPUT, Task
+from hfprune.core.tasks import WITHOUT_CLASSES, Task
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.windows import mean_by_text, windows
@@ -26,6 +35,7 @@ from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
 from hfprune.measure.traffic import Use
 from hfprune.models.configs import load_config, longest_input
+from hfprune.models.layout import layout_or_note, prompt_of
 from hfprune.models.loading import load_processor
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
@@ -104,6 +114,8 @@ def _missing(name: str) -> str | None:
 def task_of_config(config: Any) -> Task:
     """What a model predicts, by its config alone."""
     names = getattr(config, "architectures", None) or [""]
+    if str(names[0]).endswith(EMBEDDING.ending):
+        return "sentence_embedding"
     kind = next((kind for kind in KINDS if str(names[0]).endswith(kind.ending)), TEXT)
     if kind is TOKENS:
         return "token_classification"
@@ -133,10 +145,11 @@ class Predictor:
 
     Attributes:
         file: that answers.
-        task, labels: of the model; no labels for regression and reranking.
+        task, labels: of the model; no labels for regression, reranking and embeddings.
         max_length: tokens, where a text is cut; ``None`` for images.
         session: the opened file.
         stride: of the windows in which long texts are read, as the recipe says.
+        prompt: what stands before each text that is embedded.
 
     Raises:
         CheckpointError: the folder holds no model that can be run, no tokenizer, or a family.
@@ -163,12 +176,16 @@ class Predictor:
         config = load_config(files)
         self.task: Task = task_of_config(config) if recipe is None else recipe.task
         self.labels: list[str] = []
-        if self.task not in ONE_OUTPUT:
+        if self.task not in WITHOUT_CLASSES:
             self.labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
         self.processor: Any = load_processor(
             str(_folder_with(place, *_readers(self.task))), self.task, revision=None,
             trust_remote_code=False, key="the folder",
         )  # fmt: skip
+        self.prompt = ""
+        layout = layout_or_note(place)[0] if self.task == "sentence_embedding" else None
+        if layout is not None:
+            self.prompt = prompt_of(layout, None if recipe is None else recipe.data.prompt)
         self.max_length, self.stride = None, None
         if self.task != "image_classification":
             limits = [
@@ -217,7 +234,7 @@ class Predictor:
         if pairs and len(pairs) < len(rows):
             raise DataError("some rows have a second text and some have none: give all or none one")
         encoded = self.processor(
-            [row.text for row in rows],
+            [self.prompt + row.text for row in rows],
             pairs or None,
             truncation=True,
             max_length=self.max_length,

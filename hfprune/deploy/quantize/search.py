@@ -69,6 +69,7 @@ def quantize_auto(
     max_drop: float = 0.002,
     seconds: float = 120.0,
     queries: NDArray[Any] | None = None,
+    vectors: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> SearchRecord:
     """Write the best 8-bit version of ``model.onnx`` that keeps the metric: fast, in a small file.
@@ -93,6 +94,7 @@ def quantize_auto(
             refused when it is shown to lose more (:func:`hfprune.deploy.choose.judge.judge`).
         seconds: after that time no further candidate is begun.
         queries: of reranking the number of each validation row's query; rows of one stay together.
+        vectors: whether the outputs are embeddings.
         progress: called with the fraction of the time that is over, and what is tried.
 
     Returns:
@@ -116,6 +118,7 @@ def quantize_auto(
         shapes=list(dict.fromkeys(shapes)),
         threads=threads,
         max_drop=max_drop,
+        vectors=vectors,
     )
     with tempfile.TemporaryDirectory(prefix="hfprune-quantize-") as name:
         bench = Workbench(Path(onnx_dir), Path(name), task, seconds * TIMING_SHARE)

@@ -48,6 +48,7 @@ class Task:
     threads: int
     max_drop: float
     queries: NDArray[Any] | None = None
+    vectors: bool = False
 
 
 class Workbench:
@@ -180,7 +181,7 @@ class Workbench:
         def first(values: NDArray[np.float32]) -> NDArray[np.float32]:
             return values[:count, : alone.shape[1]] if alone.ndim == 3 else values[:count]
 
-        depends = depends_on_batch(alone, first(logits))
+        depends = depends_on_batch(alone, first(logits), vectors=self.task.vectors)
         positions = np.array(self.task.rows)
         evidence = [self._evidence(self.float_logits, logits, positions, "batches")]
         if depends and count > 1:
@@ -206,6 +207,7 @@ class Workbench:
             lambda logits, rows: self.task.metric(logits, rows.tolist()),
             greater_is_better=self.task.greater_is_better,
             served=served,
+            vectors=self.task.vectors,
             units=None if self.task.queries is None else self.task.queries[: len(positions)],
         )
 

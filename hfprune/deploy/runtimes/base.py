@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
-from hfprune.core.kinds import IMAGE_INPUTS
+from hfprune.core.kinds import EMBEDDING, IMAGE_INPUTS
 from hfprune.deploy.files import Batch
 from hfprune.recipe.sections.export import QuantizationConfig
 
@@ -189,6 +189,11 @@ def feed_of(input_names: Sequence[str], batch: Batch, file: Path) -> dict[str, N
 def dtype_of(name: str) -> type[np.generic]:
     """The type of one of a model's inputs."""
     return np.float32 if name in IMAGE_INPUTS else np.int64
+
+
+def name_of(task: str) -> str:
+    """What a file's outputs are called in examples, by the name of a pipeline's task."""
+    return "embeddings" if task == EMBEDDING.export_task else "logits"
 
 
 def reader_class(task: str) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hfprune.core.errors import ExportError, MissingExtraError
+from hfprune.core.kinds import output_of
 from hfprune.deploy.files import MODEL_FILE, OPTIMIZED_FILE, QUANTIZED_FILE, onnx_files, require
 from hfprune.deploy.quantize.outcome import CONSTANT, USUAL
 from hfprune.deploy.quantize.quantizing import prepare_graph, quantize_onnx
-from hfprune.deploy.runtimes.base import Offer, Runtime, reader_class, reading
+from hfprune.deploy.runtimes.base import Offer, Runtime, name_of, reader_class, reading
 from hfprune.deploy.runtimes.onnx_session import OnnxClassifier as OnnxClassifier
 from hfprune.deploy.staging import copy_of_export, data_files, save_graph, staged
 from hfprune.recipe.sections.export import QuantizationConfig
@@ -101,5 +102,5 @@ class OnnxRuntime(Runtime):
             f'model, reader = onnxruntime.InferenceSession("{path}"), {kind}.from_pretrained(".")',
             f"batch = {reading(task, types=True)}; "
             "feed = {i.name: batch[i.name] for i in model.get_inputs()}; "
-            'logits = model.run(["logits"], feed)[0]',
+            f'{name_of(task)} = model.run(["{output_of(task)}"], feed)[0]',
         )

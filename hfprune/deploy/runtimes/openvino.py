@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError, MissingExtraError
+from hfprune.core.kinds import output_of
 from hfprune.deploy.files import MODEL_FILE, UNTOUCHED, Batch, brief, require
 from hfprune.deploy.graph.rewriting import rewrite
 from hfprune.deploy.parity import check_finite, check_same
@@ -27,6 +28,7 @@ from hfprune.deploy.runtimes.base import (
     Runtime,
     Session,
     feed_of,
+    name_of,
     reader_class,
     reading,
     refused,
@@ -181,7 +183,8 @@ class OpenVino(Runtime):
             f"import openvino; from transformers import {kind}",
             f'model, reader = openvino.compile_model("{path}", "CPU"), {kind}.from_pretrained(".")',
             f"batch = {reading(task, types=True)}; "
-            'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
+            f"{name_of(task)} = model({{i.any_name: batch[i.any_name] for i in model.inputs}})"
+            f'["{output_of(task)}"]',
         )
 
 

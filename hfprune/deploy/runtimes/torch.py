@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
-from hfprune.core.kinds import IMAGE_INPUTS, takes_images
+from hfprune.core.kinds import EMBEDDING, IMAGE_INPUTS, takes_images
 from hfprune.core.machine import bfloat16_pays
 from hfprune.deploy.files import MODEL_INPUTS, Batch
 from hfprune.deploy.runtimes.base import (
@@ -120,6 +120,9 @@ class Torch(Runtime):
 
     def how_to_load(self, path: str, task: str) -> tuple[str, ...]:
         reader = reader_class(task)
+        if task == EMBEDDING.export_task:
+            return ("import hfprune", 'encoder = hfprune.load_encoder(".")',
+                    'embeddings = encoder.encode(["a text"])')  # fmt: skip
         return (
             f"import hfprune; from transformers import {reader}",
             f'model, reader = hfprune.from_pretrained("."), {reader}.from_pretrained(".")',

@@ -58,14 +58,14 @@ def few(counts: list[int]) -> list[int]:
     return sorted({counts[0], counts[len(counts) // 2], counts[-1]})
 
 
-def probe_config(model_class: Any, config: Any) -> Any:
+def probe_config(make_model: Any, config: Any) -> Any:
     """The configuration of probes: a few layers, a small vocabulary, the blocks as they are.
 
     Where layers share their weights all stay: a block is then measured with all its uses.
     """
     found = copy.deepcopy(config)
     with torch.device("meta"):
-        views = block_views(model_class(config)).values()
+        views = block_views(make_model(config)).values()
     if all(view.uses == 1 for view in views):
         found.num_hidden_layers = min(PROBE_LAYERS, config.num_hidden_layers)
     return without_vocabulary(found)

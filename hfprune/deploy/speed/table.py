@@ -30,6 +30,7 @@ from torch import nn
 
 from hfprune.core.errors import HFPruneError, PlanError
 from hfprune.core.files import cache_folder, keep_in_cache
+from hfprune.core.kinds import gives_embeddings
 from hfprune.core.reading import read_json
 from hfprune.deploy.speed.landing import MAX_ROUNDS, MIN_ROUNDS, deployed
 from hfprune.deploy.speed.probes import (
@@ -44,6 +45,7 @@ from hfprune.families import model_sizes
 from hfprune.measure.environment import environment
 from hfprune.measure.latency import measure_latency, order_statistic
 from hfprune.measure.runners import batches_for, onnx_runner
+from hfprune.models.embedding import maker_of
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, resize_
 from hfprune.recipe.sections.export import QuantizationConfig
@@ -92,8 +94,9 @@ def latency_table(
     config = _plain_config(model)
     key = _key(config, quantization, batch_size, sequence_length, threads, opset)
     place = (cache or cache_folder("latency")) / f"{key}.json"
+    make = maker_of(model)
     with torch.device("meta"):
-        units = model_sizes(type(model)(config))[0]
+        units = model_sizes(make(config))[0]
     kept = _kept_table(place, units)
     if kept is not None and (kept.batch_size, kept.sequence_length, kept.threads) == (
         batch_size,
@@ -102,7 +105,7 @@ def latency_table(
     ):
         return kept
     table = _measure(
-        type(model), config, tokenizer, quantization,
+        make, config, tokenizer, quantization,
         batch_size, sequence_length, threads, opset, baseline, progress,
     )  # fmt: skip
     keep_in_cache(place, json.dumps(table.to_dict(), allow_nan=False).encode())
@@ -180,7 +183,7 @@ def _key(
 
 
 def _measure(
-    model_class: Any,
+    make_model: Callable[[Any], Any],
     config: Any,
     tokenizer: Any,
     quantization: QuantizationConfig | None,
@@ -192,8 +195,10 @@ def _measure(
     progress: Callable[[str, int, int], None] | None,
 ) -> LatencyTable:
     tell = progress or (lambda step, done, total: None)
-    probe = probe_config(model_class, config)
-    base = model_class(probe)
+    probe = probe_config(make_model, config)
+    base = make_model(probe)
+    # Without blocks nothing of an encoder is left to quantize where there is no head.
+    bare = gives_embeddings(base)
     sizes = model_sizes(base)
     layers, (heads, neurons) = len(sizes), sizes[0]
     counts = (head_counts(heads), neuron_counts(neurons))
@@ -210,15 +215,16 @@ def _measure(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if baseline is None:
-            dense = model_class(without_vocabulary(config))
+            dense = make_model(without_vocabulary(config))
             baseline = deployed(dense, reader, None, folder / "baseline", opset=opset)
             del dense
         runners = {"baseline": onnx_runner(baseline, threads)}
         for done, (label, kept) in enumerate(probes.items()):
             model = resize_(copy.deepcopy(base), kept)
             place = folder / label
+            settings = None if bare and label == "fixed" else dynamic
             runners[label] = onnx_runner(
-                deployed(model, reader, dynamic, place, opset=opset), threads
+                deployed(model, reader, settings, place, opset=opset), threads
             )
             # A session has read what it needs: the disk holds one probe at a time.
             shutil.rmtree(place, ignore_errors=True)

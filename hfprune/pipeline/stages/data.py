@@ -16,6 +16,7 @@ from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import data_digest, model_digest
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import Precision
+from hfprune.pipeline.stages import embeddings
 from hfprune.training.imbalance import balanced_weights, weighted_loss
 
 
@@ -31,7 +32,7 @@ def prepare(context: Context) -> Prepared:
             trust_remote_code=model.trust_remote_code,
             key="model.name_or_path" if own else "model.tokenizer",
         )
-        data = load_task_data(recipe.data, processor, recipe.task)
+        data = load_task_data(recipe.data, processor, recipe.task, prompt=embeddings.prompt(recipe))
         dense = reading_by(context, processor, data)
         context.console.note(described(data))
         for notice in data.notices:
@@ -46,6 +47,8 @@ def prepare(context: Context) -> Prepared:
                 model=model_digest(recipe.model.name_or_path, recipe.model.revision),
                 given=model_digest(recipe.teacher.name_or_path, recipe.teacher.revision),
             )
+    if recipe.task == "sentence_embedding":
+        dense = embeddings.labelled(context, dense)
     return Prepared(dense, dense, loss, weights, bf16=_precision(context))
 
 
@@ -114,4 +117,5 @@ def described(data: TaskData) -> str:
     if TEXT_ROW in data.train.column_names:
         rows = sum(len(data.split(name)) for name in SPLITS)
         note = f"; {rows} windows of up to {data.max_length} tokens"
-    return ", ".join(parts) + f" samples, {data.num_labels} labels{note}"
+    labels = "no" if data.task == "sentence_embedding" else data.num_labels
+    return ", ".join(parts) + f" samples, {labels} labels{note}"

@@ -169,6 +169,7 @@ def judging_of(context: Context, reading: Reading) -> Judging:
         greater_is_better=name not in LOWER_IS_BETTER,
         several=data.task == "multi_label_classification",
         ranked=data.task == "reranking",
+        vectors=data.task == "sentence_embedding",
         max_drop=recipe.export.max_quantization_drop,
     )
 

@@ -16,12 +16,13 @@ from hfprune.deploy.runtimes.base import Session
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
+from hfprune.deploy.sentences import Uses, read_uses
 from hfprune.measure.comparison import changes, class_scores
 from hfprune.measure.intervals import interval, paired_interval
 from hfprune.measure.metrics import compute
 from hfprune.measure.probabilities import quality
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
 from hfprune.pipeline.stages.export import reading_of
 
@@ -30,6 +31,8 @@ ONNX_FORMS = {"ONNX": MODEL_FILE, "ONNX-lean": OPTIMIZED_FILE, "int8": QUANTIZED
 
 # Of a text whose prediction changed: characters, or words, that are kept.
 MOST_TEXT = 1000
+# Of a text, or its nearest: three stand side by side.
+NEAR_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def run(
     about = (data.task, data.num_labels, data.label_names)
     first: Any = None  # the dense model in PyTorch, which all are compared with
     found = candidates(context, prepared, models, exported)
+    uses = {reading is prepared.dense: _uses(context, reading)
+            for reading in (prepared.small, prepared.dense)}  # fmt: skip
     for ref, candidate in found.items():
         model = opened(candidate, threads)
         reading = reading_of(prepared, ref.label)
@@ -133,8 +138,12 @@ def run(
             batch_size=recipe.training.per_device_eval_batch_size,
         )
         logits = reading.data.by_text("test", logits)
+        used = uses[reading is prepared.dense]
+        more = {} if used is None else used.measure(
+            model, reading.collator, recipe.training.per_device_eval_batch_size
+        )  # fmt: skip
         entry: dict[str, Any] = {
-            "metrics": compute(logits, labels, names, *about),
+            "metrics": compute(logits, labels, names, *about) | more,
             "by_class": class_scores(logits, labels, *about),
             "probabilities": quality(logits, labels, data.task),
         }
@@ -155,9 +164,19 @@ def run(
     return Evaluated(evaluation=evaluation, changed=changed)
 
 
+def _uses(context: Context, reading: Reading) -> Uses | None:
+    """What embeddings are tried on besides, if the recipe names such rows."""
+    settings, data = context.recipe.evaluation, reading.data
+    return read_uses(
+        settings.scored_pairs, settings.retrieval, reading.processor, data.max_length, data.prompt
+    )
+
+
 def _with_texts(prepared: Prepared, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Test rows that ``comparison.changes`` names, with their texts if any."""
     data = prepared.data
+    if data.task == "sentence_embedding":
+        return _with_nearest(data.texts.get("test"), rows)
     texts = {"text": data.texts.get("test"), "text_pair": data.text_pairs.get("test")}
     return [
         {
@@ -166,3 +185,16 @@ def _with_texts(prepared: Prepared, rows: Sequence[Mapping[str, Any]]) -> list[d
         }
         for row in rows
     ]
+
+
+def _with_nearest(
+    texts: Sequence[str] | None, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Texts whose neighbours changed, with the nearest before and after, by number or in words."""
+    if not texts:
+        return [dict(row) for row in rows]
+    found = []
+    for row in rows:
+        near = {key: texts[row[key] - 1][:NEAR_TEXT] for key in ("before", "after")}
+        found.append({**row, "text": texts[row["row"] - 1][:NEAR_TEXT], **near})
+    return found

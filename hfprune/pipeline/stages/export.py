@@ -179,6 +179,7 @@ def _search(
             max_drop=recipe.export.max_quantization_drop,
             seconds=recipe.export.quantization_seconds,
             queries=data.queries("validation"),
+            vectors=data.task == "sentence_embedding",
             progress=lambda done, what: progress(round(1000 * done), 1000),
         )
     record: dict[str, Any] = {"metric": name, **found.to_dict()}

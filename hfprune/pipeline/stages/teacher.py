@@ -17,7 +17,10 @@ from hfprune.training.distillation.ensemble import Ensemble
 
 
 def run(context: Context, prepared: Prepared) -> SavedModel:
-    """Fine-tune the dense model, or take the one that the recipe names as it is."""
+    """Fine-tune the dense model, or take the one that the recipe names as it is.
+
+    A sentence encoder is taken as it is: what it says is what is to be kept.
+    """
     recipe = context.recipe
     given = recipe.teacher.name_or_path
     if given is not None:
@@ -29,7 +32,7 @@ def run(context: Context, prepared: Prepared) -> SavedModel:
         model = prepared.load(context, start, revision, new_head=recipe.model.new_head)
     processor = prepared.dense.processor
     check_fits(model, prepared.data, processor, recipe.benchmark.sequence_lengths)
-    if given is None:
+    if given is None and recipe.task != "sentence_embedding":
         return _trained(context, prepared, model, "teacher")
     return keep(context, model, "teacher", processor)
 

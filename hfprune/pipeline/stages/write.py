@@ -196,7 +196,7 @@ def write(
             deploy.copy_chosen(context, files, target)
             for name, file in cross_encoder_files(context.recipe.model.name_or_path).items():
                 shutil.copyfile(file, target / name)
-            if layout is not None:
+            if layout is not None and context.recipe.task != "sentence_embedding":
                 model = prepared.saved(context, member.model)
                 save_encoder(model, prepared.small.processor, layout, target / SENTENCE_FOLDER)
             _write_results(

@@ -17,7 +17,7 @@ from torch import Tensor
 def fisher_directions(logits: Tensor, problem: str | None, generator: torch.Generator) -> Tensor:
     """Directions ``d`` in the space of the logits whose mean of ``d d^T`` is the Fisher matrix.
 
-    * regression (a likelihood of unit variance): the identity;
+    * regression, and embeddings (a likelihood of unit variance): the identity;
     * multi-label: ``diag(p (1 - p))``;
     * single label: ``diag(p) - p p^T``. Of two labels its root is one vector, ``sqrt(p_0 p_1)
       (1, -1)``; of more ``sqrt(p) s - p (sqrt(p) . s)`` with random signs ``s``.
@@ -37,7 +37,7 @@ def fisher_directions(logits: Tensor, problem: str | None, generator: torch.Gene
     logits = logits.detach()
     draw = torch.randint(0, 2, logits.shape, generator=generator)
     signs = (2 * draw - 1).to(logits)
-    if problem == "regression" or logits.shape[-1] == 1:
+    if problem in ("regression", "sentence_embedding") or logits.shape[-1] == 1:
         return signs
     if problem == "multi_label_classification":
         spread = torch.nn.functional.logsigmoid(logits) + torch.nn.functional.logsigmoid(-logits)

@@ -83,7 +83,8 @@ def divergence(student: Tensor, teacher: Tensor, problem: str | None) -> float:
     Args:
         student, teacher: logits, float ``(rows, labels)``; of tokens, those that are no padding.
         problem: ``config.problem_type``; multi-label adds up over labels, regression is taken as
-            a Gaussian of unit variance around the prediction, all else is single label.
+            a Gaussian of unit variance around the prediction, and so are embeddings, scaled to
+            length 1 (which makes it 1 less their cosine); all else is single label.
     """
     return float(divergences(student, teacher, problem).mean())
 
@@ -91,7 +92,9 @@ def divergence(student: Tensor, teacher: Tensor, problem: str | None) -> float:
 def divergences(student: Tensor, teacher: Tensor, problem: str | None) -> Tensor:
     """As :func:`divergence`, of each row: float32 ``(rows,)``."""
     student, teacher = student.float(), teacher.float()
-    if problem == "regression" or student.shape[-1] == 1:
+    if problem == "sentence_embedding":
+        student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    if problem in ("regression", "sentence_embedding") or student.shape[-1] == 1:
         return 0.5 * (student - teacher).square().sum(-1)
     if problem == "multi_label_classification":
         student, teacher = (torch.stack([x, torch.zeros_like(x)], -1) for x in (student, teacher))

@@ -16,13 +16,13 @@ Three steps, minutes on a CPU (ZipLM, Kurtic et al. 2023; K-prune, Park et al. 2
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from hfprune.core.errors import PlanError
+from hfprune.core.kinds import problem_of_model
 from hfprune.families import block_views, model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.gates import Gates
@@ -263,8 +263,7 @@ def _search(
     some = judged(batches)
     rows = [rows_of(batch) for batch in some]
     targets = [counted(teacher(**batch).logits, batch) for batch in some]
-    config: Any = model.config
-    problem = getattr(config, "problem_type", None)
+    problem = problem_of_model(model)
 
     originals = {key: view.weight.clone() for key, view in block_views(model).items()}
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hfprune.core.kinds import problem_of_model
 from hfprune.core.processes import processes
 from hfprune.core.shares import gathered, join_, mine, together
 from hfprune.families import BlockView, block_views
@@ -287,7 +289,9 @@ def sensitivities(
     try:
         with torch.enable_grad(), captured({k: v.consumer for k, v in views.items()}) as inputs:
             logits = counted(model(**batch).logits.float(), batch)
-            problem = getattr(model.config, "problem_type", None)
+            problem = problem_of_model(model)
+            if problem == "sentence_embedding":  # whose direction counts
+                logits = F.normalize(logits, dim=-1)
             loss = (fisher_directions(logits, problem, generator) * logits).sum()
             leaves = [leaf for uses in outputs.values() for leaf in uses]
             found = iter(torch.autograd.grad(loss, leaves))

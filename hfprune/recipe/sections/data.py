@@ -97,6 +97,12 @@ class DataConfig(Section):
         "read. null: label_column says how relevant each text is.",
         examples=["negative", ["negative_1", "negative_2"]],
     )
+    prompt: Name | None = Field(
+        default=None,
+        description="Sentence embedding: which of the model's prompts stands before each text, by "
+        "its name; null: the one that the model's folder means without a word, if any.",
+        examples=["query"],
+    )
     highest_relevance: float | None = Field(
         default=None,
         gt=0,

@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hfprune.core.tasks import CLASSIFICATION_METRICS, RANKING_METRICS, TOKEN_METRICS
+from hfprune.core.tasks import (
+    CLASSIFICATION_METRICS,
+    EMBEDDING_METRICS,
+    RANKING_METRICS,
+    TOKEN_METRICS,
+)
 from hfprune.recipe.places import Clash
 from hfprune.recipe.sections.base import (
     MOST_BATCH,
@@ -31,15 +36,31 @@ class EvaluationConfig(Section):
         + ", ".join(TOKEN_METRICS)
         + ". Reranking: "
         + ", ".join(RANKING_METRICS)
+        + ". Embeddings, against the dense model's: "
+        + ", ".join(EMBEDDING_METRICS)
         + ". Or one that a plug-in adds. With a slash (evaluate-metric/brier_score): a metric on "
         "the Hub.",
+    )
+    scored_pairs: Name | None = Field(
+        default=None,
+        description="Sentence embedding: a file of pairs with a number that says how alike they "
+        "are (STS), columns sentence1, sentence2 and score. Reported besides is scored_spearman: "
+        "Spearman's correlation of the cosines with the numbers.",
+        examples=["stsb.csv"],
+    )
+    retrieval: Name | None = Field(
+        default=None,
+        description="Sentence embedding: a file of queries and texts, columns query, text and "
+        "label (how relevant, from 0 to 1). Reported besides are retrieval_ndcg_at_10 and "
+        "retrieval_recall_at_10 of each query's search among all texts of the file.",
+        examples=["search.jsonl"],
     )
     confidence: float = Field(
         default=0.95, gt=0, lt=1, description="Level of the confidence intervals."
     )
 
     def _clashes(self) -> Iterator[Clash]:
-        return twice("metrics", self.metrics)
+        yield from twice("metrics", self.metrics)
 
 
 class BenchmarkConfig(Section):

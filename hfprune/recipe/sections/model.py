@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -32,6 +33,16 @@ class ModelConfig(Section):
         description="Exchange the model's head (its last projection) for a new, random one that "
         "the fine-tuning fits to the data's labels: for a model that was fine-tuned for other "
         "labels. false: a head of another size is an error.",
+    )
+    pooling: Literal["mean", "cls", "max"] | None = Field(
+        default=None,
+        description="Sentence embedding: how an encoder whose folder does not say so makes one "
+        "vector of a text's tokens; null: as the folder's modules say, or else mean.",
+    )
+    normalize: bool | None = Field(
+        default=None,
+        description="Sentence embedding: whether embeddings of an encoder whose folder does not "
+        "say so are scaled to length 1; null: as the folder's modules say, or else not.",
     )
     trust_remote_code: bool = Field(
         default=False,

@@ -195,6 +195,26 @@ class DistillationConfig(Section):
     label_weight: float = Field(
         default=0.1, ge=0, le=MOST_WEIGHT, description="Weight of the true labels."
     )
+    embedding_loss: Literal["cosine", "mse"] = Field(
+        default="cosine",
+        description="Sentence embedding: how far two embeddings of a text are from each other. "
+        "cosine: 1 less their cosine. mse: their squared distance, over the teacher's mean squared "
+        "length.",
+    )
+    similarity_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=MOST_WEIGHT,
+        description="Sentence embedding: weight of the similarities of each two texts of a batch, "
+        "beside the embeddings themselves.",
+    )
+    ranking_loss: Literal["pointwise", "margin_mse", "listwise"] = Field(
+        default="pointwise",
+        description="Reranking: what following the teacher's scores means. pointwise: each score "
+        "alone (binary cross entropy). margin_mse: the differences of the scores of each two texts "
+        "of a query. listwise: the order of a query's texts, as probabilities of being the first "
+        "(KL divergence). The last two keep a query's texts together in batches.",
+    )
     augmentation: int = Field(
         default=0,
         ge=0,

@@ -9,16 +9,25 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from hfprune.core.tasks import DEFAULT_METRICS, LOWER_IS_BETTER, METRICS, ONE_OUTPUT, Task
+from hfprune.core.tasks import (
+    DEFAULT_METRICS,
+    LOWER_IS_BETTER,
+    METRICS,
+    ONE_OUTPUT,
+    WITHOUT_CLASSES,
+    Task,
+)
 from hfprune.recipe.places import Clash, Clashing
 from hfprune.recipe.sections.base import Name, Section
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.evaluation import BenchmarkConfig, EvaluationConfig
 from hfprune.recipe.sections.export import DeployConfig, ExportConfig
 from hfprune.recipe.sections.hub import HubConfig
+from hfprune.recipe.sections.lessons import lesson_clashes
 from hfprune.recipe.sections.model import ModelConfig, TeacherConfig
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig, RecoveryConfig, TrainingConfig
+from hfprune.recipe.sections.unused import unused_by_embeddings
 from hfprune.recipe.wording import suggest, yaml_word
 
 # Texts that are reranked for one query: what users wait for.
@@ -38,7 +47,7 @@ class Recipe(Section):
         description="What is predicted: for texts the kind of labels, spelled as problem_type in "
         "the model's config.json, or token_classification for a tag for each word (NER); "
         "image_classification for one class for each image, reranking for how well a text answers "
-        "a query.",
+        "a query, sentence_embedding for a vector for each text, which needs no labels.",
     )
     data: DataConfig = Field(description="Where the labelled texts are.")
     teacher: TeacherConfig = Field(
@@ -158,13 +167,14 @@ class Recipe(Section):
         yield from self._whole_text_clashes()
         yield from self._weight_clashes()
         names = self.data.label_names
-        if self.task in ONE_OUTPUT and names is not None:
+        if self.task in WITHOUT_CLASSES and names is not None:
             yield Clash(
-                f"data.label_names has no meaning for task {self.task}, whose label is a number: "
+                f"data.label_names has no meaning for task {self.task}, "
+                f"{'whose label is a number' if self.task in ONE_OUTPUT else 'without labels'}: "
                 "remove it",
                 ("data.label_names", "task"),
             )
-        several = self.task not in ("multi_label_classification", *ONE_OUTPUT)
+        several = self.task not in ("multi_label_classification", *WITHOUT_CLASSES)
         if several and names is not None and len(names) < 2:
             yield Clash(
                 f"data.label_names needs at least two labels for task {self.task}",
@@ -191,6 +201,7 @@ class Recipe(Section):
         if self.task == "token_classification":
             why = "is for one label a text, not for tags of words: remove it"
             unused |= {"data.text_pair_column": why, "data.stride": why}
+        unused |= unused_by_embeddings(self.task)
         if self.task == "reranking":
             unused["data.stride"] = (
                 "is for single texts, and reranking reads pairs: remove it (what is longer than "
@@ -198,37 +209,22 @@ class Recipe(Section):
             )
         else:
             why = f"is only for task reranking; the task is {self.task}: remove it"
-            unused |= {"data.negative_column": why, "data.highest_relevance": why}
+            unused |= {"data.negative_column": why, "data.highest_relevance": why,
+                       "distillation.ranking_loss": why}  # fmt: skip
         for key, text in unused.items():
             section, name = key.split(".")
             values = getattr(self, section)
-            if getattr(values, name) != type(values).model_fields[name].default:
+            if (
+                values is not None
+                and getattr(values, name) != type(values).model_fields[name].default
+            ):
                 yield Clash(f"{key} {text}", (key, "task"))
 
     def _whole_text_clashes(self) -> Iterator[Clash]:
         """What is made for whole texts with a label each."""
         distillation = self.distillation
         rest = distillation is not None and distillation.rest_of_texts
-        if self.data.unlabeled_file is not None:
-            yield from self._unlabeled_clashes()
-        if self.teacher.num_seeds > 1:
-            key = "distillation" if distillation is None else "pruning.vocabulary"
-            if distillation is None or self.pruning.vocabulary is not None:
-                yield Clash(
-                    "teacher.num_seeds averages predictions to learn from, and "
-                    + (
-                        "distillation is null: remove it, or distil"
-                        if distillation is None
-                        else "only the first teacher's vocabulary is reduced: remove one"
-                    ),
-                    ("teacher.num_seeds", key),
-                )
-        if self.recovery.learning_rate == "auto" and distillation is None:
-            yield Clash(
-                "recovery.learning_rate: auto is judged by the teacher's predictions, and "
-                "distillation is null: give a rate, or distil",
-                ("recovery.learning_rate", "distillation"),
-            )
+        yield from lesson_clashes(self)
         if self.task in ("token_classification", "image_classification"):
             other, key = f"task {self.task}", "task"
         elif self.data.stride is not None:
@@ -259,31 +255,9 @@ class Recipe(Section):
                 ("distillation.rest_of_texts", key),
             )
 
-    def _unlabeled_clashes(self) -> Iterator[Clash]:
-        """Texts without labels, which a teacher labels whole."""
-        key = "data.unlabeled_file"
-        if self.distillation is None:
-            yield Clash(
-                f"{key} holds texts for a teacher to label, and distillation is null: remove it, "
-                "or distil",
-                (key, "distillation"),
-            )
-        if self.task in ("token_classification", "image_classification", "reranking"):
-            yield Clash(
-                f"{key} holds texts that get one label each, and cannot with task {self.task}: "
-                "remove it",
-                (key, "task"),
-            )
-        elif self.data.stride is not None:
-            yield Clash(
-                f"{key} holds whole texts, and cannot with data.stride, which cuts texts to "
-                "windows: remove one",
-                (key, "data.stride"),
-            )
-
     def _weight_clashes(self) -> Iterator[Clash]:
         weights, names = self.training.class_weights, self.data.label_names
-        if weights is not None and self.task in ONE_OUTPUT:
+        if weights is not None and self.task in WITHOUT_CLASSES:
             yield Clash(
                 f"training.class_weights has no meaning for task {self.task}, which has no "
                 "classes: remove it",

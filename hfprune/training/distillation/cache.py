@@ -18,7 +18,7 @@ from hfprune.core import shares
 from hfprune.core.errors import TrainingError
 from hfprune.core.exchange import from_everyone
 from hfprune.core.files import keep_in_cache
-from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens
+from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens, outputs_of
 from hfprune.data.token_rows import TokenRows
 from hfprune.training.distillation import shards
 
@@ -72,11 +72,7 @@ class TeacherCache:
         place = None
         if folder is not None and ids is not None:
             place = folder / f"{_digest(teacher, ids)}.safetensors"
-        self._logits = (
-            None
-            if place is None
-            else _kept_logits(place, rows, int(cast(Any, teacher).config.num_labels))
-        )
+        self._logits = None if place is None else _kept_logits(place, rows, outputs_of(teacher))
         known = all(from_everyone(self._logits is not None))
         if not known:
             self._logits = None

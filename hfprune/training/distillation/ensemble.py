@@ -37,7 +37,7 @@ class Ensemble(nn.Module):
                 )
         self.models = nn.ModuleList(models)
         self.config = first.config
-        self._problem = problem_type(first.config)
+        self._problem = problem_type(first)
 
     @property
     def takes_as(self) -> Any:

@@ -13,6 +13,7 @@ from hfprune.core.errors import TrainingError
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
+EMBEDDING = "sentence_embedding"
 
 
 def logits_loss(
@@ -59,6 +60,51 @@ def logits_loss(
         f"cannot distil a model with problem_type {problem!r}; expected {SINGLE_LABEL}, "
         f"{MULTI_LABEL} or {REGRESSION}"
     )
+
+
+def query_loss(
+    student: Tensor, teacher: Tensor, queries: Tensor, kind: str, temperature: float
+) -> Tensor:
+    """How far the scores of each query's texts are from the teacher's, among each other. A scalar.
+
+    * ``margin_mse``: mean squared difference of the margins of each two texts of a query
+      (Hofstaetter et al. 2020), over all pairs of the batch;
+    * ``listwise``: ``T^2 * KL(teacher || student)`` of the softmax over a query's texts at
+      temperature T (ListNet, Cao et al. 2007), the mean over queries of more than one text.
+
+    A text whose query has no other in the batch says nothing: its loss is 0.
+
+    Args:
+        student, teacher: float ``(batch, 1)`` or ``(batch,)``.
+        queries: int64 ``(batch,)``, the number of each row's query.
+        kind: which of them.
+
+    Worked value: one query, student (0, 0), teacher (2, 0): the margin is 0 in place of 2, so
+    ``margin_mse`` is 4.
+    """
+    student, teacher = student.float().reshape(-1), teacher.float().reshape(-1)
+    together = queries[:, None] == queries[None, :]
+    pairs = together & ~torch.eye(len(queries), dtype=torch.bool, device=queries.device)
+    if not bool(pairs.any()):
+        return student.sum() * 0.0
+    if kind == "margin_mse":
+        margins = [scores[:, None] - scores[None, :] for scores in (student, teacher)]
+        return (margins[0] - margins[1])[pairs].square().mean()
+    if kind != "listwise":
+        raise TrainingError(
+            f"there is no loss {kind!r} of a query's texts; choose from margin_mse and listwise"
+        )
+    several = pairs.any(dim=1)
+    # A row's distribution is that of its query; each query is counted once, by shares of its rows.
+    shares = several.float() / together.sum(dim=1)
+    guess, target = (
+        torch.where(together, (scores / temperature)[None, :], -torch.inf).log_softmax(dim=1)
+        for scores in (student, teacher)
+    )
+    gaps = torch.where(together, target.exp() * (target - guess), 0.0)
+    # Where two are apart, both are minus infinity and their difference is no number.
+    each = torch.nan_to_num(gaps).sum(dim=1)
+    return (each * shares).sum() / shares.sum() * temperature**2
 
 
 def hidden_loss(

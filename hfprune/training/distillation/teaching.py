@@ -17,23 +17,28 @@ from hfprune.core.errors import TrainingError
 from hfprune.core.kinds import (
     IMAGE_INPUTS,
     TEXT_INPUTS,
+    gives_embeddings,
     image_tokens,
     kind_of_model,
+    outputs_of,
 )
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.words import IGNORED
 from hfprune.models.configs import plain_outputs_
+from hfprune.models.embedding import embedding_loss, matryoshka_of
 from hfprune.models.saved import load_alike
 from hfprune.recipe.sections.training import DistillationConfig
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import (
+    EMBEDDING,
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
     compared_layers,
     hidden_loss,
     logits_loss,
+    query_loss,
 )
 
 # Column that is added to the training rows, to look the teacher's outputs up.
@@ -66,10 +71,11 @@ def load_teacher(teacher: nn.Module | str | Path, student: Any, device: Any) -> 
             "the teacher is the very model that is trained; pass a copy of it, or its path"
         )
     config: Any = loaded.config
-    if config.num_labels != student.config.num_labels:
+    if outputs_of(loaded) != outputs_of(student):
+        what = "numbers in an embedding" if gives_embeddings(student) else "labels"
         raise TrainingError(
-            f"the teacher has {config.num_labels} labels, the student "
-            f"{student.config.num_labels}; they must be for the same task"
+            f"the teacher has {outputs_of(loaded)} {what}, the student {outputs_of(student)}; "
+            "they must be for the same task"
         )
     if isinstance(loaded, PreTrainedModel):
         theirs, mine = (getattr(c, "vocab_size", None) for c in (config, student.config))
@@ -81,8 +87,11 @@ def load_teacher(teacher: nn.Module | str | Path, student: Any, device: Any) -> 
     return loaded.to(device)
 
 
-def problem_type(config: Any) -> str:
+def problem_type(model: Any) -> str:
     """What a model predicts, of its config; one class where that does not say."""
+    if gives_embeddings(model):
+        return EMBEDDING
+    config: Any = model.config
     if config.problem_type in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):
         return str(config.problem_type)
     return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
@@ -139,7 +148,7 @@ class Teaching:
         self.teacher = teacher
         self.settings = settings
         self.cache: TeacherCache | None = None
-        self.problem = problem_type(student.config)
+        self.problem = problem_type(student)
         self.kind = kind_of_model(student)
         self._sizes = sizes
         self._watches = False
@@ -181,6 +190,7 @@ class Teaching:
         def compute_loss(
             model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
         ) -> Any:
+            queries = inputs.get(QUERY_ROW)
             inputs, rows = without_rows(inputs)
             if not self.learns(model):
                 return own(model, inputs, *args, **kwargs)
@@ -197,7 +207,7 @@ class Teaching:
                     "with the teacher: leave the teacher out"
                 )
             whole = found if isinstance(found, tuple) else (found,)
-            loss = self.settings.label_weight * whole[0] + self.loss(seen[0], inputs, rows)
+            loss = self.settings.label_weight * whole[0] + self.loss(seen[0], inputs, rows, queries)
             return (loss, *whole[1:]) if isinstance(found, tuple) else loss
 
         return compute_loss
@@ -230,6 +240,7 @@ class Teaching:
         outputs: Any,
         inputs: Mapping[str, Any],
         rows: Tensor | None,
+        queries: Tensor | None = None,
     ) -> Tensor:
         """What the teacher adds to the task's loss. A scalar.
 
@@ -237,6 +248,7 @@ class Teaching:
             outputs: the student's, with ``hidden_states`` where they are compared.
             inputs: that they follow from, labels included.
             rows: int64 ``(batch,)``, which training rows they are, if that is known.
+            queries: int64 ``(batch,)``, of reranking the number of each row's query.
         """
         settings = self.settings
         self.lessons += 1
@@ -245,13 +257,8 @@ class Teaching:
         labels = inputs.get("labels")
         # Of tokens those count that carry a label: what the teacher says of others was not taught.
         counted = inputs.get("attention_mask") if labels is None else labels != IGNORED
-        extra = settings.logits_weight * logits_loss(
-            guess,
-            logits,
-            settings.temperature,
-            self.problem,
-            None if guess.dim() < 3 or counted is None else counted.bool(),
-        )
+        mask_of_tokens = None if guess.dim() < 3 or counted is None else counted.bool()
+        extra = settings.logits_weight * self._outputs_loss(guess, logits, mask_of_tokens, queries)
         if self.wants_hidden:
             mine = _output(outputs, "hidden_states", "set distillation.hidden_weight to 0")[1:]
             layers = compared_layers(_by_state(self._sizes(), len(mine)))
@@ -260,6 +267,30 @@ class Teaching:
                 mine = [mine[layer] for layer in layers]
             extra = extra + settings.hidden_weight * hidden_loss(mine, hidden, mask)
         return extra
+
+    def _outputs_loss(
+        self, guess: Tensor, taught: Tensor, mask: Tensor | None, queries: Tensor | None
+    ) -> Tensor:
+        """Of embeddings and a query's texts as the settings say; else by the kind of labels."""
+        settings = self.settings
+        if self.problem == EMBEDDING:
+            return embedding_loss(
+                guess,
+                taught,
+                matryoshka_of(self.teacher.config),
+                measure=settings.embedding_loss,
+                similarity_weight=settings.similarity_weight,
+            )
+        if settings.ranking_loss == "pointwise":
+            return logits_loss(guess, taught, settings.temperature, self.problem, mask)
+        if queries is None or guess.shape[-1] != 1:
+            raise TrainingError(
+                f"distillation.ranking_loss {settings.ranking_loss} compares the texts of a query: "
+                f"it needs a model of one output (this has {guess.shape[-1]}) and rows with the "
+                f"column {QUERY_ROW!r}, the number of each row's query"
+            )
+        kind, temperature = settings.ranking_loss, settings.temperature
+        return query_loss(guess, taught, queries.reshape(-1), kind, temperature)
 
     def _taught(
         self, inputs: Mapping[str, Any], rows: Tensor | None

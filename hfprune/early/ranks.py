@@ -1,0 +1,56 @@
+"""What a proposal says otherwise for rerankers and sentence encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from hfprune.core.tasks import DEFAULT_METRICS, Task
+
+RANKS: Final[tuple[Task, ...]] = ("reranking", "sentence_embedding")
+TASKS: Final[Mapping[Task, str]] = {
+    "single_label_classification": "one of several labels for each text",
+    "multi_label_classification": "any number of labels for each text",
+    "regression": "the label is a number",
+    "token_classification": "one tag for each word",
+    "image_classification": "one of several labels for each image",
+    "reranking": "how well a text answers a query",
+    "sentence_embedding": "a vector for each text, learned without labels",
+}
+# Keys that mean nothing to embeddings, by section.
+_NOT_EMBEDDED: Final = {
+    "data": ("label_column",),
+    "distillation": ("temperature", "label_weight"),
+}
+
+
+def adapted(task: Task, sections: Mapping[str, Sequence[Any]], key: Any) -> dict[str, list[Any]]:
+    """The sections of a proposal as one of :data:`RANKS` has them.
+
+    Args:
+        task: which.
+        sections: keys by section.
+        key: makes a key of its name, its value and a comment.
+    """
+    found = {name: list(keys) for name, keys in sections.items()}
+    comment = "over the queries" if task == "reranking" else "against the dense model"
+    metrics = list(DEFAULT_METRICS[task])
+    # A metric of rows that rank among each other moves with every checkpoint.
+    found["training"] = [one for one in found["training"] if one.name != "metric_for_best_model"]
+    found["evaluation"] = [key("metrics", metrics, f"{comment}; the first is the one that counts")]
+    if task == "reranking":
+        found["benchmark"] = [
+            key("batch_sizes", [10, 50, 100], "texts of one query; the first decides"),
+            key("threads", 1, "CPU threads"),
+        ]
+        found["distillation"] = [one for one in found["distillation"] if one.name != "augmentation"]
+        return found
+    del found["teacher"]  # the model itself, as it is
+    for section, names in _NOT_EMBEDDED.items():
+        found[section] = [one for one in found[section] if one.name not in names]
+    found["distillation"].append(key("label_weight", 0.0, "labels are the same embeddings"))
+    found["recovery"] = [
+        key("learning_rate", 5e-4, one.comment) if one.name == "learning_rate" else one
+        for one in found["recovery"]
+    ]
+    return found

@@ -1,0 +1,130 @@
+"""From hidden states to one vector a text, as the modules of sentence-transformers do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hfprune.core.errors import CheckpointError, UnsupportedModelError
+from hfprune.models.folders import check_files
+from hfprune.models.layout import LaterModule, SentenceLayout
+
+# What a Dense layer may do to its outputs. A name is looked up here and never imported.
+ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    "torch.nn.modules.linear.Identity": lambda values: values,
+    "torch.nn.modules.activation.Tanh": torch.tanh,
+    "torch.nn.modules.activation.ReLU": F.relu,
+    "torch.nn.modules.activation.GELU": F.gelu,
+    "torch.nn.modules.activation.SiLU": F.silu,
+    "torch.nn.modules.activation.Sigmoid": torch.sigmoid,
+}
+
+
+class DenseLayer(nn.Module):
+    """A Dense module of sentence-transformers: a projection, its activation, perhaps a residual.
+
+    Its weights are buffers that no training changes, and that stay in their own file.
+
+    Args:
+        module: its folder and config.
+
+    Attributes:
+        kind: ``Dense``.
+        activation: its name, one of :data:`ACTIVATIONS`.
+        out_features: how many numbers it gives.
+
+    Raises:
+        CheckpointError: its weights cannot be read, or do not fit its config.
+        UnsupportedModelError: an activation that is not in :data:`ACTIVATIONS`, or inputs and
+            outputs other than the embedding.
+    """
+
+    kind: Final = "Dense"
+    weight: Tensor
+    bias: Tensor | None
+    residual: Tensor | None
+
+    def __init__(self, module: LaterModule) -> None:
+        super().__init__()
+        config = module.config
+        name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+        places = {config.get(f"module_{end}_name") for end in ("input", "output")}
+        if name not in ACTIVATIONS or not places <= {None, "sentence_embedding"}:
+            raise UnsupportedModelError(
+                f"{module.folder} holds a Dense layer with the activation {name!r:.80} between "
+                f"{sorted(map(str, places))}; hfprune runs those of the embedding with one of "
+                + ", ".join(known.rpartition(".")[2] for known in ACTIVATIONS)
+            )
+        self.activation = str(name)
+        file = module.folder / "model.safetensors"
+        if not file.is_file():
+            raise CheckpointError(
+                f"{module.folder} holds no model.safetensors; save the encoder with a newer "
+                "sentence-transformers (pickled weights are not read)"
+            )
+        check_files(module.folder)
+        tensors = load_file(file)
+        sizes = (config.get("in_features"), config.get("out_features"))
+        weight = tensors.get("linear.weight")
+        if weight is None or tuple(weight.shape) != sizes[::-1]:
+            raise CheckpointError(f"{file} does not fit the sizes {sizes!r:.80} of its config.json")
+        self.out_features = len(weight)
+        self.has_residual = config.get("use_residual") is True
+        for key, value in (
+            ("weight", weight),
+            ("bias", tensors.get("linear.bias")),
+            ("residual", tensors.get("residual.weight")),
+        ):
+            self.register_buffer(key, value, persistent=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """``(texts, in)`` to ``(texts, out)``."""
+        found = ACTIVATIONS[self.activation](F.linear(embeddings, self.weight, self.bias))
+        if not self.has_residual:
+            return found
+        residual = self.residual
+        return found + (embeddings if residual is None else F.linear(embeddings, residual))
+
+
+class Normalize(nn.Module):
+    """To length 1."""
+
+    kind: Final = "Normalize"
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """``(texts, width)``."""
+        return F.normalize(embeddings, dim=1)
+
+
+def later_modules(layout: SentenceLayout) -> nn.ModuleList:
+    """The modules after the pooling; errors as of :class:`DenseLayer`."""
+    return nn.ModuleList(
+        DenseLayer(module) if module.kind == "Dense" else Normalize() for module in layout.later
+    )
+
+
+def pooled(states: Tensor, mask: Tensor, pooling: str, later: Iterable[nn.Module]) -> Tensor:
+    """One vector a text.
+
+    Args:
+        states: ``(batch, length, hidden)``.
+        mask: ``(batch, length)``, 1 = real token.
+        pooling: one of :data:`hfprune.models.layout.POOLING_MODES`.
+        later: what follows.
+    """
+    real = mask[:, :, None].to(states)
+    if pooling == "cls_token":
+        first = mask.argmax(1)  # with padding on the left it is not the token 0
+        found = states[torch.arange(len(states), device=states.device), first]
+    elif pooling == "max_tokens":
+        found = states.masked_fill(real == 0, torch.finfo(states.dtype).min).amax(1)
+    else:
+        found = (states * real).sum(1) / real.sum(1).clamp(min=1e-9)
+    for module in later:
+        found = module(found.float())
+    return found

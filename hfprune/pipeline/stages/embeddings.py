@@ -1,0 +1,65 @@
+"""What a sentence encoder learns from in place of labels: the dense model's own embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hfprune.core.files import atomic_directory
+from hfprune.data.task_data import SPLITS
+from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.models.explaining import explained
+from hfprune.models.layout import prompt_of, read_layout, usual_layout
+from hfprune.models.loading import check_fits
+from hfprune.models.sentences import local_folder
+from hfprune.pipeline.context import Context
+from hfprune.pipeline.prepared import Reading, load_dense_embedder
+from hfprune.pipeline.results import Embedded
+from hfprune.recipe.sections.whole import Recipe
+
+FOLDER = "embeddings"
+
+
+def prompt(recipe: Recipe) -> str:
+    """What stands before each text; empty for other tasks, and where the model has no prompt.
+
+    Raises:
+        CheckpointError: the recipe names a prompt that the model does not have.
+    """
+    if recipe.task != "sentence_embedding":
+        return ""
+    name, revision = recipe.model.name_or_path, recipe.model.revision
+    with explained(name, revision, "model.name_or_path", False):
+        layout = read_layout(local_folder(name, revision))
+    if layout is None:  # a bare encoder, which has no prompts
+        layout = usual_layout(name, "mean", False, 0)
+    return prompt_of(layout, recipe.data.prompt)
+
+
+def labelled(context: Context, reading: Reading) -> Reading:
+    """The rows with the dense model's embeddings as labels."""
+    found = context.stage(
+        "embeddings", Embedded, lambda: _embedded(context, reading), {}, by_main=True
+    )
+    folder = context.path(found.folder)
+    vectors = {name: np.load(folder / f"{name}.npy") for name in SPLITS}
+    return replace(reading, data=reading.data.with_embeddings(vectors))
+
+
+def _embedded(context: Context, reading: Reading) -> Embedded:
+    recipe, data = context.recipe, reading.data
+    given = recipe.teacher.name_or_path
+    section = recipe.model if given is None else recipe.teacher
+    key = "model.name_or_path" if given is None else "teacher.name_or_path"
+    model = load_dense_embedder(recipe, str(section.name_or_path), section.revision, key)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = reading.processor.pad_token_id
+    check_fits(model, data, reading.processor, recipe.benchmark.sequence_lengths)
+    size = recipe.training.per_device_eval_batch_size
+    with atomic_directory(context.path(FOLDER), overwrite=True) as folder:
+        for name in SPLITS:
+            rows = data.split(name)
+            vectors = predict_logits(model, rows, reading.collator, batch_size=size)
+            np.save(folder / f"{name}.npy", vectors)
+    return Embedded(folder=FOLDER)
