@@ -1,10 +1,10 @@
 """Read a pruned model in every layout with everything that is installed; docs/loads.md.
 
-    python scripts/make_loads.py --python .venv-v5/bin/python --python intel/bin/python --node FOLDER
+    python scripts/make_loads.py --python .venv-v5/bin/python --python intel/bin/python --node DIR
 
-This interpreter must export ONNX (and OpenVINO). Each --python may bring readers that this one lacks;
---node is a folder in which `npm install --ignore-scripts @huggingface/transformers` was run. What is
-nowhere is "not run". Exit status 1 if a reader reads something else than was written.
+This interpreter must export ONNX (and OpenVINO). Each --python may bring readers that this one
+lacks; --node is a folder in which `npm install --ignore-scripts @huggingface/transformers` was run.
+What is nowhere is "not run". Exit status 1 if a reader reads something else than was written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHOWN = ("transformers", "optimum-onnx", "optimum-intel", "openvino", "onnxrunti
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--python", action="append", default=[], metavar="PYTHON")
-    parser.add_argument("--node", type=Path, metavar="FOLDER")
+    parser.add_argument("--node", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/loads.md", metavar="FILE")
     options = parser.parse_args(arguments)
 

@@ -1,21 +1,22 @@
 """What loads what: layouts x readers, the logits of each compared with PyTorch's and int8's own.
 
-``prepare`` writes a tiny model in every layout, ``read`` lets one reader read one of them in a process
-of its own, in whichever interpreter has its library. ``scripts/make_loads.py`` runs all of it and
-writes docs/loads.md; tests/project/test_loads.py runs what is installed.
+``prepare`` writes a tiny model in every layout, ``read`` lets one reader read one of them in a
+process of its own, in whichever interpreter has its library. ``scripts/make_loads.py`` runs all of
+it and writes docs/loads.md; tests/project/test_loads.py runs what is installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ READERS: dict[str, dict[str, str]] = {
     "transformers 4.57": {"transformers": "4.57", "torch": ""},
     "transformers 5": {"transformers": "5.", "torch": ""},
     "hfprune": {"transformers": "", "torch": "", "onnxruntime": "", "typer": ""},
-    "Optimum ORT": {"optimum-onnx": ""},
+    "Optimum ORT": {"optimum-onnx": "", "onnxruntime": ""},
     "Optimum Intel": {"optimum-intel": "", "openvino": ""},
     "ONNX Runtime alone": {"onnxruntime": "", "tokenizers": ""},
     NODE: {},
@@ -79,7 +80,7 @@ class Place:
 
 
 def prepare(folder: Path) -> dict[str, Any]:
-    """Write a tiny model in every layout; returns the logits that each file must give, by layout."""
+    """Write a tiny model in every layout; returns by layout the logits that each file must give."""
     truth = {}
     for name in RUNS:
         model = tiny_model("bert", labels=2)
@@ -107,10 +108,8 @@ def _write(model: Any, folder: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(folder)
     float_file = export_onnx(model, tokenizer, folder / "onnx")
     int8_file = quantize_onnx(folder / "onnx", usual_settings(folder / "onnx"))
-    try:
+    with contextlib.suppress(MissingExtraError, ExportError):  # then nothing reads it
         write_usual("openvino", folder / "onnx", folder)
-    except (MissingExtraError, ExportError):
-        pass  # then nothing reads it
     batch = tokenizer(TEXTS, padding=True, return_tensors="np")
     with torch.no_grad():
         wanted = model(**{k: torch.as_tensor(v) for k, v in batch.items()}).logits.numpy()
@@ -159,8 +158,9 @@ def read(reader: str, folder: Path, truth: Mapping[str, Any], place: Place) -> s
     """What a cell of the table says.
 
     Returns:
-        The files that were read and agreed, such as ``float32, int8``; ``""`` where the layout holds
-        nothing for this reader; ``not run`` where no interpreter has it; what it said if it failed.
+        The files that were read and agreed, such as ``float32, int8``; ``""`` where the layout
+        holds nothing for this reader; ``not run`` where no interpreter has it; what it said if it
+        failed.
     """
     program = interpreter(reader, place)
     if program is None:
@@ -245,13 +245,11 @@ def _served(reader: str, python: str, folder: Path, truth: Mapping[str, Any]) ->
         )
         try:
             address = _address(Path(log.name), process)
-            request = urllib.request.Request(
-                f"{address}/classify",
-                json.dumps(TEXTS).encode(),
-                {"content-type": "application/json"},
-            )
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                told = json.load(answer)
+            connection = HTTPConnection(address.removeprefix("http://"), timeout=20)
+            kind = {"content-type": "application/json"}
+            connection.request("POST", "/classify", json.dumps(TEXTS).encode(), kind)
+            told = json.load(connection.getresponse())
+            connection.close()
         finally:
             process.terminate()
             process.wait(20)
@@ -274,15 +272,16 @@ def _address(log: Path, process: Any) -> str:
 INTRODUCTION = """\
 # What loads what
 
-Written by `scripts/make_loads.py`, which writes a tiny pruned BERT in every layout and lets every reader
-read each in a process of its own (`tests/loads.py`). A cell names the files that were read: *PyTorch*
-are the weights, *float32* and *int8* the ONNX files. Logits of float files were within 1e-4 of
-PyTorch's, those of the int8 file within 1e-4 of what ONNX Runtime gives for it in Python. – says that
-the layout holds nothing for this reader.
+Written by `scripts/make_loads.py`, which writes a tiny pruned BERT in every layout and lets every
+reader read each in a process of its own (`tests/loads.py`). A cell names the files that were read:
+*PyTorch* are the weights, *float32* and *int8* the ONNX files. Logits of float files were within
+1e-4 of PyTorch's, those of the int8 file within 1e-4 of what ONNX Runtime gives for it in Python. A
+dash says that the layout holds nothing for this reader.
 
-The first three rows are folders that a run leaves, by [`pruning.layout`](deploying.md#who-loads-what);
-the others are what `hfprune export --layout` makes of an uneven one. *examples/server* and *FastAPI* (the
-code of [Deploying](deploying.md#a-service-with-fastapi)) were called over HTTP, and answer with
+The first three rows are folders that a run leaves, by
+[`pruning.layout`](deploying.md#who-loads-what); the others are what `hfprune export --layout` makes
+of an uneven one. *examples/server* and *FastAPI* (the code of
+[Deploying](deploying.md#a-service-with-fastapi)) were called over HTTP, and answer with
 probabilities. text-embeddings-inference and Triton are not in this table: their folders are held
 against their source and schema (`tests/deploy/test_layouts.py`).
 """
@@ -302,7 +301,7 @@ def table(results: Mapping[tuple[str, str], str], versions: Iterable[str] = ()) 
                 if text not in errors:
                     errors.append(text)
                 said = f"no [{errors.index(text) + 1}]"
-            cells.append(said or "–")
+            cells.append(said or "-")
         lines.append(f"| {layout} | {' | '.join(cells)} |")
     if errors:
         lines += ["", *(f"{number}. `{text}`" for number, text in enumerate(errors, 1))]

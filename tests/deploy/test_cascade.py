@@ -150,7 +150,9 @@ def test_a_wanted_metric_in_place_of_a_drop(family: Path, monkeypatch: pytest.Mo
         wanted.append(least)
 
     monkeypatch.setattr(cascading, "choose_threshold", chosen)
-    with pytest.raises(OutputError, match=r"no threshold keeps accuracy at 0.1250 on the validatio"):
+    with pytest.raises(
+        OutputError, match=r"no threshold keeps accuracy at 0.1250 on the validatio"
+    ):
         cascading.make_cascade(family, at_least=0.125)
     assert wanted == [0.125]
 

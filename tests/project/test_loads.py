@@ -1,4 +1,4 @@
-"""What loads what: the table of the docs against its names, and the readers that are installed here."""
+"""What loads what: the table of the docs against its names, and the readers that are here."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_document_holds_every_layout_and_reader() -> None:
                 number = said.removeprefix("no [").removesuffix("]")
                 assert STATED[layout, reader] in errors[number]
             else:
-                assert said in ("–", NOT_RUN) or set(said.split(", ")) <= FILES, (layout, reader)
+                assert said in ("-", NOT_RUN) or set(said.split(", ")) <= FILES, (layout, reader)
 
 
 def test_the_table_of_made_up_results() -> None:
@@ -98,7 +98,7 @@ def test_the_table_of_made_up_results() -> None:
     text = table(cells, ["a 1", "b 2"])
     assert "| uneven | no [1] | no [1] | float32 |" in text
     assert "1. `ValueError: load it with 'hfprune.from_pretrained(folder)' \\| a`" in text
-    assert "| – | float32 |" in text
+    assert "| - | float32 |" in text
     assert NOT_RUN in text
     assert text.endswith("Run with a 1, b 2.\n")
 

@@ -53,7 +53,7 @@ def test_saved_here_loaded_there(saved_by: str, tmp_path: Path) -> None:
 
 
 def test_optimum_still_excludes_transformers_5() -> None:
-    """The day this fails, Optimum may be the default on both stacks, or the default may move to 5."""
+    """The day this fails, the default of the Makefile may move to transformers 5."""
     from importlib.metadata import PackageNotFoundError, requires
 
     from packaging.requirements import Requirement
@@ -70,7 +70,7 @@ def test_optimum_still_excludes_transformers_5() -> None:
 
 
 def test_the_extra_onnx_holds_no_transformers_down() -> None:
-    """Nor does anything that it brings: `pip install hfprune[onnx]` changes nothing that is there."""
+    """Nor does what it brings: `pip install hfprune[onnx]` changes nothing that is there."""
     from importlib.metadata import PackageNotFoundError, requires
 
     from packaging.requirements import Requirement

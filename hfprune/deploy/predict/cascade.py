@@ -49,9 +49,9 @@ class BesideDense(_Plain):
 
     Attributes:
         metric: of the cascade's name, on the test rows, and its 95 % interval.
-        speedup: of ``fast``, ``slow`` and ``cascade`` over the dense float32 ONNX file, one text at a
-            time, by mean times: what the run measured of the slow member, times what the cascade
-            saves against that.
+        speedup: of ``fast``, ``slow`` and ``cascade`` over the dense float32 ONNX file, one text at
+            a time, by mean times: what the run measured of the slow member, times what each saves
+            against that.
     """
 
     metric: float

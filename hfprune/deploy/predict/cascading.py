@@ -115,8 +115,8 @@ def make_cascade(
     if point is None:
         raise OutputError(
             f"no threshold keeps {metric} at {wanted:.4f} on the validation rows and saves time "
-            f"against {slow} alone, which has {base:.4f}: allow more (--max-drop or --at-least), or "
-            "take other members"
+            f"against {slow} alone, which has {base:.4f}: allow more (--max-drop or --at-least), "
+            "or take other members"
         )
     quick, sure = found["test"]
     logits, asked = mixed(quick, sure, point.threshold)
