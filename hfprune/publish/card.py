@@ -26,7 +26,7 @@ from hfprune.publish.finished import (
     read,
 )
 from hfprune.publish.metadata import base_model, card_metadata
-from hfprune.publish.usage import calls, input_of, javascript
+from hfprune.publish.usage import calls, javascript, onnx_runtime, openvino, reader
 from hfprune.recipe.public import public_recipe, title_of
 from hfprune.recipe.reading import dump_recipe
 
@@ -228,11 +228,7 @@ class _Card:
             yield _row([str(layer), _kept(heads, of_heads), _kept(neurons, of_neurons)])
 
     def _loading(self) -> Iterator[str]:
-        # Images have a processor where texts have a tokenizer.
-        images = self.kind is IMAGE
-        loader = "AutoImageProcessor" if images else "AutoTokenizer"
-        variable = "processor" if images else "tokenizer"
-        load = f"{variable} = {loader}.from_pretrained(name)"
+        loader, variable = reader(self.kind)
         call = calls(self.kind, self.ranks)
         files = {"int8": "model_quantized.onnx", "ONNX-lean": "model_optimized.onnx"}
         file = files.get(self.served.form, "model.onnx")
@@ -247,26 +243,16 @@ class _Card:
             "",
             f"name = {json.dumps(visible(self.repo_id))}",
             f"model = {auto if alone else 'hfprune'}.from_pretrained(name)",
-            load,
+            f"{variable} = {loader}.from_pretrained(name)",
             *call,
             "```",
             "",
-            "All layers have one size, so hfprune is not needed. In ONNX Runtime:"
+            "All layers have one size, so hfprune is not needed."
             if alone
             else "`from_pretrained` of transformers itself stops with an error that says the same, "
-            "since it builds all layers alike. The ONNX files need no hfprune:",
+            "since it builds all layers alike. The ONNX files need no hfprune.",
             "",
-            "```python",
-            f"from optimum.onnxruntime import {self.kind.onnx_class}",
-            f"from transformers import {loader}, pipeline",
-            "",
-            f"name = {json.dumps(visible(self.repo_id))}",
-            f"model = {self.kind.onnx_class}.from_pretrained(",
-            f'    name, subfolder="onnx", file_name="{file}"',
-            ")",
-            load,
-            *call,
-            "```",
+            *onnx_runtime(self.kind, self.ranks, visible(self.repo_id), file),
         )
         recommended = list(recommended_files(self.results, PRUNED))
         for told in recommended:
@@ -275,29 +261,11 @@ class _Card:
                 "", "```python", *told.load, "```",
             )  # fmt: skip
         if not any("openvino" in line for told in recommended for line in told.load):
-            yield from self._openvino(loader, variable, load)
-        if not images and not self.ranks and file == "model_quantized.onnx":
+            # Of the first of OpenVINO's files, if the folder holds any.
+            for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
+                yield from openvino(self.kind, self.ranks, visible(self.repo_id), model.name)
+        if self.kind is not IMAGE and not self.ranks and file == "model_quantized.onnx":
             yield from javascript(self.kind, visible(self.repo_id))
-
-    def _openvino(self, loader: str, variable: str, load: str) -> Iterator[str]:
-        """Of the first of OpenVINO's files, if the folder holds any."""
-        for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
-            yield from (
-                "",
-                "In OpenVINO:",
-                "",
-                "```python",
-                "import openvino",
-                "from huggingface_hub import snapshot_download",
-                f"from transformers import {loader}",
-                "",
-                f"name = snapshot_download({json.dumps(visible(self.repo_id))})",
-                load,
-                f'model = openvino.compile_model(f"{{name}}/openvino/{model.name}", "CPU")',
-                f'batch = {variable}({input_of(self.kind, self.ranks)}, return_tensors="np")',
-                'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
-                "```",
-            )
 
     def _limits(self) -> Iterator[str]:
         results, data = self.results, self.results.data

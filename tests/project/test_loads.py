@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ from loads import (
 )
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/loads.md"
-HERE = Place()
+# HFPRUNE_NODE: a folder in which @huggingface/transformers was installed by npm.
+HERE = Place(node=Path(os.environ["HFPRUNE_NODE"]) if "HFPRUNE_NODE" in os.environ else None)
 # One layout of each kind; all of them are slow, a process each.
 ALWAYS = (
     ("uneven", "ONNX Runtime alone"),
