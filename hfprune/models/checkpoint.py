@@ -2,8 +2,9 @@
 
 Any way of saving works (``model.save_pretrained``, ``Trainer.save_model``), since the sizes ride in
 the config. Loading builds the class of transformers, gives each layer its size, then reads every
-tensor strictly: nothing missing, nothing extra, nothing of another shape. A checkpoint of a training
-that prunes holds the dense weights and the plan so far, which is carried out when it is loaded.
+tensor strictly: nothing missing, nothing extra, nothing of another shape. A checkpoint of a
+training that prunes holds the dense weights and the plan so far, which is carried out when it is
+loaded.
 """
 
 from __future__ import annotations

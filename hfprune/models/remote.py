@@ -39,9 +39,9 @@ _STAND_INS: Final = {
 _CODE: Final = '''"""@DOC@
 
 Written by hfprune. It builds the @BASE@ of transformers and makes its layers
-as small as `config.hfprune` says: how many heads and neurons each keeps, 0 where a block was removed.
-It reads nothing but the config, imports nothing but torch and transformers, and computes nothing else
-than that class.
+as small as `config.hfprune` says: how many heads and neurons each keeps, 0 where a block was
+removed. It reads nothing but the config, imports nothing but torch and transformers, and computes
+nothing else than that class.
 """
 
 import torch
