@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--python", action="append", default=[], metavar="PYTHON")
     parser.add_argument("--node", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="keep cells here, and do not run them again"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "docs/loads.md", metavar="FILE")
     options = parser.parse_args(arguments)
 
@@ -36,8 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from loads import LAYOUTS, NOT_RUN, READERS, STATED, Place, file_name, prepare, read, table
 
-    from hfprune.core.files import atomic_write_text
+    from hfprune.core.files import atomic_write_json, atomic_write_text
 
+    kept: dict[str, str] = {}
+    if options.keep is not None and options.keep.is_file():
+        kept = json.loads(options.keep.read_text(encoding="utf-8"))
     pythons = tuple(os.path.abspath(python) for python in options.python)
     place = Place((sys.executable, *pythons), options.node and options.node.resolve())
     results, bad = {}, 0
@@ -45,13 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         truth = prepare(Path(name))
         for layout in LAYOUTS:
             for reader in READERS:
-                said = read(reader, Path(name) / file_name(layout), truth[layout], place)
-                results[layout, reader] = said.replace(name, "…")
+                cell = f"{layout} | {reader}"
+                said = kept.get(cell)
+                if said is None:
+                    said = read(reader, Path(name) / file_name(layout), truth[layout], place)
+                results[layout, reader] = kept[cell] = said.replace(name, "...")
+                if options.keep is not None:
+                    atomic_write_json(options.keep, kept)
                 fine = {"", NOT_RUN, *truth[layout]}
                 wanted = STATED.get((layout, reader))
                 good = set(said.split(", ")) <= fine if wanted is None else wanted in said
                 bad += not (good or said == NOT_RUN)
-                print(f"{layout} | {reader}: {results[layout, reader]}", file=sys.stderr)
+                print(f"{cell}: {results[layout, reader]}", file=sys.stderr)
     atomic_write_text(options.output, table(results, versions(place)))
     print(f"wrote {options.output.name}")
     return int(bad > 0)
