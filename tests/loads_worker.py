@@ -30,11 +30,11 @@ def graphs(folder: Path) -> dict[str, Path]:
 
 
 def transformers_alone(folder: Path, texts: list[str]) -> Found:
+    if not list(folder.glob("*.safetensors")):
+        return {}
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    if not list(folder.glob("*.safetensors")):
-        return {}
     trusted = "auto_map" in json.loads((folder / "config.json").read_text())
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trusted)
     batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
@@ -43,6 +43,8 @@ def transformers_alone(folder: Path, texts: list[str]) -> Found:
 
 
 def with_hfprune(folder: Path, texts: list[str]) -> Found:
+    if not list(folder.glob("*.safetensors")) and not (folder / "onnx").is_dir():
+        return {}
     import torch
     from transformers import AutoTokenizer
 
@@ -62,12 +64,12 @@ def with_hfprune(folder: Path, texts: list[str]) -> Found:
 
 
 def optimum_onnx(folder: Path, texts: list[str]) -> Found:
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-    from transformers import AutoTokenizer
-
     found: Found = {}
     if not (folder / "config.json").is_file():
         return found
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer
+
     for name, file in graphs(folder).items():
         place = "onnx" if file.parent.name == "onnx" else ""
         model = ORTModelForSequenceClassification.from_pretrained(
@@ -79,11 +81,11 @@ def optimum_onnx(folder: Path, texts: list[str]) -> Found:
 
 
 def optimum_intel(folder: Path, texts: list[str]) -> Found:
+    if not (folder / "openvino").is_dir():
+        return {}
     from optimum.intel import OVModelForSequenceClassification
     from transformers import AutoTokenizer
 
-    if not (folder / "openvino").is_dir():
-        return {}
     model = OVModelForSequenceClassification.from_pretrained(
         folder,
         subfolder="openvino",
