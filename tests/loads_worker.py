@@ -48,15 +48,16 @@ def with_hfprune(folder: Path, texts: list[str]) -> Found:
     import torch
     from transformers import AutoTokenizer
 
-    import hfprune
     from hfprune.deploy.predict.rows import Row
     from hfprune.deploy.predict.serving import Predictor
+    from hfprune.models.saved import load_saved
 
     found: Found = {}
     if list(folder.glob("*.safetensors")):
         batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
-            found["PyTorch"] = hfprune.from_pretrained(folder)(**batch).logits.numpy()
+            # As its commands do: hfprune.from_pretrained leaves uniform models to transformers.
+            found["PyTorch"] = load_saved(str(folder)).eval()(**batch).logits.numpy()
     if (folder / "onnx").is_dir():
         ask = Predictor(folder)
         found[ask.file.precision] = ask.logits([Row(text) for text in texts])

@@ -496,7 +496,7 @@ def test_a_move_that_fails_half_way_is_undone(
 
 
 @pytest.mark.skipif(not OPTIMUM, reason="needs Optimum")
-@pytest.mark.parametrize("missing", ["onnxruntime", "optimum", "onnx"])
+@pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])
 def test_missing_packages_name_the_extra(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
