@@ -122,7 +122,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		"$$found" -m venv $(VENV); \
 	fi
 	$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(PIP) install -c constraints.txt -e ".[onnx,openvino,ner,peft,vision,bench,dev]"
+	$(PIP) install -c constraints.txt -e ".[optimum,openvino,ner,peft,vision,bench,dev]"
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(INSTALLED)
@@ -135,7 +135,7 @@ $(VENV5)/.installed: pyproject.toml constraints-v5.txt | $(INSTALLED)
 	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
 		"$$(grep '^torch==' constraints-v5.txt)" -c constraints-v5.txt
 	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
-		-c constraints-v5.txt -e ".[onnx-v5,openvino,ner,peft,vision,bench,test]"
+		-c constraints-v5.txt -e ".[onnx,openvino,ner,peft,vision,bench,test]"
 	@touch $@
 
 $(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock | $(INSTALLED)

@@ -30,5 +30,5 @@ columns = {
 feed = {node.name: np.array(columns[node.name], dtype=np.int64) for node in session.get_inputs()}
 logits = session.run(["logits"], feed)[0]
 for text, row in zip(texts, logits, strict=True):
-    label = config["id2label"][str(row.argmax())]
+    label = config.get("id2label", {}).get(str(row.argmax()), f"LABEL_{row.argmax()}")
     print(json.dumps({"text": text, "label": label, "logits": row.tolist()}))

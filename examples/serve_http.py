@@ -38,7 +38,10 @@ def answers(texts: list[str]) -> list[dict[str, object]]:
     likely = np.exp(logits - logits.max(axis=1, keepdims=True))
     likely /= likely.sum(axis=1, keepdims=True)
     return [
-        {"label": config["id2label"][str(row.argmax())], "probability": round(float(row.max()), 4)}
+        {
+            "label": config.get("id2label", {}).get(str(row.argmax()), f"LABEL_{row.argmax()}"),
+            "probability": round(float(row.max()), 4),
+        }
         for row in likely
     ]
 

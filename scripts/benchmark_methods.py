@@ -20,7 +20,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from simple_baselines import STATIC, TFIDF, rows_of
 if TYPE_CHECKING:
     from hfprune.core.results import RunResults
 
+Ways = Callable[[Sequence[float], float], Mapping[str, dict[str, Any]]]
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
 SPARSITIES = (0.8, 0.95)
 TRAINING_FREE = (0.3, 0.5, 0.65, 0.8)
@@ -84,32 +85,41 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parser_of(document: str, speeds: Sequence[float], output: str) -> argparse.ArgumentParser:
+    """The arguments that comparisons share."""
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
+        description=document.split("\n")[0],
+        epilog=document.split("\n", 1)[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--recipe", required=True, metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--speeds", type=float, nargs="+", default=[6.0, 10.0, 16.0])
+    parser.add_argument("--speeds", type=float, nargs="+", default=list(speeds))
     parser.add_argument(
         "--epochs", type=float, default=3, help="of every method, after the teacher"
     )
     parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
-    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--output", type=Path, default=Path(output))
     parser.add_argument("--untimed", action="store_true", help="only run: no timing, no table")
     parser.add_argument(
         "--finished", action="store_true", help="run nothing: the table of what is finished"
     )
     parser.add_argument("--short", action="store_true", help="a smoke test on a sliver of the data")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every run")
-    options = parser.parse_args(arguments)
+    return parser
 
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__ or "", (6.0, 10.0, 16.0), "runs/methods")
+    return carry_out(compare, parser.parse_args(arguments))
+
+
+def carry_out(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """The exit status of a comparison."""
     from hfprune.core.errors import HFPruneError
 
     try:
-        return compare(options)
+        return work(options)
     except HFPruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -119,8 +129,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from hfprune.core.errors import OutputError
     from hfprune.core.files import atomic_write_json, atomic_write_text
+
+    rows = measured(options, methods, (TFIDF, STATIC))
+    if options.untimed:
+        return 0
+    summary = list(_summary(rows))
+    atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})
+    table = "\n".join(_table(summary)) + "\n"
+    atomic_write_text(options.output / "methods.md", table)
+    _plot(summary, options.output / "methods.png")
+    print(table)
+    print(f"written: {options.output / 'methods.md'}, methods.json, methods.png")
+    return 0
+
+
+def measured(
+    options: argparse.Namespace, ways: Ways, simple_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Run what is not finished and time all of it together: a row a model and seed.
+
+    Args:
+        options: as :func:`main` reads them.
+        ways: of speeds and epochs, what is compared: sections that differ from the recipe, by name.
+        simple_names: of baselines without an encoder.
+    """
+    from hfprune.core.errors import OutputError
     from hfprune.core.results import METRICS_FILE, read_results
     from hfprune.deploy.quantize.outcome import USUAL
     from hfprune.pipeline import run
@@ -141,7 +175,7 @@ def compare(options: argparse.Namespace) -> int:
     files: dict[tuple[str, int], tuple[Path, str]] = {}
     for seed in options.seeds[:1] if options.short else options.seeds:
         teacher = None
-        wanted = methods(speeds, epochs)
+        wanted = ways(speeds, epochs)
         for name, changes in wanted.items():
             if options.only and name not in options.only:
                 continue
@@ -168,22 +202,15 @@ def compare(options: argparse.Namespace) -> int:
         if teacher is not None:
             _dense_files(teacher, base, seed, files)
     if options.untimed:
-        return 0
+        return rows
     if not rows:
         raise OutputError(f"{options.output} holds no finished run; leave out --finished")
-    names = [name for name in (TFIDF, STATIC) if not options.only or name in options.only]
+    names = [name for name in simple_names if not options.only or name in options.only]
     dense = statistics.fmean(row["metric"] for row in rows if row["name"] == DENSE)
     simple, more = rows_of(timing, names, dense, rows[0]["seed"])
     rows += more
     _time(rows, files, timing, options.output / "times.json", simple)
-    summary = list(_summary(rows))
-    atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})
-    table = "\n".join(_table(summary)) + "\n"
-    atomic_write_text(options.output / "methods.md", table)
-    _plot(summary, options.output / "methods.png")
-    print(table)
-    print(f"written: {options.output / 'methods.md'}, methods.json, methods.png")
-    return 0
+    return rows
 
 
 def _teacher(values: dict[str, Any], place: Path) -> Path:

@@ -1,5 +1,7 @@
 """Serve a classifier of texts over HTTP. Needs onnxruntime, tokenizers and numpy; no hfprune.
 
+Takes a run's folder, what `--layout plain` wrote of it, or a family with its cascade.json.
+
 hfprune export runs/reviews --layout plain --output served
 python examples/server/server.py served --port 8000
 curl localhost:8000/classify -d '["a moving film", "dull"]'
@@ -20,8 +22,21 @@ MOST_BYTES, MOST_TEXTS = 2**20, 64
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
+def file_of(folder: Path) -> Path:
+    """What deploy.json recommends, if it is an ONNX file; else int8, else what there is."""
+    record = folder / "deploy.json"
+    uses = json.loads(record.read_text(encoding="utf-8"))["uses"] if record.is_file() else {}
+    for use in ("batches", "single"):
+        if use in uses and uses[use]["runtime"] == "onnxruntime":
+            return folder / uses[use]["path"]
+    files = sorted((folder / "onnx").glob("*.onnx"), key=lambda file: "quantized" not in file.name)
+    if not files:
+        sys.exit(f"{folder}/onnx holds no ONNX file; of a family name one model, or make a cascade")
+    return files[0]
+
+
 class Classifier:
-    """The one ONNX file of a folder, with its tokenizer."""
+    """The ONNX file of a folder, with its tokenizer."""
 
     def __init__(self, folder: Path, threads: int, max_length: int) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -38,9 +53,8 @@ class Classifier:
         self.tokenizer.enable_truncation(min(max_length, longest))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        (file,) = sorted((folder / "onnx").glob("*.onnx"))
         self.session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
+            str(file_of(folder)), options, providers=["CPUExecutionProvider"]
         )
         self.inputs = [node.name for node in self.session.get_inputs()]
         # One batch at a time: more at once would only share the same cores.
@@ -71,7 +85,26 @@ class Classifier:
         return {"label": best, "score": scores[best], "scores": scores}
 
 
-def handler(classify: Classifier) -> type[BaseHTTPRequestHandler]:
+class Cascade:
+    """Two models of a family: the fast one answers when it is sure, else the slow one (`by`)."""
+
+    def __init__(self, folder: Path, threads: int, max_length: int) -> None:
+        record = json.loads((folder / "cascade.json").read_text(encoding="utf-8"))
+        self.threshold = record["threshold"]
+        self.fast, self.slow = (
+            Classifier(folder / record[name], threads, max_length) for name in ("fast", "slow")
+        )
+
+    def __call__(self, texts: list[str]) -> list[dict[str, object]]:
+        answers = [told | {"by": "fast"} for told in self.fast(texts)]
+        unsure = [n for n, told in enumerate(answers) if told["score"] < self.threshold]
+        again = self.slow([texts[n] for n in unsure]) if unsure else []
+        for number, told in zip(unsure, again, strict=True):
+            answers[number] = told | {"by": "slow"}
+        return answers
+
+
+def handler(classify: Classifier | Cascade) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 30  # seconds that a client may be silent
 
@@ -121,7 +154,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of one batch, as measured")
     parser.add_argument("--max-length", type=int, default=128, help="data.max_length of the recipe")
     given = parser.parse_args()
-    classify = Classifier(given.folder, given.threads, given.max_length)
+    kind = Cascade if (given.folder / "cascade.json").is_file() else Classifier
+    classify = kind(given.folder, given.threads, given.max_length)
     server = ThreadingHTTPServer((given.host, given.port), handler(classify))
     print(f"http://{given.host}:{server.server_address[1]}", flush=True)
     try:

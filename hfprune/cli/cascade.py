@@ -27,6 +27,12 @@ def cascade(
             min=0.0, max=1.0, help="What of the slow member's first metric may be lost (0.005)."
         ),
     ] = 0.0,
+    at_least: Annotated[
+        float | None,
+        typer.Option(
+            help="What that metric must reach on the validation rows, in place of --max-drop."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Of one text.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -42,16 +48,27 @@ def cascade(
 
         with Console(quiet=quiet or as_json).progress("cascade") as progress:
             found = make_cascade(
-                folder, fast=fast, slow=slow, max_drop=max_drop, threads=threads, progress=progress
+                folder,
+                fast=fast,
+                slow=slow,
+                max_drop=max_drop,
+                at_least=at_least,
+                threads=threads,
+                progress=progress,
             )
         if as_json:
             print_json(found.model_dump(mode="json"))
             return
+        beside = found.dense
         say(f"{found.fast} if its probability is {found.threshold:.3f} or more, else {found.slow}")
         for name, row in found.measured.items():
             low, high = row.interval
             say(
                 f"{name:8} {found.metric} {row.metric:.4f} ({low:.3f} to {high:.3f})  mean "
                 f"{row.mean_ms:.2f} ms, p95 {row.p95_ms:.2f} ms, slow for {row.slow_share:.1%}"
+                + ("" if beside is None else f", {beside.speedup[name]:.1f}x over dense")
             )
+        if beside is not None:
+            low, high = beside.interval
+            say(f"{'dense':8} {found.metric} {beside.metric:.4f} ({low:.3f} to {high:.3f})")
         say(f"next: hfprune report {folder}")

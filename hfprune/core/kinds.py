@@ -29,7 +29,7 @@ class Kind:
         export_task: the name that Optimum, pipelines and the Hub give it.
         auto_class: the class of transformers that loads such a model.
         onnx_class: the class of Optimum that runs it from ONNX.
-        ending: how the stock classes' names end.
+        ending: how the names of such classes end.
     """
 
     export_task: str

@@ -19,8 +19,11 @@ QUANTIZED_FILE = "model_quantized.onnx"
 OPTIMIZED_FILE = "model_optimized.onnx"
 INSTALL_HINT = 'pip install "hfprune[onnx]"'
 
-# Optimum's ONNX package and transformers 5 exclude each other; transformers 5 has its own exporter.
-INSTALL_HINT_5 = "pip install onnx onnxruntime onnxscript"
+# Of what is asked for by name alone: no extra that works everywhere may bring it.
+_OTHER_HINTS = {
+    "optimum": 'pip install "hfprune[optimum]", which holds transformers below 4.58',
+    "transformers": 'pip install "transformers>=5.23" "hfprune[onnx]"',
+}
 MODEL_INPUTS = (*TEXT_INPUTS, *IMAGE_INPUTS)
 UNTOUCHED = "Nothing was replaced: earlier files are untouched."
 
@@ -41,12 +44,6 @@ def onnx_files(directory: str | Path) -> dict[str, Path]:
     return {name: file for name, file in files.items() if file.is_file()}
 
 
-def before_transformers_5() -> bool:
-    import transformers
-
-    return int(transformers.__version__.split(".")[0]) < 5
-
-
 def has_module(module: str) -> bool:
     try:
         importlib.import_module(module)
@@ -56,18 +53,20 @@ def has_module(module: str) -> bool:
 
 
 def require(*modules: str) -> Any:
-    """Import optional modules; returns the first."""
+    """Import optional modules; returns the first.
+
+    Raises:
+        MissingExtraError: one cannot be imported; says what to install.
+    """
     found = []
     for name in modules:
         try:
             found.append(importlib.import_module(name))
         except ImportError as error:
-            hint = INSTALL_HINT if before_transformers_5() else INSTALL_HINT_5
-            if name == "transformers.exporters":
-                hint = 'pip install "transformers>=5.23" onnx onnxruntime onnxscript'
+            package = name.split(".")[0]
             raise MissingExtraError(
-                f"ONNX export needs {name.split('.')[0]}, which cannot be imported ({error}): "
-                f"{hint}"
+                f"ONNX export needs {package}, which cannot be imported ({error}): "
+                f"{_OTHER_HINTS.get(package, INSTALL_HINT)}"
             ) from error
     return found[0]
 

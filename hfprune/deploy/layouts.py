@@ -22,6 +22,7 @@ from hfprune.core.reading import read_json
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.exporters.pooling import token_graph
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
+from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade, write_cascade
 from hfprune.deploy.staging import data_files
 from hfprune.models.layout import layout_or_note
 from hfprune.models.remote import write_modeling_file
@@ -37,7 +38,8 @@ def write_layout(folder: str | Path, layout: str, output: str | Path) -> Path:
     """Write what a server reads of a run's output.
 
     Args:
-        folder: a run's output, or any folder with ``config.json`` and ONNX files in ``onnx/``.
+        folder: a run's output, or any folder with ``config.json`` and ONNX files in ``onnx/``. For
+            ``plain`` also a family with its ``cascade.json``: both members are then written.
         layout: one of :data:`LAYOUTS`.
         output: a new folder, or an empty one. Of Triton the last part of its name is the model's.
 
@@ -53,6 +55,10 @@ def write_layout(folder: str | Path, layout: str, output: str | Path) -> Path:
     if write is None:
         raise ExportError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     source, target = Path(folder), Path(output)
+    if layout == "plain" and (source / CASCADE_FILE).is_file():
+        with atomic_directory(target, overwrite=False) as place:
+            _cascade(source, place)
+        return target
     if not (source / "config.json").is_file():
         raise CheckpointError(
             f"{folder} holds no config.json: give the output_dir of a run, or one model of a family"
@@ -91,6 +97,15 @@ def _plain(source: Path, place: Path, name: str) -> None:
     _copy_readers(source, place)
     _write_config(place, _config(source))
     _copy_graph(file, place / "onnx" / file.name)
+
+
+def _cascade(source: Path, place: Path) -> None:
+    """Both members of a cascade, each ``plain`` in a folder of its name, and its record."""
+    record = read_cascade(source)
+    for name in (record.fast, record.slow):
+        (place / name).mkdir()
+        _plain(source / name, place / name, name)
+    write_cascade(record, place)
 
 
 def _tei(source: Path, place: Path, name: str) -> None:

@@ -1,9 +1,10 @@
 """Save and load shrunk models: safetensors, and the kept sizes in ``config.json``.
 
 Any way of saving works (``model.save_pretrained``, ``Trainer.save_model``), since the sizes ride in
-the config. Loading builds the stock class, gives each layer its size, then reads every tensor
-strictly: nothing missing, nothing extra, nothing of another shape. A checkpoint of a training that
-prunes holds the dense weights and the plan so far, which is carried out when it is loaded.
+the config. Loading builds the class of transformers, gives each layer its size, then reads every
+tensor strictly: nothing missing, nothing extra, nothing of another shape. A checkpoint of a
+training that prunes holds the dense weights and the plan so far, which is carried out when it is
+loaded.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def from_pretrained(
         revision, token, cache_dir, local_files_only: as in transformers.
 
     Returns:
-        The stock ``transformers`` model, in eval mode, on the CPU, in the saved dtype.
+        A model of its class in transformers, with smaller layers: which plain ``from_pretrained``
+        does not build. In eval mode, on the CPU, in the saved dtype.
 
     Raises:
         CheckpointError: if there is no such directory or repository, it holds neither a record of

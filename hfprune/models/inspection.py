@@ -69,7 +69,7 @@ class Inspection:
 
     Attributes:
         model_type: of the config.
-        architecture: name of the stock class.
+        architecture: name of its class in transformers.
         task: as Optimum and pipelines name it.
         labels: the names of the classes, in order.
         pruned: whether hfprune shrank it.

@@ -1,8 +1,8 @@
 """An uneven model without hfprune: a file of code beside it, which builds its layers.
 
 transformers runs code of a folder only for those who tell it to trust that code, so the file is
-short, is written only when it is asked for, and says what it does. It makes the layers of the stock
-class smaller; all that differs from family to family stands in it as a table.
+short, is written only when it is asked for, and says what it does. It makes the layers of the class
+of transformers smaller; all that differs from family to family stands in it as a table.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ _STAND_INS: Final = {
 
 _CODE: Final = '''"""@DOC@
 
-Written by hfprune. It builds the stock @BASE@ and makes its layers as small as `config.hfprune`
-says: how many heads and neurons each keeps, 0 where a block was removed. It reads nothing but the
-config, imports nothing but torch and transformers, and computes nothing else than the stock class.
+Written by hfprune. It builds the @BASE@ of transformers and makes its layers
+as small as `config.hfprune` says: how many heads and neurons each keeps, 0 where a block was
+removed. It reads nothing but the config, imports nothing but torch and transformers, and computes
+nothing else than that class.
 """
 
 import torch

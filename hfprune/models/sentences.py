@@ -73,7 +73,7 @@ class SentenceEncoder:
     """A transformer with pooling, as sentence-transformers would run it.
 
     Attributes:
-        model: the stock transformers model.
+        model: of transformers.
         tokenizer: its tokenizer.
         layout: pooling and normalisation.
         max_length: longest text in tokens; what is longer is cut.

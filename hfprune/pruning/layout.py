@@ -1,13 +1,14 @@
 """Models that every transformers builds by itself: sizes that one config can say.
 
 A shrunk model keeps all its layers, emptied ones too, while it is worked on. At the end
-:func:`finish_` takes the emptied layers out and writes the sizes that the others share into the
-config, where that says it all: no marker among the tensors, and for ``layout: uniform`` no key of
+:func:`finish_` takes the emptied layers out, and writes the sizes that the others share into the
+config where that says it all: no marker among the tensors, and for ``layout: uniform`` no key of
 hfprune either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
@@ -78,10 +79,11 @@ def loads_alone(model: nn.Module) -> bool:
 def finish_(model: nn.Module, layout: Layout) -> bool:
     """Give a shrunk model the form in which transformers builds it alone, if it has one. In place.
 
-    Emptied layers are taken out. For ``uniform`` the config says what the layers share, and
-    nothing of hfprune; for ``uneven`` this is done only where whole layers are all that is gone,
-    and the record says which. Logits stay the same, bit for bit. A finished model can be pruned
-    further; its layers are counted anew.
+    Emptied layers are taken out, so ``num_hidden_layers`` (as the family calls it) counts those
+    that are left, and the record says which they are. For ``uniform`` the config says what the
+    layers share, and nothing of hfprune. An ``uneven`` model loads alone only where whole layers
+    are all that is gone. Logits stay the same, bit for bit. A finished model can be pruned further;
+    its layers are counted anew.
 
     Returns:
         Whether plain ``from_pretrained`` of transformers loads the model now.
@@ -94,15 +96,13 @@ def finish_(model: nn.Module, layout: Layout) -> bool:
     form = stock_form_of(model)
     if layout == "uniform" and form is None:
         uniform_shape(model)  # says why
-    if form is None:
-        return False
     before = adapter.stock_sizes(config)
-    whole = (form.heads, form.neurons) == before
-    if layout == "uneven" and not whole:
+    if form is None or (layout == "uneven" and (form.heads, form.neurons) != before):
+        _drop_empty_(model)
         return False
     count = len(adapter.layers(model))
     if len(form.layers) < count:
-        _drop_layers_(model, form)
+        _drop_layers_(model, form.layers)
     adapter.write_stock_sizes(config, form.heads, form.neurons)
     hint_(config, wanted=False)
     if layout == "uniform":
@@ -113,13 +113,31 @@ def finish_(model: nn.Module, layout: Layout) -> bool:
     return True
 
 
-def _drop_layers_(model: nn.Module, form: StockForm) -> None:
+def _drop_empty_(model: nn.Module) -> None:
+    """Take the emptied layers out of a model whose other layers differ, those that can leave."""
+    adapter = adapter_of(model)
+    if adapter.stock is None or adapter.stock.layers is None:
+        return
+    sizes = model_sizes(model)
+    empty = {index for index, layer in enumerate(sizes) if not any(layer)}
+    groups = [set(group) for group in _shape(model).groups if empty.issuperset(group)]
+    gone = set().union(*groups)
+    if gone and len(gone) == len(sizes):  # of a model without layers nobody makes anything
+        gone -= groups[0]
+    if not gone:
+        return
+    layers = [index for index in range(len(sizes)) if index not in gone]
+    _drop_layers_(model, layers)
+    write_record_(model, layers=layers, of_layers=len(sizes))
+
+
+def _drop_layers_(model: nn.Module, layers: Sequence[int]) -> None:
     adapter = adapter_of(model)
     if adapter.stock is None or adapter.stock.layers is None:
         raise UnsupportedModelError(f"no layer can leave a {type(model).__name__}")
     holder = adapter.layer_list(model)
     count = len(holder)
-    for index in sorted(set(range(count)) - set(form.layers), reverse=True):
+    for index in sorted(set(range(count)) - set(layers), reverse=True):
         del holder[index]
     for index, layer in enumerate(holder):
         for module in layer.modules():
@@ -129,9 +147,9 @@ def _drop_layers_(model: nn.Module, form: StockForm) -> None:
                     setattr(module, name, index)
     config: Any = model.config
     kinds = getattr(config, "layer_types", None)
-    setattr(config, adapter.stock.layers, len(form.layers))
+    setattr(config, adapter.stock.layers, len(layers))
     if isinstance(kinds, list) and len(kinds) == count:
-        config.layer_types = [kinds[index] for index in form.layers]
+        config.layer_types = [kinds[index] for index in layers]
 
 
 def _shape(model: nn.Module) -> UniformShape:

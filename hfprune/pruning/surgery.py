@@ -1,7 +1,7 @@
 """Physical removal: projections and embeddings become smaller, empty blocks disappear.
 
-The model keeps its stock class. What each layer kept is written to ``model.config.hfprune`` so
-that every way of saving the model also saves how to build it again.
+The model keeps its class of transformers. What each layer kept is written to
+``model.config.hfprune`` so that every way of saving the model also saves how to build it again.
 """
 
 from __future__ import annotations

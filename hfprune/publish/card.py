@@ -32,9 +32,10 @@ from hfprune.publish.usage import (
     calls,
     embedding,
     how_embeddings_were_made,
-    input_of,
     javascript,
+    onnx_runtime,
     openvino,
+    reader,
 )
 from hfprune.recipe.public import public_recipe, title_of
 from hfprune.recipe.reading import dump_recipe
@@ -254,11 +255,7 @@ class _Card:
         if self.embeds:
             yield from embedding(visible(self.repo_id), file, recommended, alone=alone)
             return
-        # Images have a processor where texts have a tokenizer.
-        images = self.kind is IMAGE
-        loader = "AutoImageProcessor" if images else "AutoTokenizer"
-        variable = "processor" if images else "tokenizer"
-        load = f"{variable} = {loader}.from_pretrained(name)"
+        loader, variable = reader(self.kind)
         call = calls(self.kind, self.ranks)
         auto = self.kind.auto_class
         yield from (
@@ -270,26 +267,16 @@ class _Card:
             "",
             f"name = {json.dumps(visible(self.repo_id))}",
             f"model = {auto if alone else 'hfprune'}.from_pretrained(name)",
-            load,
+            f"{variable} = {loader}.from_pretrained(name)",
             *call,
             "```",
             "",
-            "All layers have one size, so hfprune is not needed. In ONNX Runtime:"
+            "All layers have one size, so hfprune is not needed."
             if alone
             else "`from_pretrained` of transformers itself stops with an error that says the same, "
-            "since it builds all layers alike. The ONNX files need no hfprune:",
+            "since it builds all layers alike. The ONNX files need no hfprune.",
             "",
-            "```python",
-            f"from optimum.onnxruntime import {self.kind.onnx_class}",
-            f"from transformers import {loader}, pipeline",
-            "",
-            f"name = {json.dumps(visible(self.repo_id))}",
-            f"model = {self.kind.onnx_class}.from_pretrained(",
-            f'    name, subfolder="onnx", file_name="{file}"',
-            ")",
-            load,
-            *call,
-            "```",
+            *onnx_runtime(self.kind, self.ranks, visible(self.repo_id), file),
         )
         for told in recommended:
             yield from (
@@ -297,10 +284,10 @@ class _Card:
                 "", "```python", *told.load, "```",
             )  # fmt: skip
         if not any("openvino" in line for told in recommended for line in told.load):
-            for xml in sorted(path.name for path in self.folder.glob("openvino/*.xml"))[:1]:
-                given = f'{variable}({input_of(self.kind, self.ranks)}, return_tensors="np")'
-                yield from openvino(visible(self.repo_id), xml, loader, load, given)
-        if not images and not self.ranks and file == "model_quantized.onnx":
+            # Of the first of OpenVINO's files, if the folder holds any.
+            for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
+                yield from openvino(self.kind, self.ranks, visible(self.repo_id), model.name)
+        if self.kind is not IMAGE and not self.ranks and file == "model_quantized.onnx":
             yield from javascript(self.kind, visible(self.repo_id))
 
     def _limits(self) -> Iterator[str]:

@@ -30,31 +30,58 @@ def input_of(kind: Kind, ranks: bool) -> str:
     return '["a query"], ["a text"]' if ranks else '["a text"]'
 
 
-def openvino(name: str, file: str, loader: str, load: str, given: str) -> Iterator[str]:
-    """How OpenVINO runs a file of a repository.
+def onnx_runtime(kind: Kind, ranks: bool, name: str, file: str) -> Iterator[str]:
+    """Of ONNX Runtime alone, which is there with either transformers; Optimum is named."""
+    yield from (
+        "In ONNX Runtime (for pipelines Optimum's "
+        f'`{kind.onnx_class}` reads the same file, with `subfolder="onnx"`):',
+        "",
+        "```python",
+        "import onnxruntime",
+        *_fetched(kind, name),
+        f'session = onnxruntime.InferenceSession(f"{{name}}/onnx/{file}")',
+        *_batch(kind, ranks),
+        "feed = {node.name: batch[node.name] for node in session.get_inputs()}",
+        'logits = session.run(["logits"], feed)[0]',
+        "```",
+    )
 
-    Args:
-        name: of the repository.
-        file: in its folder ``openvino``.
-        loader, load: the class that reads inputs, and the line that makes it.
-        given: an expression of one input, read.
-    """
+
+def openvino(kind: Kind, ranks: bool, name: str, file: str) -> Iterator[str]:
+    """Of OpenVINO alone."""
     yield from (
         "",
         "In OpenVINO:",
         "",
         "```python",
         "import openvino",
+        *_fetched(kind, name),
+        f'model = openvino.compile_model(f"{{name}}/openvino/{file}", "CPU")',
+        *_batch(kind, ranks),
+        'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
+        "```",
+    )
+
+
+def _fetched(kind: Kind, name: str) -> Iterator[str]:
+    """Imports, and the folder of a repository: files of one model may be several."""
+    loader, variable = reader(kind)
+    yield from (
         "from huggingface_hub import snapshot_download",
         f"from transformers import {loader}",
         "",
         f"name = snapshot_download({json.dumps(name)})",
-        load,
-        f'model = openvino.compile_model(f"{{name}}/openvino/{file}", "CPU")',
-        f"batch = {given}",
-        'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
-        "```",
+        f"{variable} = {loader}.from_pretrained(name)",
     )
+
+
+def _batch(kind: Kind, ranks: bool) -> Iterator[str]:
+    yield f'batch = {reader(kind)[1]}({input_of(kind, ranks)}, return_tensors="np")'
+
+
+def reader(kind: Kind) -> tuple[str, str]:
+    """Class and variable: images have a processor where texts have a tokenizer."""
+    return ("AutoImageProcessor", "processor") if kind is IMAGE else ("AutoTokenizer", "tokenizer")
 
 
 def javascript(kind: Kind, name: str) -> Iterator[str]:
@@ -68,6 +95,7 @@ def javascript(kind: Kind, name: str) -> Iterator[str]:
         "",
         f"const name = {json.dumps(name)};",
         f'const classify = await pipeline("{kind.export_task}", name, {{ dtype: "q8" }});',
+        'console.log(await classify(["a text"]));',
         "```",
     )
 

@@ -157,9 +157,11 @@ class Pruner:
         self._small = weakref.ref(model)
 
     def _finished(self, model: nn.Module) -> nn.Module:
-        """In the form that transformers builds alone; a plan on its way may have none yet."""
-        if self.finishes and self.config is not None and stock_form_of(model) is not None:
-            finish_(model, self.config.layout)
+        """In the form that it is saved in; a uniform plan on its way may have none yet."""
+        if self.finishes and self.config is not None:
+            layout = self.config.layout
+            if layout == "uneven" or stock_form_of(model) is not None:
+                finish_(model, layout)
         return model
 
     def small_copy(self, model: nn.Module) -> Any:

@@ -111,6 +111,9 @@ def test_a_temperature_changes_probabilities_and_no_prediction(
     scaled = compress(inputs, tmp_path / "scaled", export=export, **common)
     assert scaled.results.pruning is not None
     assert scaled.results.pruning.temperature == 4.0
+    for name in ("config.json", "onnx/config.json"):
+        config = json.loads((scaled.folder / name).read_text())
+        assert config["applied_temperature"] == 4.0
     batch = scaled.tokenizer(["good film", "a bad one"], return_tensors="pt", padding=True)
     with torch.no_grad():
         before, after = plain.model(**batch).logits, scaled.model(**batch).logits

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import hfprune.cli
 from hfprune.core.errors import DataError, OutputError
+from hfprune.core.results import RunResults
 from hfprune.deploy.predict import cascading
 from hfprune.deploy.predict.cascade import (
     Cascade,
@@ -139,6 +140,50 @@ def cascading_point(fast: Any) -> Any:
     from hfprune.deploy.predict.cascade import Point
 
     return Point(float(np.median(softmax(fast).max(1))), 0.5, 0.5, 3.0)
+
+
+def test_a_wanted_metric_in_place_of_a_drop(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascading, "_times", times)
+    wanted: list[float] = []
+
+    def chosen(fast: Any, slow: Any, metric: Any, least: float, *rest: Any, **more: Any) -> None:
+        wanted.append(least)
+
+    monkeypatch.setattr(cascading, "choose_threshold", chosen)
+    with pytest.raises(
+        OutputError, match=r"no threshold keeps accuracy at 0.1250 on the validatio"
+    ):
+        cascading.make_cascade(family, at_least=0.125)
+    assert wanted == [0.125]
+
+
+def test_the_dense_model_beside_a_cascade() -> None:
+    """Worked by hand: 4.5x of the slow member, and the cascade takes 1.5 of its 3 ms."""
+    values = first_format()
+    values["family"] = {"2x": values.pop("pruning")}
+    for name in ("int8", "ONNX", "PyTorch"):
+        models = values["evaluation"]["models"]
+        models[f"2x {name}"] = models.pop(f"pruned {name}")
+    results = RunResults.model_validate(values)
+    measured = {
+        name: Measured(metric=0.8, interval=(0.7, 0.9), mean_ms=ms, p95_ms=ms, slow_share=0.1)
+        for name, ms in (("fast", 1.0), ("slow", 3.0), ("cascade", 1.5))
+    }
+    assert cascading.beside_dense(results, "2x", "accuracy", measured) is None  # no speed is told
+    uses = {"single": {"speedup": [4.5, 4.0, 5.0]}}
+    chosen = results.model_copy(update={"deployment": {"2x": {"uses": uses}}})
+    found = cascading.beside_dense(chosen, "2x", "accuracy", measured)
+    assert found is not None
+    assert (found.metric, found.interval) == (0.875, (0.8125, 0.9375))
+    assert found.speedup == {"fast": 13.5, "slow": 4.5, "cascade": 9.0}
+    results.benchmark.rows[:] = [
+        row.model_copy(update={"name": row.name.replace("pruned", "2x")})
+        for row in results.benchmark.rows
+    ]
+    found = cascading.beside_dense(results, "2x", "accuracy", measured)
+    assert found is not None
+    assert found.speedup["slow"] == 6.0  # of int8 at batch 1
+    assert cascading.beside_dense(results, "2x", "auroc", measured) is None
 
 
 def test_what_makes_no_cascade(family: Path, tmp_path: Path) -> None:

@@ -496,7 +496,7 @@ def test_a_move_that_fails_half_way_is_undone(
 
 
 @pytest.mark.skipif(not OPTIMUM, reason="needs Optimum")
-@pytest.mark.parametrize("missing", ["onnxruntime", "optimum", "onnx"])
+@pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])
 def test_missing_packages_name_the_extra(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,35 +520,50 @@ def test_the_backend_that_is_asked_for_and_the_one_that_is_there(
 ) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(backends, "require", lambda *names: loaded.extend(names))
-    for before_5, optimum_there, expected in (
-        (True, True, backends._write_with_optimum),
-        (True, False, backends._write_with_optimum),  # and so Optimum is what the error asks for
-        (False, True, backends._write_with_optimum),
-        (False, False, backends._write_with_transformers),
+    for there, expected in (
+        ({"optimum.exporters.onnx", "transformers.exporters"}, backends._write_with_optimum),
+        ({"optimum.exporters.onnx"}, backends._write_with_optimum),
+        ({"transformers.exporters"}, backends._write_with_transformers),
+        (set[str](), backends._write_with_torch),  # transformers 4.57 without Optimum, 5.0 to 5.22
     ):
-        monkeypatch.setattr(backends, "before_transformers_5", lambda before_5=before_5: before_5)
-        monkeypatch.setattr(backends, "has_module", lambda _, there=optimum_there: there)
+        monkeypatch.setattr(backends, "has_module", lambda name, there=there: name in there)
         assert backends.find_backend("auto") is expected
         assert backends.find_backend("optimum") is backends._write_with_optimum
         assert backends.find_backend("transformers") is backends._write_with_transformers
+        assert backends.find_backend("torch") is backends._write_with_torch
     assert {"onnxscript", "transformers.exporters", "optimum.exporters.onnx"} <= set(loaded)
 
 
 @pytest.mark.parametrize(
-    ("before_5", "missing", "hint"),
+    ("missing", "hint"),
     [
-        (True, "onnx", r'pip install "hfprune\[onnx\]"$'),
-        (False, "onnxscript", "pip install onnx onnxruntime onnxscript$"),
-        (True, "transformers.exporters", 'pip install "transformers>=5.23" onnx onnxruntime'),
+        ("onnx", r'pip install "hfprune\[onnx\]"$'),
+        ("onnxscript", r'pip install "hfprune\[onnx\]"$'),
+        ("optimum.exporters.onnx", r'pip install "hfprune\[optimum\]", which holds transformers'),
+        ("transformers.exporters", r'pip install "transformers>=5.23" "hfprune\[onnx\]"$'),
     ],
 )
-def test_what_to_install_depends_on_transformers(
-    before_5: bool, missing: str, hint: str, monkeypatch: pytest.MonkeyPatch
+def test_what_to_install_is_the_extra_that_brings_it(
+    missing: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "before_transformers_5", lambda: before_5)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=hint):
         files.require(missing)
+
+
+@pytest.mark.parametrize(
+    "family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
+def test_without_optimum_and_the_exporter_of_transformers_5(family: str, tmp_path: Path) -> None:
+    """Transformers 4.57 with the extra `onnx` alone: exported, parity checked within, quantized."""
+    pytest.importorskip("onnxscript")
+    model = uneven_model(family)
+    path = export_onnx(model, tiny_tokenizer(), tmp_path, backend="torch")
+    assert check_parity(model, path, VOCAB) < 1e-4
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == model.config.model_type
+    quantized = quantize_onnx(tmp_path, QuantizationConfig())
+    assert OnnxClassifier(quantized).logits(random_batch()).shape == (2, 3)
 
 
 # -- quantization -----------------------------------------------------------------------------
@@ -600,7 +615,6 @@ def test_optimum_and_onnx_runtime_alone_give_the_same_graph(
     optimum = OnnxClassifier(
         quantize_onnx(copy_of_export, config, calibration=samples(6), file_name="a.onnx")
     )
-    monkeypatch.setattr(files, "before_transformers_5", lambda: False)
     monkeypatch.setattr(quantizing, "has_module", lambda _: False)
     alone = OnnxClassifier(
         quantize_onnx(copy_of_export, config, calibration=samples(6), file_name="b.onnx")

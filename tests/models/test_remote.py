@@ -116,3 +116,20 @@ def test_the_record_repeats_sizes_in_the_words_of_transformers_5(tmp_path: Path)
         "1": {"intermediate_size": 48, "skip": ["attention"]},
         "2": {"skip": ["attention", "mlp"]},
     }
+
+
+def test_transformers_5_takes_those_words(tmp_path: Path) -> None:
+    """Its config reads them by layer, and says them again as they stand, less what is no change."""
+    model = tiny_model("bert")
+    if not hasattr(type(model.config), "per_layer_config"):
+        pytest.skip("transformers 5.23 and later have per_layer_config")
+    sizes = [(4, 40), (0, 48), (0, 0)]
+    shrink_(model, PruningPlan.first_units([(4, 48)] * 3, sizes)).save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())["hfprune"]["per_layer_config"]
+    config = tiny_model("bert").config
+    config.per_layer_config = record
+    layers = list(config.per_layer_config)
+    assert [layer.intermediate_size for layer in layers] == [40, 48, 48]
+    assert [list(layer.skip) for layer in layers] == [[], ["attention"], ["attention", "mlp"]]
+    record["1"].pop("intermediate_size")
+    assert config.to_diff_dict()["per_layer_config"] == record

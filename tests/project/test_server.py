@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,18 @@ from typing import Any
 import pytest
 from tiny import save_tiny_classifier, tiny_tokenizer
 
+from hfprune.core.errors import OutputError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import write_layout
+from hfprune.deploy.predict.cascade import Cascade, Measured, read_cascade, write_cascade
 from hfprune.deploy.predict.rows import Row
-from hfprune.deploy.predict.serving import Predictor
+from hfprune.deploy.predict.serving import Predictor, opened
 from hfprune.models.saved import load_saved
 
-SERVER = Path(__file__).parents[2] / "examples" / "server"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SERVER = EXAMPLES / "server"
 TEXTS = ["a good film", "dull"]
+MANY = [*TEXTS, "a very very weak plot", "fine", "clever and moving", "bad story but a great actor"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    served = write_layout(folder, "plain", tmp_path_factory.mktemp("image") / "served")
+    with started(write_layout(folder, "plain", tmp_path_factory.mktemp("image") / "served")) as at:
+        yield at
+
+
+@contextmanager
+def started(served: Path) -> Iterator[str]:
+    """The address of a server of a folder, while it runs."""
     command = [sys.executable, str(SERVER / "server.py"), str(served), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=served)
     try:
@@ -43,6 +55,61 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def family(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two members and the record of a cascade in which half of the texts go to the slow one."""
+    place = tmp_path_factory.mktemp("runs") / "family"
+    shutil.copytree(folder, place / "2x")
+    save_tiny_classifier("bert", place / "6x", layers=1)
+    export_onnx(load_saved(str(place / "6x")), tiny_tokenizer(), place / "6x" / "onnx")
+    sure = sorted(row["score"] for row in Predictor(place / "6x")([Row(text) for text in MANY]))
+    one = Measured(metric=1, interval=(1, 1), mean_ms=1, p95_ms=1, slow_share=0)
+    record = Cascade(
+        fast="6x", slow="2x", threshold=(sure[2] + sure[3]) / 2, metric="accuracy", wanted=1,
+        reached=1, rows=6, measured={"fast": one, "slow": one, "cascade": one},
+    )  # fmt: skip
+    write_cascade(record, place)
+    return place
+
+
+def test_a_cascade_is_served_as_predict_serves_it(family: Path, tmp_path: Path) -> None:
+    """By hfprune, over HTTP from the run and from the layout, and by the example in Python."""
+    wanted = list(opened(family)([Row(text) for text in MANY]))
+    assert {row["by"] for row in wanted} == {"fast", "slow"}
+    served = write_layout(family, "plain", tmp_path / "served")
+    assert read_cascade(served) == read_cascade(family)
+    with started(served) as address:
+        status, found = post(address, json.dumps(MANY).encode())
+    assert status == 200
+    assert [row["by"] for row in found] == [row["by"] for row in wanted]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-6)
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "cascade.py"), str(family), *MANY],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["by"], row["label"]) for row in told] == [(r["by"], r["label"]) for r in wanted]
+    assert [r["probability"] for r in told] == pytest.approx([r["score"] for r in wanted], abs=1e-4)
+
+
+def test_a_cascade_without_its_members_is_no_layout(family: Path, tmp_path: Path) -> None:
+    shutil.copy(family / "cascade.json", tmp_path)
+    with pytest.raises(OutputError, match="there is no such folder beside it"):
+        write_layout(tmp_path, "plain", tmp_path / "served")
+    assert not (tmp_path / "served").exists()
+
+
+def test_the_server_takes_the_folder_of_a_run(folder: Path) -> None:
+    """With the file that deploy.json recommends where ONNX Runtime runs it, else the smallest."""
+    import runpy
+
+    file_of = runpy.run_path(str(SERVER / "server.py"))["file_of"]
+    assert file_of(folder).name == "model.onnx"
+    with pytest.raises(SystemExit, match="holds no ONNX file"):
+        file_of(folder / "onnx")
 
 
 def post(address: str, body: bytes, path: str = "/classify") -> tuple[int, Any]:

@@ -9,12 +9,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import transformers
 from stack_worker import EXPORTED, FAMILIES, digest, save
 
+ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).parents[1] / "stack_worker.py"
 OTHER = os.environ.get("HFPRUNE_OTHER_PYTHON")
 
@@ -51,7 +53,7 @@ def test_saved_here_loaded_there(saved_by: str, tmp_path: Path) -> None:
 
 
 def test_optimum_still_excludes_transformers_5() -> None:
-    """The day this fails, the extra ``onnx`` can serve both stacks, and the default may move."""
+    """The day this fails, the default of the Makefile may move to transformers 5."""
     from importlib.metadata import PackageNotFoundError, requires
 
     from packaging.requirements import Requirement
@@ -62,9 +64,36 @@ def test_optimum_still_excludes_transformers_5() -> None:
         pytest.skip("optimum-onnx is not installed on this stack")
     (wanted,) = [entry for entry in needed if entry.name == "transformers" and not entry.marker]
     assert not wanted.specifier.contains("5.23.0"), (
-        f"optimum-onnx now allows transformers 5 ({wanted}): drop the extra onnx-v5, and say so in "
-        "docs/quickstart.md, README.md and pyproject.toml"
+        f"optimum-onnx now allows transformers 5 ({wanted}): the default stack of the Makefile may "
+        "move to it; say so in docs/quickstart.md and pyproject.toml"
     )
+
+
+def test_the_extra_onnx_holds_no_transformers_down() -> None:
+    """Nor does what it brings: `pip install hfprune[onnx]` changes nothing that is there."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [Requirement(text) for text in project["optional-dependencies"]["onnx"]]
+    assert {each.name for each in asked} == {"onnx", "onnxruntime", "onnxscript"}
+    names, seen = [each.name for each in asked], set[str]()
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            needed = [Requirement(text) for text in requires(name) or []]
+        except PackageNotFoundError:
+            continue
+        names += [each.name for each in needed if each.marker is None or each.marker.evaluate()]
+    assert seen.isdisjoint({"transformers", "optimum", "optimum-onnx", "huggingface-hub"})
+    (wanted,) = [
+        Requirement(text) for text in project["dependencies"] if text.startswith("transformers")
+    ]
+    assert all(wanted.specifier.contains(each) for each in ("4.57.6", "5.0.0", "5.24.0"))
 
 
 def test_the_worker_sees_a_changed_weight(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hfprune.core.errors import PlanError, UnsupportedModelError
 from hfprune.families import adapter_of, model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.models.checkpoint import from_pretrained
+from hfprune.models.inspection import inspect
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.importance import random_scores
 from hfprune.pruning.layout import check_family, finish_, loads_alone, uniform_shape
@@ -208,13 +210,54 @@ def test_whole_layers_that_leave_an_uneven_model_shorten_it(family: str, tmp_pat
     assert model.config.hfprune["of_layers"] == 3
 
 
-def test_an_uneven_model_stays_as_it_is_unless_whole_layers_are_all_that_is_gone() -> None:
+UNEVEN = [(3, 40), (0, 0), (0, 17), (0, 0)]
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "vit", "llama", "deberta-v2"])
+def test_layers_that_leave_beside_uneven_ones_shorten_the_config(
+    family: str, tmp_path: Path
+) -> None:
+    """In the middle and at the end; hfprune loads what is left, and transformers alone does not."""
+    model = tiny_model(family, layers=4)
+    batch = tiny_batch(family=family)
+    sizes = model_sizes(model)
+    kept = [(2 if family == "llama" and heads else heads, neurons) for heads, neurons in UNEVEN]
+    shrink_(model, PruningPlan.first_units(sizes, kept))
+    with torch.no_grad():
+        before = model(**batch).logits
+    assert not finish_(model, "uneven")
+    assert model_sizes(model) == (kept[0], kept[2])
+    name = {"distilbert": "n_layers", "gpt2": "n_layer"}.get(family, "num_hidden_layers")
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config[name] == 2
+    assert config["hfprune"]["layers"] == [0, 2]
+    assert config["hfprune"]["of_layers"] == 4
+    assert list(config["hfprune"]["per_layer_config"]) == ["0", "1"]
+    loaded = from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, before)
+    with pytest.raises(Exception, match="load it with hfprune.from_pretrained"):
+        type(model).from_pretrained(tmp_path)
+    found = inspect(tmp_path)
+    dense = sum(p.numel() for p in tiny_model(family, layers=4).parameters())
+    assert sum(p.numel() for p in loaded.parameters()) < dense
+    assert 0.5 < found.sparsity < 1.0
+
+
+def test_a_model_keeps_a_layer_though_all_are_empty() -> None:
     model = tiny_model("bert")
     sizes = model_sizes(model)
-    shrink_(model, PruningPlan.first_units(sizes, [(4, 40), (0, 0), (4, 40)]))
+    shrink_(model, PruningPlan.first_units(sizes, [(0, 0)] * 3))
     assert not finish_(model, "uneven")
-    assert len(model_sizes(model)) == 3
-    assert model.config.num_hidden_layers == 3
+    assert model_sizes(model) == ((0, 0),)
+
+
+def test_emptied_layers_stay_where_their_number_counts() -> None:
+    counted = tiny_model("gpt2", scale_attn_by_inverse_layer_idx=True)
+    shrink_(counted, PruningPlan.first_units(model_sizes(counted), [(4, 40), (0, 0), (4, 40)]))
+    assert not finish_(counted, "uneven")
+    assert len(model_sizes(counted)) == 3
 
 
 def test_a_modernbert_loses_whole_periods() -> None:

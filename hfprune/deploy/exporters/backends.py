@@ -1,4 +1,4 @@
-"""The exporter that fits: Optimum's on transformers 4, transformers' own from 5."""
+"""The exporter that fits: Optimum's where it is, else transformers' own, else PyTorch's."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 from hfprune.core.errors import ExportError
 from hfprune.core.kinds import EMBEDDING, image_shape, kind_of_model, takes_images
-from hfprune.deploy.files import MODEL_FILE, before_transformers_5, has_module, require
+from hfprune.deploy.files import MODEL_FILE, has_module, require
 from hfprune.deploy.limits import limits_of
 from hfprune.deploy.staging import save_graph
 
-BACKENDS = ("auto", "optimum", "transformers")
+BACKENDS = ("auto", "optimum", "transformers", "torch")
 
 
 def check_backend(name: str = "auto") -> None:
@@ -34,16 +34,22 @@ def find_backend(name: str) -> Callable[[Any, Path, int | None], None]:
         raise ExportError(f"unknown export backend {name!r}, expected one of {list(BACKENDS)}")
     require("onnx", "onnxruntime")
     if name == "auto":
-        name = (
-            "optimum"
-            if before_transformers_5() or has_module("optimum.exporters.onnx")
-            else "transformers"
-        )
+        name = _that_is_there()
     if name == "optimum":
         require("optimum.exporters.onnx")
         return _write_with_optimum
-    require("transformers.exporters", "onnxscript")
-    return _write_with_transformers
+    if name == "transformers":
+        require("transformers.exporters", "onnxscript")
+        return _write_with_transformers
+    require("onnxscript")
+    return _write_with_torch
+
+
+def _that_is_there() -> str:
+    """Optimum holds transformers below 4.58; transformers has its own exporter from 5.23."""
+    if has_module("optimum.exporters.onnx"):
+        return "optimum"
+    return "transformers" if has_module("transformers.exporters") else "torch"
 
 
 def _task_of(model: Any) -> str:
@@ -67,10 +73,37 @@ def _write_with_optimum(model: Any, output: Path, opset: int | None) -> None:
 
 
 def _write_with_transformers(model: Any, output: Path, opset: int | None) -> None:
-    # By name: an environment with Optimum has neither.
+    # By name: an environment with Optimum need not have it.
     exporters = importlib.import_module("transformers.exporters")
-    onnx_ir = importlib.import_module("onnx_ir")
+    inputs, shapes = _example(model)
+    config = exporters.OnnxConfig(opset_version=opset, dynamic_shapes=shapes)
+    _save(exporters.OnnxExporter().export(model, inputs, config=config).program, output)
+    model.config.save_pretrained(output)
 
+
+def _write_with_torch(model: Any, output: Path, opset: int | None) -> None:
+    inputs, shapes = _example(model)
+    program = torch.onnx.export(
+        model,
+        (),
+        kwargs=inputs,
+        dynamic_shapes=shapes,
+        input_names=list(inputs),
+        output_names=["logits"],
+        opset_version=opset,
+        dynamo=True,
+    )
+    _save(program, output)
+    model.config.save_pretrained(output)
+
+
+def _save(program: Any, output: Path) -> None:
+    onnx_ir = importlib.import_module("onnx_ir")
+    save_graph(onnx_ir.to_proto(getattr(program, "model", program)), output / MODEL_FILE)
+
+
+def _example(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Any]]]:
+    """What a model is traced with: two rows, and which axes of them are free."""
     if takes_images(model):
         inputs = {"pixel_values": torch.zeros(2, *image_shape(model.config))}
         axes = {0: torch.export.Dim.AUTO}
@@ -83,7 +116,4 @@ def _write_with_transformers(model: Any, output: Path, opset: int | None) -> Non
             inputs["token_type_ids"] = torch.zeros_like(ids)
         # Without a bound of ours: the tracer finds the one that the table of positions sets.
         axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
-    config = exporters.OnnxConfig(opset_version=opset, dynamic_shapes=dict.fromkeys(inputs, axes))
-    program = exporters.OnnxExporter().export(model, inputs, config=config).program
-    save_graph(onnx_ir.to_proto(program), output / MODEL_FILE)
-    model.config.save_pretrained(output)
+    return inputs, dict.fromkeys(inputs, axes)

@@ -57,8 +57,9 @@ def export_onnx(
         output_dir: gets ``model.onnx``, ``config.json`` and the tokenizer's files. Made if missing.
         opset: ONNX operator set; ``None`` is the backend's default for the model type.
         atol: largest absolute difference of logits from PyTorch that is let through.
-        backend: ``"optimum"``, ``"transformers"`` (the exporter of transformers 5.23 and later, for
-            which onnxscript is needed), or ``"auto"``: Optimum where it is installed.
+        backend: ``"optimum"``, ``"transformers"`` (its own exporter, from 5.23 on), ``"torch"``
+            (``torch.onnx.export``, whichever transformers is there), or ``"auto"``: the first of
+            these that is installed.
 
     Returns:
         The path of ``model.onnx``.

@@ -44,6 +44,21 @@ class Measured(_Plain):
     slow_share: float
 
 
+class BesideDense(_Plain):
+    """The dense model that the family was made from, and how many times as fast each answers.
+
+    Attributes:
+        metric: of the cascade's name, on the test rows, and its 95 % interval.
+        speedup: of ``fast``, ``slow`` and ``cascade`` over the dense float32 ONNX file, one text at
+            a time, by mean times: what the run measured of the slow member, times what each saves
+            against that.
+    """
+
+    metric: float
+    interval: tuple[float, float]
+    speedup: dict[str, float]
+
+
 class Cascade(_Plain):
     """All of ``cascade.json``.
 
@@ -53,6 +68,7 @@ class Cascade(_Plain):
         metric: by which it was chosen, on the validation rows.
         wanted: the least that the cascade was to have there, and ``reached``, what it has.
         rows: test rows of ``measured``: ``fast``, ``slow`` and ``cascade``.
+        dense: the dense model beside them; ``None`` where the run's results do not say.
     """
 
     format_version: Literal[1] = 1
@@ -64,6 +80,7 @@ class Cascade(_Plain):
     reached: float
     rows: int
     measured: dict[str, Measured]
+    dense: BesideDense | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import OutputError, RecipeError
-from hfprune.core.results import read_results
+from hfprune.core.model_ref import REFERENCE
+from hfprune.core.results import RunResults, read_results
 from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_task_data
 from hfprune.deploy.predict.cascade import (
+    BesideDense,
     Cascade,
     Measured,
     choose_threshold,
@@ -40,6 +42,7 @@ def make_cascade(
     fast: str | None = None,
     slow: str | None = None,
     max_drop: float = 0.0,
+    at_least: float | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cascade:
@@ -50,6 +53,8 @@ def make_cascade(
         fast, slow: labels of the two members; without, the fastest and the slowest.
         max_drop: how much of the slow member's first metric the cascade may lose on the validation
             rows.
+        at_least: what the metric must reach on the validation rows instead; of a metric of which
+            less is better, what it may reach at most.
         threads: of one text.
         progress: called with steps done and steps in all.
 
@@ -63,7 +68,8 @@ def make_cascade(
         DataError: the rows of the recipe cannot be read.
     """
     place, tell = Path(folder), progress or (lambda done, total: None)
-    labels = list(read_results(place, "a cascade").family or {})
+    results = read_results(place, "a cascade")
+    labels = list(results.family or {})
     fast, slow = fast or (labels or [""])[-1], slow or (labels or [""])[0]
     if len(labels) < 2 or fast not in labels or slow not in labels or fast == slow:
         raise OutputError(
@@ -95,7 +101,7 @@ def make_cascade(
     truth = data.label_array("validation")
     sign = 1.0 if metric not in LOWER_IS_BETTER else -1.0
     base = score(metric, found["validation"][1], truth, *about)
-    wanted = base - sign * max_drop
+    wanted = base - sign * max_drop if at_least is None else at_least
     quick, sure = found["validation"]
     point = choose_threshold(
         quick,
@@ -109,7 +115,8 @@ def make_cascade(
     if point is None:
         raise OutputError(
             f"no threshold keeps {metric} at {wanted:.4f} on the validation rows and saves time "
-            f"against {slow} alone: allow a larger drop (--max-drop), or take other members"
+            f"against {slow} alone, which has {base:.4f}: allow more (--max-drop or --at-least), "
+            "or take other members"
         )
     quick, sure = found["test"]
     logits, asked = mixed(quick, sure, point.threshold)
@@ -120,6 +127,16 @@ def make_cascade(
         "cascade": (logits, times[0] + np.where(some, times[1], 0.0), float(asked.mean())),
     }
     test = data.label_array("test")
+    measured = {
+        name: Measured(
+            metric=score(metric, values, test, *about),
+            interval=interval(metric, values, test, *about),
+            mean_ms=float(spent.mean()),
+            p95_ms=float(np.quantile(spent, 0.95)),
+            slow_share=share,
+        )
+        for name, (values, spent, share) in answers.items()
+    }
     record = Cascade(
         fast=fast,
         slow=slow,
@@ -128,20 +145,52 @@ def make_cascade(
         wanted=wanted,
         reached=point.metric,
         rows=len(test),
-        measured={
-            name: Measured(
-                metric=score(metric, values, test, *about),
-                interval=interval(metric, values, test, *about),
-                mean_ms=float(spent.mean()),
-                p95_ms=float(np.quantile(spent, 0.95)),
-                slow_share=share,
-            )
-            for name, (values, spent, share) in answers.items()
-        },
+        measured=measured,
+        dense=beside_dense(results, slow, metric, measured),
     )
     write_cascade(record, place)
     tell(3, 3)
     return record
+
+
+def beside_dense(
+    results: RunResults, slow: str, metric: str, measured: Mapping[str, Measured]
+) -> BesideDense | None:
+    """What the run says of the dense model, and the mean speed-ups over it that follow.
+
+    Args:
+        results: of the family.
+        slow: label of the slow member.
+        metric: of the cascade.
+        measured: ``fast``, ``slow`` and ``cascade``, timed together.
+
+    Returns:
+        ``None`` where the dense model, or the slow member's speed one text at a time, is not told.
+    """
+    dense = results.evaluation.models.get(str(REFERENCE))
+    over = _single_speedup(results, slow)
+    if dense is None or dense.interval is None or metric not in dense.metrics or over is None:
+        return None
+    return BesideDense(
+        metric=dense.metrics[metric],
+        interval=dense.interval,
+        speedup={
+            name: over * measured["slow"].mean_ms / row.mean_ms for name, row in measured.items()
+        },
+    )
+
+
+def _single_speedup(results: RunResults, label: str) -> float | None:
+    """Of the file for one text at a time, on real texts; else at the first shape of one row."""
+    uses = (results.deployment or {}).get(label, {}).get("uses", {})
+    if speedup := uses.get("single", {}).get("speedup"):
+        return float(speedup[0])
+    try:
+        name = str(results.served(label))
+    except OutputError:
+        return None
+    rows = (row for row in results.benchmark.rows if row.name == name and row.batch_size == 1)
+    return next((row.speedup for row in rows), None)
 
 
 def _times(sessions: Sequence[Session], rows: Any, collator: Any) -> list[NDArray[np.float64]]:

@@ -18,7 +18,6 @@ from hfprune.deploy.files import (
     MODEL_FILE,
     QUANTIZED_FILE,
     UNTOUCHED,
-    before_transformers_5,
     brief,
     has_module,
     require,
@@ -53,7 +52,7 @@ def quantize_onnx(
     """Write an 8-bit version of ``model.onnx`` beside it.
 
     Done by Optimum's ``ORTQuantizer``, or by ONNX Runtime's own functions with the same settings
-    where Optimum is not to be had (transformers 5) or lacks a setting: another ``graph`` or form of
+    where Optimum is not installed or lacks a setting: another ``graph`` or form of
     ``embeddings``, ``matmul_const_b_only``, the QOperator format.
 
     Dynamic quantization measures activations while running, one scale for a whole batch. With
@@ -85,8 +84,7 @@ def quantize_onnx(
     """
     require("onnx", "onnxruntime")
     quantize = _quantize_with_onnxruntime
-    if before_transformers_5() or has_module("optimum.onnxruntime"):
-        require("optimum.onnxruntime")
+    if has_module("optimum.onnxruntime"):
         quantize = _quantize_with_optimum
     import onnx
 

@@ -1,7 +1,8 @@
-"""A pruned and trained model in the form that transformers builds alone, if it has one."""
+"""A pruned and trained model without emptied layers, loaded by transformers alone if it can be."""
 
 from __future__ import annotations
 
+from hfprune.families import model_sizes
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.results import SavedModel
@@ -17,18 +18,20 @@ def run(
     Last of all: while a model is trained, its layers stand where the teacher's stand.
     """
     model = prepared.saved(context, trained)
-    if not finish_(model, layout):
+    before = len(model_sizes(model))
+    alone, count = finish_(model, layout), len(model_sizes(model))
+    if alone:
+        context.console.note(f"{label}: {count} layers that transformers loads without hfprune")
+    elif count == before:
         return trained
-    config = model.config
-    context.console.note(
-        f"{label}: {config.num_hidden_layers} layers that transformers loads without hfprune"
-    )
+    else:
+        context.console.note(f"{label}: {count} of {before} layers are left")
     plan = plan_in(context.path(trained.folder))
     return keep(context, model, f"{label}-finished", prepared.small.processor, plan)
 
 
 def may_finish(plan: PruningPlan, layout: Layout) -> bool:
-    """Whether there is a form to look for: layers are alike, or whole layers are all that is gone.
+    """Whether there is a form to look for: layers are alike, or whole layers are gone.
 
     >>> dense = PruningPlan.dense([(2, 3), (2, 3)])
     >>> may_finish(PruningPlan.first_units([(2, 3), (2, 3)], [(2, 3), (0, 0)]), "uneven")
@@ -38,6 +41,4 @@ def may_finish(plan: PruningPlan, layout: Layout) -> bool:
     """
     if layout == "uniform":
         return True
-    pairs = list(zip(plan.sizes(), plan.totals(), strict=True))
-    gone = [kept == (0, 0) for kept, _ in pairs]
-    return any(gone) and all(kept in ((0, 0), total) for kept, total in pairs)
+    return (0, 0) in plan.sizes()

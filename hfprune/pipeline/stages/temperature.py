@@ -20,6 +20,9 @@ from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.results import SavedModel, Scaled
 
+# Of config.json: what the logits were divided by. Not "temperature", which generation reads.
+RECORDED = "applied_temperature"
+
 
 def run(context: Context, prepared: Prepared, label: str, model: SavedModel) -> Scaled:
     """Fit a temperature on the validation rows, and put it into the head's last projection.
@@ -44,6 +47,7 @@ def run(context: Context, prepared: Prepared, label: str, model: SavedModel) -> 
         return Scaled(folder=model.folder)
     value = temperature_that_helps(found, _owners(labels, data.task))
     before = expected_calibration_error(found)
+    loaded.config.__dict__.pop(RECORDED, None)  # of what it was trained from
     if value is None:
         context.console.note(f"{label}: no temperature helps (calibration error {before:.4f})")
         return Scaled(folder=model.folder)
@@ -52,6 +56,7 @@ def run(context: Context, prepared: Prepared, label: str, model: SavedModel) -> 
         projection.weight.div_(value)
         if projection.bias is not None:
             projection.bias.div_(value)
+    setattr(loaded.config, RECORDED, round(value, 6))
     context.console.note(f"{label}: temperature {value:.3f}, calibration error {before:.4f} before")
     plan = plan_in(context.path(model.folder))
     saved = keep(context, loaded, f"{label}-scaled", reading.processor, plan)
