@@ -124,7 +124,11 @@ def test_header_cells_that_nobody_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("header", "remedy"),
-    [("text;label", "save it with commas"), ("text\tlabel", "data.format: tsv")],
+    [
+        ("text;label", "save it with commas"),
+        ("text|label", "save it with commas"),
+        ("text\tlabel", "data.format: tsv"),
+    ],
 )
 def test_another_delimiter(tmp_path: Path, header: str, remedy: str) -> None:
     file = tmp_path / "a.csv"
@@ -159,6 +163,31 @@ def test_utf_16_is_known_by_its_mark(tmp_path: Path) -> None:
     file.write_bytes(b"text,label\n")
     with pytest.raises(DataError, match=r"is not utf-16: .*BOM.*\. Correct data.encoding$"):
         read(file, encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("text,label\ngood,x\n".encode("utf-32"), "is UTF-32: data.encoding: utf-32"),
+        ("text,label\nn\u00f6,x\n".encode("utf-16-le"), "is UTF-16: data.encoding: utf-16-le"),
+        ("text,label\nn\u00f6,x\n".encode("utf-16-be"), "is UTF-16: data.encoding: utf-16-be"),
+        (gzip.compress(b"text,label\n" * 9), "It is packed: give its name the ending .gz"),
+        (bz2.compress(b"text,label\n" * 9), "It is packed: give its name the ending .bz2"),
+        (lzma.compress(b"text,label\n" * 9), "It is packed: give its name the ending .xz"),
+        (b"PK\x03\x04\xff", "It is a ZIP archive, as workbooks .xlsx are: save the rows as CSV"),
+        (b"PAR1\x15\xff", "It is a Parquet file: give its name the ending .parquet"),
+    ],
+    ids=["utf-32", "utf-16-le", "utf-16-be", "gz", "bz2", "xz", "zip", "parquet"],
+)
+def test_what_is_no_text_is_known_by_its_beginning(
+    tmp_path: Path, content: bytes, remedy: str
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert "is not UTF-8" in str(error.value)
+    assert str(error.value).endswith(remedy)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".conll"])

@@ -86,7 +86,11 @@ def _check_header(file: RowsFile, header: Sequence[str]) -> None:
     except DataError as error:
         if len(header) != 1:
             raise
-        for mark, remedy in (("\t", "say data.format: tsv"), (";", "save it with commas")):
+        for mark, remedy in (
+            ("\t", "say data.format: tsv"),
+            (";", "save it with commas"),
+            ("|", "save it with commas"),
+        ):
             if mark in header[0]:
                 raise DataError(
                     f"{error} The header is one cell that holds {mark!r}, so the file may not be "
