@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,9 +227,15 @@ def check_output_dir(path: str | os.PathLike[str], overwrite: bool) -> None:
 def cache_folder(kind: str) -> Path:
     """Where what was computed is kept for later runs: ``$XDG_CACHE_HOME/hfprune/<kind>``.
 
-    Without that variable: ``~/.cache/hfprune/<kind>``. The folder need not exist.
+    Without that variable: ``~/.cache/hfprune/<kind>``; for a user without a home, as in containers
+    that run under a number, among the temporary files. The folder need not exist.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME")
+    if not base:
+        try:
+            base = str(Path.home() / ".cache")
+        except RuntimeError:
+            base = tempfile.gettempdir()
     return Path(base) / "hfprune" / kind
 
 

@@ -76,10 +76,10 @@ def load_processor(
                 "(tokenizer.save_pretrained), or name the model that it was fine-tuned from in "
                 "model.tokenizer"
             )
+        fetch(place, revision, weights=False)
         if not trust_remote_code:
             read = get_image_processor_config if images else get_tokenizer_config
             refuse_code(name, key, read(place, revision=revision).get("auto_map"))
-        fetch(place, revision)
         processor = read_processor(
             place, task, revision=revision, trust_remote_code=trust_remote_code
         )

@@ -145,5 +145,6 @@ def load_alike(name: str, model: Any, key: str) -> Any:
     """
     find(name, key, lambda: check_place(name))
     find(name, key, lambda: check_files(name))
+    find(name, key, lambda: fetch(name, None))
     kind = auto_class(kind_of_model(model))
     return find(name, key, lambda: _load_trained(kind, name))
