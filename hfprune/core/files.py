@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import logging
@@ -258,11 +259,15 @@ def keep_in_cache(path: str | os.PathLike[str], data: bytes) -> bool:
     return True
 
 
-def follow_umask(folder: str | os.PathLike[str]) -> None:
+def follow_umask(folder: str | os.PathLike[str], only: str = "*") -> None:
     """Give what lies in a folder the permissions that this process gives new files and folders.
 
     Only bits that are missing are added, and only to what its owner can read: what was made
     unreadable stays so. Links are not followed.
+
+    Args:
+        folder: its own permissions stay.
+        only: a pattern of names; what does not fit it stays as it is.
     """
     probe = Path(folder) / f".hfprune-{secrets.token_hex(4)}.tmp"
     # os.umask can only be asked by setting it, which other threads would notice.
@@ -273,7 +278,7 @@ def follow_umask(folder: str | os.PathLike[str]) -> None:
     for root, folders, names in os.walk(folder):
         for name, wanted in [(n, searched) for n in folders] + [(n, usual) for n in names]:
             path = os.path.join(root, name)
-            if os.path.islink(path):
+            if os.path.islink(path) or not fnmatch.fnmatch(name, only):
                 continue
             mode = stat.S_IMODE(os.stat(path).st_mode)
             if mode & 0o400 and wanted & ~mode:
