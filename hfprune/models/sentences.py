@@ -145,15 +145,23 @@ class SentenceEncoder:
         tokenizer: its tokenizer.
         layout: pooling and normalisation.
         max_length: longest text in tokens; what is longer is cut.
+        lower: whether texts are put in small letters first (``do_lower_case``), whatever the
+            tokenizer does.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, layout: SentenceLayout, max_length: int
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        layout: SentenceLayout,
+        max_length: int,
+        lower: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.layout = layout
         self.max_length = max_length
+        self.lower = lower
         self._later = [
             DenseLayer(module) if module.kind == "Dense" else partial(F.normalize, dim=1)
             for module in layout.later
@@ -169,8 +177,9 @@ class SentenceEncoder:
         device = next(self.model.parameters()).device
         found = []
         for start in range(0, len(texts), batch_size):
+            some = texts[start : start + batch_size]
             batch = self.tokenizer(
-                list(texts[start : start + batch_size]),
+                [text.lower() for text in some] if self.lower else list(some),
                 padding=True,
                 truncation=True,
                 max_length=self.max_length,
@@ -235,9 +244,11 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))
     settings = layout.files.get("sentence_bert_config.json")
+    lower = False
     if settings is not None:
         said = read_json(settings)
-        wanted = said.get("max_seq_length") if isinstance(said, dict) else None
+        said = said if isinstance(said, dict) else {}
+        wanted, lower = said.get("max_seq_length"), said.get("do_lower_case") is True
         longest = wanted if type(wanted) is int and wanted > 0 else longest
     longest = min(longest, position_limit(model) or longest)
-    return SentenceEncoder(model, tokenizer, layout, longest)
+    return SentenceEncoder(model, tokenizer, layout, longest, lower)
