@@ -86,6 +86,7 @@ def _load_trained(loader: Any, place: str, **options: Any) -> Any:
     Raises:
         CheckpointError: the files hold no head.
     """
+    told: dict[str, Any] = {}
 
     def load() -> Any:
         nonlocal told
@@ -95,7 +96,6 @@ def _load_trained(loader: Any, place: str, **options: Any) -> Any:
             )
         return model
 
-    told: dict[str, Any] = {}
     model = load_whole(load, place)
     missing = sorted(told["missing_keys"])
     if missing and loader is not AutoModel:
