@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,9 +228,15 @@ def check_output_dir(path: str | os.PathLike[str], overwrite: bool) -> None:
 def cache_folder(kind: str) -> Path:
     """Where what was computed is kept for later runs: ``$XDG_CACHE_HOME/hfprune/<kind>``.
 
-    Without that variable: ``~/.cache/hfprune/<kind>``. The folder need not exist.
+    Without that variable: ``~/.cache/hfprune/<kind>``; for a user without a home, as in containers
+    that run under a number, among the temporary files. The folder need not exist.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME")
+    if not base:
+        try:
+            base = str(Path.home() / ".cache")
+        except RuntimeError:
+            base = tempfile.gettempdir()
     return Path(base) / "hfprune" / kind
 
 
@@ -251,11 +259,15 @@ def keep_in_cache(path: str | os.PathLike[str], data: bytes) -> bool:
     return True
 
 
-def follow_umask(folder: str | os.PathLike[str]) -> None:
+def follow_umask(folder: str | os.PathLike[str], only: str = "*") -> None:
     """Give what lies in a folder the permissions that this process gives new files and folders.
 
     Only bits that are missing are added, and only to what its owner can read: what was made
     unreadable stays so. Links are not followed.
+
+    Args:
+        folder: its own permissions stay.
+        only: a pattern of names; what does not fit it stays as it is.
     """
     probe = Path(folder) / f".hfprune-{secrets.token_hex(4)}.tmp"
     # os.umask can only be asked by setting it, which other threads would notice.
@@ -266,7 +278,7 @@ def follow_umask(folder: str | os.PathLike[str]) -> None:
     for root, folders, names in os.walk(folder):
         for name, wanted in [(n, searched) for n in folders] + [(n, usual) for n in names]:
             path = os.path.join(root, name)
-            if os.path.islink(path):
+            if os.path.islink(path) or not fnmatch.fnmatch(name, only):
                 continue
             mode = stat.S_IMODE(os.stat(path).st_mode)
             if mode & 0o400 and wanted & ~mode:

@@ -11,7 +11,7 @@ from hfprune.core.tasks import Task
 from hfprune.data.candidates import candidates_of, expanded
 from hfprune.data.images import fingerprints, image_column
 from hfprune.data.readers.columns import label_columns
-from hfprune.data.readers.table import Rows, Table, is_null, show
+from hfprune.data.readers.table import Rows, Table, check_whole, is_null, show
 
 if TYPE_CHECKING:
     from hfprune.recipe.sections.data import DataConfig
@@ -116,10 +116,4 @@ def check_text(rows: Rows, row: int, column: str, text: Any) -> None:
             f"{rows.where(row, column)}: expected a text, got {show(text)}; choose the text's "
             "column, or write the value as a string"
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{rows.where(row, column)}: the text holds half a character (a lone surrogate, "
-            f"U+{ord(text[error.start]):04X}) at position {error.start}; remove it"
-        ) from error
+    check_whole(rows, row, column, text, "text")

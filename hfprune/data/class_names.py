@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hfprune.core.errors import DataError
-from hfprune.data.readers.table import Rows, is_null, show
+from hfprune.data.readers.table import Rows, check_whole, is_null, show
 
 if TYPE_CHECKING:
     from hfprune.recipe.sections.data import DataConfig
@@ -95,6 +95,7 @@ def _name_of(
         remedy = "" if column in rows.classes else ". If -1 is a class, name it in data.label_names"
         raise hidden_label(rows, row, column, remedy)
     if name is not None:
+        check_whole(rows, row, column, name, "label")
         return name
     classes = rows.classes.get(column)
     if classes is not None and isinstance(value, int):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hfprune.core.tasks import WITHOUT_CLASSES, Task
-from hfprune.data.class_names import spelled
 from hfprune.data.labels import ONE_LABEL
 from hfprune.data.queries import query_notices
 from hfprune.data.splits import Piece
@@ -126,15 +125,21 @@ def _alike(label_names: Sequence[str]) -> Iterator[Notice]:
         if len(names) > 1:
             yield Notice(
                 f"the classes {', '.join(map(repr, names))} differ only in case, spaces, the form "
-                "of a letter or leading zeros: if they are one, write them alike (or name the "
-                "classes in data.label_names, which refuses all others)",
+                "of a letter, marks that are not seen or leading zeros: if they are one, write "
+                "them alike (or name the classes in data.label_names, which refuses all others)",
                 "warning",
             )
 
 
 def _plain(name: str) -> str:
-    text = "".join(unicodedata.normalize("NFKC", name).casefold().split())
-    return spelled(text).lstrip("0") or "0" if text.isdecimal() else text
+    """What a reader sees of a name: no spaces, unseen marks, or digits of other scripts."""
+    seen = "".join(
+        str(unicodedata.decimal(letter, letter))
+        for letter in unicodedata.normalize("NFKC", name).casefold()
+        if not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")
+    )
+    digits = seen.removeprefix("+")
+    return digits.lstrip("0") or "0" if digits.isdecimal() else seen
 
 
 def _rare(pieces: Mapping[str, Piece], label_names: Sequence[str], task: Task) -> Iterator[Notice]:

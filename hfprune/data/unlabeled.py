@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,16 @@ class Unlabeled:
         texts, pairs: as long as each other; ``pairs`` is ``None`` for single texts.
         held_out: how many were left out as they also stand in validation or test.
         known: how many were left out as they stand in train, or stood there before.
+        empty: how many were left out as there is nothing to read.
+        told: what their readers tell of the files.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     held_out: int = 0
     known: int = 0
+    empty: int = 0
+    told: tuple[str, ...] = ()
 
     def notices(self) -> tuple[Notice, ...]:
         """What to tell of them."""
@@ -45,9 +49,14 @@ class Unlabeled:
             gone.append(f"{self.held_out} stand in validation or test as well")
         if self.known:
             gone.append(f"{self.known} stand in train, or stand there twice")
+        if self.empty:
+            gone.append(f"{self.empty} are empty")
         if gone:
             told += f" (left out: {', '.join(gone)})"
-        return (Notice(told, "note" if self.texts else "warning"),)
+        return (
+            Notice(told, "note" if self.texts else "warning"),
+            *(Notice(text, "warning") for text in self.told),
+        )
 
 
 def read_unlabeled(config: DataConfig, most: int | None = None) -> Unlabeled | None:
@@ -70,6 +79,7 @@ def read_unlabeled(config: DataConfig, most: int | None = None) -> Unlabeled | N
         wanted[pair] = "data.text_pair_column"
     texts: list[str] = []
     pairs: list[str] | None = None if pair is None else []
+    told: list[str] = []
     for name in files:
         file = RowsFile(Path(name), f"{SPLIT} ({name})", wanted, config.encoding, most)
         table = read_table(file, config.format)
@@ -79,37 +89,48 @@ def read_unlabeled(config: DataConfig, most: int | None = None) -> Unlabeled | N
         for column in wanted:
             for row, text in enumerate(table.columns[column]):
                 check_text(rows, row, column, text)
+        told += table.notices
         texts += rows.texts
         if pairs is not None and pair is not None:
             pairs += table.columns[pair]
-    return Unlabeled(texts, pairs)
+    return Unlabeled(texts, pairs, told=tuple(told))
 
 
 def apart(found: Unlabeled, pieces: Mapping[str, Piece]) -> Unlabeled:
     """The texts that teach something new, and nothing of what a model is judged by.
 
     A text that is judged is not learned from, not even without its label: rows that are told to be
-    held out must be new to the model. A text that train holds has a label already.
+    held out must be new to the model. So must those of their files that ``max_test_samples`` leaves
+    out, since somebody may judge by them later. A text that train holds has a label already.
 
     Args:
         pieces: The splits.
     """
     held_out = {
-        content for name in ("validation", "test") for content in pieces[name].contents()
+        content for name in ("validation", "test") for content in _all_of(pieces[name], pieces)
     }  # fmt: skip
     seen = set(pieces["train"].contents())
     texts: list[str] = []
     pairs: list[str] | None = None if found.pairs is None else []
-    judged = known = 0
+    judged = known = empty = 0
     for row, text in enumerate(found.texts):
         content = text if found.pairs is None else (text, found.pairs[row])
         if content in held_out:
             judged += 1
-        elif content in seen or not text.strip():
+        elif content in seen:
             known += 1
+        elif not text.strip():
+            empty += 1
         else:
             seen.add(content)
             texts.append(text)
             if pairs is not None and found.pairs is not None:
                 pairs.append(found.pairs[row])
-    return Unlabeled(texts, pairs, judged, known)
+    return replace(found, texts=texts, pairs=pairs, held_out=judged, known=known, empty=empty)
+
+
+def _all_of(piece: Piece, pieces: Mapping[str, Piece]) -> Sequence[Hashable]:
+    """What a held-out file holds; of rows held out of train's file those that were drawn."""
+    if piece.rows is pieces["train"].rows:
+        return piece.contents()
+    return replace(piece, chosen=list(range(len(piece.rows.texts)))).contents()

@@ -20,6 +20,7 @@ from hfprune.core.machine import memory_bytes
 from hfprune.core.reading import read_json
 from hfprune.core.text import one_line
 from hfprune.families import position_limit
+from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_place
 from hfprune.models.whole import LOADING
 from hfprune.pruning.surgery import RECORD_KEY, forget_hint_
@@ -98,6 +99,7 @@ def plain_outputs_(config: Any) -> None:
 def read_raw(place: str | Path, revision: str | None) -> dict[str, Any]:
     """What ``config.json`` says, as it stands there."""
     if not Path(place).is_dir():
+        fetch(str(place), revision, weights=False)
         found, _ = PretrainedConfig.get_config_dict(str(place), revision=revision)
         return dict(found)
     file = Path(place) / "config.json"

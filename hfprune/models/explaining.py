@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import transformers
+
 from hfprune.core.errors import CheckpointError, HFPruneError, UnsupportedModelError
 from hfprune.core.faults import is_out_of_memory
 from hfprune.core.text import one_line
@@ -23,6 +25,17 @@ def refuse_code(name: str, key: str, auto_map: Any) -> None:
             "not run unless the recipe says so: read that code, then set "
             "model.trust_remote_code: true, or name a model without it"
         )
+
+
+@contextlib.contextmanager
+def untold() -> Iterator[None]:
+    """Without transformers' own list of missing weights, which tells people to train the model."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

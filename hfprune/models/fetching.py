@@ -1,8 +1,8 @@
 """Files of a model on the Hub, brought into the cache within a time that can be told.
 
 transformers fetches what it loads itself, and waits as long as bytes come, be it one a second. So
-the large files are fetched first, each within a limit that goes with its size; transformers then
-finds them in the cache. What goes wrong but for the time is left for transformers to say.
+the files are fetched first, each within a limit that goes with its size; transformers then finds
+them in the cache. What goes wrong but for the time is left for transformers to say.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ def fetch(
     *,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
+    weights: bool = True,
     seconds: float = SECONDS_TO_ANSWER,
 ) -> None:
     """Bring the files of a model that are not in the cache yet into it.
 
     Args:
         name: of a repository; for a folder, and offline, nothing is done.
+        weights: not only what configs and tokenizers are read from.
         seconds: what each request may take besides a second for 50 kB.
 
     Raises:
@@ -65,6 +67,8 @@ def fetch(
             limit, lambda: api.model_info(name, revision=revision, files_metadata=True), tell=tell
         )
         for file, size in wanted(info.siblings or []):
+            if not weights and _SMALL.fullmatch(file) is None:
+                continue
             place = try_to_load_from_cache(
                 name, file, cache_dir=cache_dir and str(cache_dir), revision=info.sha
             )

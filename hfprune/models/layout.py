@@ -212,10 +212,19 @@ def prompt_of(layout: SentenceLayout, name: str | None = None) -> str:
 
 def longest_of(layout: SentenceLayout) -> int | None:
     """The most tokens of a text (``max_seq_length``), if the folder says so."""
+    wanted = _settings(layout).get("max_seq_length")
+    return wanted if type(wanted) is int and wanted > 0 else None
+
+
+def lower_of(layout: SentenceLayout) -> bool:
+    """Whether texts are put in small letters before the tokenizer reads them."""
+    return _settings(layout).get("do_lower_case") is True
+
+
+def _settings(layout: SentenceLayout) -> dict[str, Any]:
     settings = layout.files.get("sentence_bert_config.json")
     said = {} if settings is None else read_json(settings)
-    wanted = said.get("max_seq_length") if isinstance(said, dict) else None
-    return wanted if type(wanted) is int and wanted > 0 else None
+    return said if isinstance(said, dict) else {}
 
 
 def layout_or_note(folder: str | Path) -> tuple[SentenceLayout | None, str | None]:

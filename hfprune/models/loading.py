@@ -7,14 +7,12 @@ No code that comes with a model is run unless the recipe says so (``trust_remote
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
-import transformers
 from torch import nn
 from transformers.models.auto.image_processing_auto import get_image_processor_config
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -40,7 +38,7 @@ from hfprune.models.adapters import (
 )
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
-from hfprune.models.explaining import explained, find, refuse_code
+from hfprune.models.explaining import explained, find, refuse_code, untold
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
 from hfprune.models.heads import new_head_
@@ -78,10 +76,10 @@ def load_processor(
                 "(tokenizer.save_pretrained), or name the model that it was fine-tuned from in "
                 "model.tokenizer"
             )
+        fetch(place, revision, weights=False)
         if not trust_remote_code:
             read = get_image_processor_config if images else get_tokenizer_config
             refuse_code(name, key, read(place, revision=revision).get("auto_map"))
-        fetch(place, revision)
         processor = read_processor(
             place, task, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -262,7 +260,7 @@ def _load_dense_or_shrunk(
             model, missing = load_merged(source.place, kind, **options)
             told = {"missing_keys": missing}
             return _with_new_head(model, data) if new_head else model
-        with _untold():
+        with untold():
             model, told = kind.from_pretrained(source.base, output_loading_info=True, **options)
         return _with_new_head(model, data) if new_head else model
 
@@ -302,17 +300,6 @@ def _other_labels(name: str, key: str, found: int, data: TaskData) -> str:
         f"{option if key.startswith('model.') else ''}name a model of this task, or one without a "
         "head, which gets a new one"
     )
-
-
-@contextlib.contextmanager
-def _untold() -> Iterator[None]:
-    """Without transformers' own list of missing weights, which tells people to train the model."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
 
 
 def check_fits(

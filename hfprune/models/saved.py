@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoModel
 
-from hfprune.core.errors import CheckpointError
+from hfprune.core.errors import CheckpointError, HFPruneError
 from hfprune.core.faults import is_out_of_memory
 from hfprune.core.kinds import EMBEDDING, KINDS, auto_class, kind_of_model
 from hfprune.core.text import one_line
@@ -15,12 +15,15 @@ from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config, plain_outputs_, read_raw
-from hfprune.models.explaining import find, refuse_code
+from hfprune.models.explaining import find, refuse_code, untold
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
 from hfprune.models.layout import layout_or_note
 from hfprune.models.sentences import load_embedder
 from hfprune.models.whole import load_whole
+
+# What transformers raises with a sentence that says enough.
+_PLAIN = (OSError, ValueError, RuntimeError)
 
 
 def load_saved(folder: str) -> Any:
@@ -47,7 +50,9 @@ def load_saved(folder: str) -> Any:
         fetch(folder, None)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} holds no model: {error}") from error
-    except (OSError, ValueError) as error:
+    except HFPruneError:
+        raise
+    except Exception as error:  # whatever nonsense in a config leads to
         if "trust_remote_code" in str(error):
             refuse_code(folder, "the model", "see its config.json")
         raise CheckpointError(f"{folder} holds no model: {one_line(str(error))}") from error
@@ -62,15 +67,47 @@ def load_saved(folder: str) -> Any:
         if name.endswith(kind.ending):
             loader = auto_class(kind)
     try:
-        return load_whole(
-            lambda: loader.from_pretrained(folder, config=config, trust_remote_code=False), folder
-        ).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+        return _load_trained(loader, folder, config=config).eval()
+    except HFPruneError:
+        raise
+    except Exception as error:  # of the same nonsense, of damaged files, of packages that lack
         if is_out_of_memory(error):
             raise
+        named = "" if isinstance(error, _PLAIN) else f"{type(error).__name__}: "
         raise CheckpointError(
-            f"the model in {folder} cannot be loaded: {one_line(str(error))}"
+            f"the model in {folder} cannot be loaded: {named}{one_line(str(error))}"
         ) from error
+
+
+def _load_trained(loader: Any, place: str, **options: Any) -> Any:
+    """A model with the head that its files hold: transformers makes what lacks of random numbers.
+
+    Args:
+        loader: an auto class; of ``AutoModel`` no head is asked for.
+
+    Raises:
+        CheckpointError: the files hold no head.
+    """
+    told: dict[str, Any] = {}
+
+    def load() -> Any:
+        nonlocal told
+        with untold():
+            model, told = loader.from_pretrained(
+                place, output_loading_info=True, trust_remote_code=False, **options
+            )
+        return model
+
+    model = load_whole(load, place)
+    missing = sorted(told["missing_keys"])
+    if missing and loader is not AutoModel:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CheckpointError(
+            f"{one_line(place, 200)} lacks the weights {', '.join(missing[:3])}{more}, and random "
+            f"numbers would stand in for them: it is no trained {type(model).__name__}. Name the "
+            "folder that the fine-tuned model was saved to"
+        )
+    return model
 
 
 def load_saved_classifier(folder: str) -> Any:
@@ -121,12 +158,14 @@ def load_alike(name: str, model: Any, key: str) -> Any:
         key: what names it, for errors.
 
     Raises:
-        CheckpointError: a path that is not there, or files that are not what they seem.
+        CheckpointError: a path that is not there, files that are not what they seem, or a model
+            without a head.
         OSError, ValueError: what transformers raises where it cannot find or read it.
     """
     find(name, key, lambda: check_place(name))
     find(name, key, lambda: check_files(name))
     if kind_of_model(model) is EMBEDDING:
         return load_embedder(name, key=key)
+    find(name, key, lambda: fetch(name, None))
     kind = auto_class(kind_of_model(model))
-    return load_whole(lambda: kind.from_pretrained(name, trust_remote_code=False), name)
+    return find(name, key, lambda: _load_trained(kind, name))

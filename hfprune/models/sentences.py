@@ -33,6 +33,7 @@ from hfprune.models.layout import (
     NEW_MODES,
     SentenceLayout,
     longest_of,
+    lower_of,
     prompt_of,
     read_layout,
     usual_layout,
@@ -77,15 +78,23 @@ class SentenceEncoder:
         tokenizer: its tokenizer.
         layout: pooling and normalisation.
         max_length: longest text in tokens; what is longer is cut.
+        lower: whether texts are put in small letters first (``do_lower_case``), whatever the
+            tokenizer does.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, layout: SentenceLayout, max_length: int
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        layout: SentenceLayout,
+        max_length: int,
+        lower: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.layout = layout
         self.max_length = max_length
+        self.lower = lower
         self._later = later_modules(layout)
 
     def encode(
@@ -110,8 +119,9 @@ class SentenceEncoder:
         device = next(self.model.parameters()).device
         found = []
         for start in range(0, len(texts), batch_size):
+            some = texts[start : start + batch_size]
             batch = self.tokenizer(
-                [prompt + text for text in texts[start : start + batch_size]],
+                [(prompt + text).lower() if self.lower else prompt + text for text in some],
                 padding=True,
                 truncation=True,
                 max_length=self.max_length,
@@ -150,7 +160,7 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     longest = longest_of(layout) or longest
     longest = min(longest, position_limit(model) or longest)
-    return SentenceEncoder(model, tokenizer, layout, longest)
+    return SentenceEncoder(model, tokenizer, layout, longest, lower_of(layout))
 
 
 def load_transformer(place: str) -> Any:

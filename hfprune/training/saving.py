@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from hfprune.core.files import follow_umask
 from hfprune.families import model_sizes
 from hfprune.pruning.importance import is_gradient_score
 from hfprune.pruning.state import read_state, write_state
@@ -45,6 +46,12 @@ class SavesAsPruned(Trainer):
             super().save_model(output_dir, _internal_call)
         finally:
             self.model, self._as_it_is = whole, False
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As the Trainer's, and who may read the folder's files may read the weights as well."""
+        super()._save(output_dir, state_dict)
+        folder = self.args.output_dir if output_dir is None else output_dir
+        follow_umask(str(folder), "model*.safetensors")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

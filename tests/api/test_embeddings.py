@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import hfprune
 from hfprune.api.compressed import Compressed
-from hfprune.core.errors import CheckpointError, RecipeError
+from hfprune.core.errors import CheckpointError, RecipeError, UnsupportedModelError
 from hfprune.deploy.evaluation import evaluate
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.rows import Row
@@ -208,3 +208,10 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
         )  # fmt: skip
     with pytest.raises(CheckpointError, match="has no prompt 'title'"):
         hfprune.load_encoder(dense).encode(["a film"], prompt_name="title")
+    settings = dense / "sentence_bert_config.json"
+    settings.write_text(json.dumps({"max_seq_length": 24, "do_lower_case": True}))
+    with pytest.raises(UnsupportedModelError, match="do_lower_case in sentence_bert_config"):
+        hfprune.compress(
+            dense, train={"text": texts()}, task="sentence_embedding", sparsity=0.4, quiet=True,
+            output_dir=tmp_path / "small",
+        )  # fmt: skip

@@ -26,7 +26,7 @@ from hfprune.core.faults import (
     is_out_of_memory,
     why_not_written,
 )
-from hfprune.core.files import atomic_directory, follow_umask, keep_in_cache
+from hfprune.core.files import atomic_directory, cache_folder, follow_umask, keep_in_cache
 from hfprune.core.machine import memory_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -223,3 +223,17 @@ def test_memory_is_that_of_the_machine_or_its_container(
         memory_bytes.cache_clear()
         assert memory_bytes() == wanted
     memory_bytes.cache_clear()
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a number: no HOME, no entry among the users."""
+
+    def nobody(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache_folder("latency").is_relative_to(tmp_path)

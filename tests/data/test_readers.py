@@ -177,6 +177,31 @@ def test_utf_16_is_known_by_its_mark(tmp_path: Path) -> None:
         read(file, encoding="utf-16")
 
 
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("text,label\ngood,x\n".encode("utf-32"), "is UTF-32: data.encoding: utf-32"),
+        ("text,label\nn\u00f6,x\n".encode("utf-16-le"), "is UTF-16: data.encoding: utf-16-le"),
+        ("text,label\nn\u00f6,x\n".encode("utf-16-be"), "is UTF-16: data.encoding: utf-16-be"),
+        (gzip.compress(b"text,label\n" * 9), "It is packed: give its name the ending .gz"),
+        (bz2.compress(b"text,label\n" * 9), "It is packed: give its name the ending .bz2"),
+        (lzma.compress(b"text,label\n" * 9), "It is packed: give its name the ending .xz"),
+        (b"PK\x03\x04\xff", "It is a ZIP archive, as workbooks .xlsx are: save the rows as CSV"),
+        (b"PAR1\x15\xff", "It is a Parquet file: give its name the ending .parquet"),
+    ],
+    ids=["utf-32", "utf-16-le", "utf-16-be", "gz", "bz2", "xz", "zip", "parquet"],
+)
+def test_what_is_no_text_is_known_by_its_beginning(
+    tmp_path: Path, content: bytes, remedy: str
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert "is not UTF-8" in str(error.value)
+    assert str(error.value).endswith(remedy)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".conll"])
 @pytest.mark.parametrize("chunk", [4, 1 << 20])
 def test_the_place_of_a_bad_byte(

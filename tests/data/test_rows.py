@@ -273,6 +273,29 @@ def test_classes_that_a_person_takes_for_one(tmp_path: Path, tokenizer: Any) -> 
     assert warnings_of(named) == []
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("ham", "\ufeffham"), ("ham", "h\u200bam"), ("ham", "h\xadam"), ("ham", "ham\0"),
+     ("ham", "ham\u200e"), ("1", "\u0661"), ("1", "+1"), ("\u0967", "01")],
+)  # fmt: skip
+def test_classes_that_look_alike(tmp_path: Path, tokenizer: Any, one: str, other: str) -> None:
+    (told,) = warnings_of(load(tmp_path, tokenizer, [one, other, "spam"] * 9))
+    assert told.startswith(f"the classes {', '.join(map(repr, sorted([one, other])))} differ only")
+
+
+@pytest.mark.parametrize(
+    ("task", "label"), [(SINGLE, "x\ud800"), (MULTI, ["x\ud800"]), (TOKENS, ["x\ud800"])]
+)
+def test_half_a_character_in_a_label(
+    tmp_path: Path, tokenizer: Any, task: Task, label: Any
+) -> None:
+    rows = [{"text": ["a"] if task == TOKENS else f"a {n}", "label": label} for n in range(9)]
+    config = DataConfig(train_file=write_json(tmp_path / "a.jsonl", rows), max_length=16)
+    with pytest.raises(DataError, match=r"row 1, column 'label': the label holds half a character "
+                       r"\(a lone surrogate, U\+D800\) at position 1; remove it"):  # fmt: skip
+        load_task_data(config, tokenizer, task)
+
+
 def test_counts_of_classes_and_rare_ones(tmp_path: Path, tokenizer: Any) -> None:
     data = load(tmp_path, tokenizer, ["a"] * 9 + ["b"] * 7 + ["c"] * 4)
     first = data.notices[0]

@@ -39,10 +39,10 @@ def test_texts_that_are_judged_or_known_are_left_out(tmp_path: Path) -> None:
     data = load_task_data(config, tiny_tokenizer(), TASK)
     assert data.unlabeled is not None
     assert data.unlabeled.texts == ["moving film", "dull the the"]
-    assert (data.unlabeled.held_out, data.unlabeled.known) == (2, 3)
+    assert (data.unlabeled.held_out, data.unlabeled.known, data.unlabeled.empty) == (2, 2, 1)
     assert data.notices[-1].text == (
-        "2 unlabeled texts to learn from (left out: 2 stand in validation or test as well, 3 stand "
-        "in train, or stand there twice)"
+        "2 unlabeled texts to learn from (left out: 2 stand in validation or test as well, 2 stand "
+        "in train, or stand there twice, 1 are empty)"
     )
     rows = unlabeled_rows(data, tiny_tokenizer())
     assert rows is not None
@@ -50,6 +50,32 @@ def test_texts_that_are_judged_or_known_are_left_out(tmp_path: Path) -> None:
     assert rows["input_ids"][:] == own["input_ids"]
     assert "labels" not in rows.column_names
     assert rows.features == {name: data.train.features[name] for name in rows.column_names}
+
+
+def test_rows_of_held_out_files_beyond_their_limit_are_left_out_too(tmp_path: Path) -> None:
+    config = _files(tmp_path, "text\nthe bad\nthe dull\nmoving film\n")
+    config = config.model_copy(update={"max_test_samples": 1})
+    data = load_task_data(config, tiny_tokenizer(), TASK)
+    assert data.unlabeled is not None
+    assert (data.unlabeled.texts, data.unlabeled.held_out) == (["moving film"], 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "encoding", "words"),
+    [
+        ("text\ncaf\u00e9\n", "more.csv", "latin-1", "but is valid UTF-8 beyond ASCII"),
+        ('text\n"quoted"\n', "more.tsv", None, "1 of 1 cells stand in double quotes"),
+    ],
+)
+def test_what_its_reader_tells_is_told(
+    tmp_path: Path, content: str, name: str, encoding: str | None, words: str
+) -> None:
+    config = _files(tmp_path, "text\n")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    changes = {"unlabeled_file": str(tmp_path / name), "encoding": encoding}
+    data = load_task_data(config.model_copy(update=changes), tiny_tokenizer(), TASK)
+    (told,) = (notice for notice in data.notices if words in notice.text)
+    assert (told.level, told.text.startswith("unlabeled (")) == ("warning", True)
 
 
 def test_labels_of_the_file_are_not_read_and_none_are_needed(tmp_path: Path) -> None:

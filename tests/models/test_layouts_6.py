@@ -92,6 +92,19 @@ def test_the_new_form_is_read(mode: Any, tmp_path: Path) -> None:
     assert encoder.max_length == 64, "the tokenizer's"
 
 
+@pytest.mark.parametrize("lower", [False, True])
+def test_small_letters_where_the_folder_asks_for_them(lower: bool, tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "e", "Transformer", "Pooling")
+    settings = folder / "sentence_bert_config.json"
+    settings.write_text(json.dumps({**SETTINGS, "do_lower_case": lower}))
+    texts, read = [text.upper() for text in TEXTS], []
+    encoder = load_encoder(folder)
+    own = encoder.tokenizer
+    encoder.tokenizer = lambda some, **options: read.extend(some) or own(some, **options)
+    assert encoder.encode(texts).shape == (len(texts), 32)
+    assert read == ([text.lower() for text in texts] if lower else texts)
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_dense_layers_are_run(residual: bool, tmp_path: Path) -> None:
     folder = new_folder(

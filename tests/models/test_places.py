@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +254,21 @@ def test_a_missing_teacher_of_a_trainer_is_no_name_on_the_hub(tmp_path: Path) ->
 
     with pytest.raises(CheckpointError, match="teacher './nowhere' cannot be loaded: there is no"):
         make(tmp_path, teacher="./nowhere")
+
+
+def test_what_a_trainer_saves_follows_the_umask(tmp_path: Path) -> None:
+    from tests.training.test_trainer import make
+
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "secret.safetensors").touch(0o600)
+    before = os.umask(0o022)
+    try:
+        trainer = make(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+        trainer.train()
+        trainer.save_model(str(tmp_path / "saved"))
+    finally:
+        os.umask(before)
+    found = list(tmp_path.rglob("model.safetensors"))
+    assert {path.parent.name for path in found} == {"checkpoint-1", "saved"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o644}
+    assert stat.S_IMODE((tmp_path / "saved" / "secret.safetensors").stat().st_mode) == 0o600

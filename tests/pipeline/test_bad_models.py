@@ -33,7 +33,7 @@ from hfprune.core.errors import (
 )
 from hfprune.deploy.evaluation import evaluate
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
-from hfprune.models.saved import load_saved, load_saved_classifier
+from hfprune.models.saved import load_alike, load_saved, load_saved_classifier
 from hfprune.publish.push import push
 from hfprune.report.html import write_report
 from tests.pipeline.test_faults import (
@@ -70,6 +70,28 @@ def shrunk_config(**changes: Any) -> Callable[[World], Any]:
         w.shrunk()
         w.config(**changes)
         return lambda: hfprune.from_pretrained(w.model)
+
+    return arrange
+
+
+def looked(door: Callable[[str], Any] = load_saved, **changes: Any) -> Callable[[World], Any]:
+    """No recipe: who looks at a model of such a config."""
+
+    def arrange(w: World) -> Any:
+        w.config(**changes)
+        return lambda: door(str(w.model))
+
+    return arrange
+
+
+def headless(door: Callable[[str], Any]) -> Callable[[World], Any]:
+    """A classifier by its config, whose file of weights is that of the encoder alone."""
+
+    def arrange(w: World) -> Any:
+        place = w.model / "model.safetensors"
+        kept = {n: t for n, t in load_file(place).items() if not n.startswith("classifier")}
+        save_file(kept, place, metadata={"format": "pt"})
+        return lambda: door(str(w.model))
 
     return arrange
 
@@ -312,6 +334,26 @@ BAD = [
          "billion parameters"),
     Case("labels: 10**20", config(num_labels=10**20), CheckpointError,
          "num_labels must be a count"),
+    Case("config: activation", looked(hidden_act="nope"), CheckpointError,
+         "cannot be loaded: KeyError: 'nope'"),
+    Case("config: dropout a text", looked(classifier_dropout="x"), CheckpointError,
+         "cannot be loaded: TypeError|holds no model: .*classifier_dropout"),
+    Case("config: no attention heads", looked(num_attention_heads=0), CheckpointError,
+         "cannot be loaded: ZeroDivisionError"),
+    Case("config: padding beyond the vocabulary", looked(pad_token_id=10**9), CheckpointError,
+         "cannot be loaded: AssertionError: Padding_idx"),
+    Case("config: a property", looked(use_return_dict=False), CheckpointError,
+         "holds no model: .*use_return_dict"),
+    Case("config: quantized", looked(load_saved_classifier, quantization_config={
+         "quant_method": "bitsandbytes", "load_in_8bit": True}), CheckpointError,
+         "holds no classifier: the model .* cannot be loaded: ImportError"),
+    Case("inspect: no head", headless(load_saved), CheckpointError,
+         "lacks the weights classifier.bias, classifier.weight, .*random numbers would stand in"),
+    Case("export: no head", headless(load_saved_classifier), CheckpointError,
+         "lacks the weights classifier.bias, classifier.weight"),
+    Case("teacher of a Trainer: no head", headless(
+         lambda place: load_alike(place, tiny_model("bert"), "teacher")), CheckpointError,
+         "teacher .* cannot be loaded: .* lacks the weights classifier.bias, classifier.weight"),
     Case("index: surrogates", index('{"weight_map": {"a": "\\ud800.safetensors"}}'),
          CheckpointError, r"shards must be plain file names beside it, got \['\\ud800"),
     Case("index: deep", index(f'{{"weight_map": {DEEP}}}'), CheckpointError,

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, file_download
 from loopback_hub import Fault, LoopbackHub
+from tiny import tiny_model
 
 from hfprune.core import waiting
 from hfprune.core.errors import CheckpointError, DataError, HubError
 from hfprune.data.readers.hub import load_named
+from hfprune.models.configs import load_config
 from hfprune.models.fetching import fetch
+from hfprune.models.loading import load_processor
+from hfprune.models.saved import load_alike, load_saved
 from hfprune.publish.failures import diagnose
 from hfprune.publish.push import push
 from tests.publish.test_hub import NAME, TOKEN, go_online, results_of, written
@@ -98,6 +102,30 @@ def test_a_download_from_a_server_that_stalls_is_given_up(slow: Slow) -> None:
     assert "hf download user/model" in text
 
 
+DOORS = {
+    "inspect": load_saved,
+    "teacher": lambda name: load_alike(name, tiny_model("bert"), "teacher"),
+    "config": load_config,
+    "tokenizer": lambda name: load_processor(
+        name,
+        "single_label_classification",
+        revision=None,
+        trust_remote_code=False,
+        key="model.tokenizer",
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_small_file_is_waited_for_without_a_limit(
+    door: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**(fetch.__kwdefaults__ or {}), "seconds": 0.5}
+    monkeypatch.setattr(fetch, "__kwdefaults__", given)
+    with pytest.raises(CheckpointError, match="the Hub did not send what user/model holds"):
+        waiting.within(8, lambda: DOORS[door]("user/model"))
+
+
 def test_a_data_set_from_a_server_that_stalls_is_given_up(slow: Slow) -> None:
     with pytest.raises(DataError) as caught:
         load_named("user/rows", None, "train", None, seconds=0.5)
@@ -146,6 +174,22 @@ def test_what_a_model_needs_is_fetched_once(
         assert hub.count("README") == 0
     kept = {path.name: path.read_bytes() for path in tmp_path.rglob("snapshots/*/*")}
     assert kept == {name: names[name] for name in ("config.json", "model.safetensors")}
+
+
+def test_for_a_config_or_a_tokenizer_no_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with LoopbackHub(TOKEN) as hub:
+        hub.add("user/model").commit(
+            "main", {"config.json": b"{}", "model.safetensors": b"weights"}
+        )
+        go_online(monkeypatch, hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        fetch("user/model", None, cache_dir=tmp_path, weights=False)
+        assert hub.count("GET .*resolve.*/config.json") == 1
+        assert hub.count("GET .*resolve.*/model.safetensors") == 0
 
 
 ANSWERS = {

@@ -20,8 +20,19 @@ from hfprune.data.readers.columns import check_columns
 PACKED: Final = (".gz", ".bz2", ".xz")
 """Endings of packed files, which are unpacked as they are read."""
 _CHUNK: Final = 1 << 20
-# Marks at the beginning of files that Windows programs write as "Unicode".
-_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# How files begin that are no UTF-8 text, and what to do; UTF-32 before UTF-16, whose mark it has.
+# Windows programs write UTF-16 with its mark as "Unicode".
+_BEGINNINGS: Final = (
+    (codecs.BOM_UTF32_LE, "or say that it is UTF-32: data.encoding: utf-32"),
+    (codecs.BOM_UTF32_BE, "or say that it is UTF-32: data.encoding: utf-32"),
+    (codecs.BOM_UTF16_LE, "or say that it is UTF-16: data.encoding: utf-16"),
+    (codecs.BOM_UTF16_BE, "or say that it is UTF-16: data.encoding: utf-16"),
+    (b"\x1f\x8b", "It is packed: give its name the ending .gz"),
+    (b"BZh", "It is packed: give its name the ending .bz2"),
+    (b"\xfd7zXZ", "It is packed: give its name the ending .xz"),
+    (b"PK\x03\x04", "It is a ZIP archive, as workbooks .xlsx are: save the rows as CSV"),
+    (b"PAR1", "It is a Parquet file: give its name the ending .parquet"),
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class RowsFile:
         decoder = codecs.getincrementaldecoder("utf-8" if self.of_utf8 else named)()
         done = lines = 0
         with self.binary() as file:
-            begin = file.read(2)
+            begin = file.read(8)
             file.seek(0)
             while True:
                 chunk = file.read(_CHUNK)
@@ -156,8 +167,14 @@ class RowsFile:
     def _remedy(self, begin: bytes, byte: int) -> str:
         if not self.of_utf8:
             return "Correct data.encoding, or save the file as UTF-8 and leave the option out"
-        if begin in _UTF16:
-            return "Save the file as UTF-8, or say that it is UTF-16: data.encoding: utf-16"
+        for mark, remedy in _BEGINNINGS:
+            if begin.startswith(mark):
+                return f"Save the file as UTF-8, {remedy}" if remedy.startswith("or") else remedy
+        if b"\0" in begin[:2]:  # of a Latin letter, without a mark
+            order = "be" if begin[0] == 0 else "le"
+            return (
+                f"Save the file as UTF-8, or say that it is UTF-16: data.encoding: utf-16-{order}"
+            )
         letter = bytes([byte]).decode("cp1252", errors="replace")
         guess = f", where this byte is {letter!r}" if letter.isprintable() else ""
         return (

@@ -132,6 +132,17 @@ def is_null(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def check_whole(rows: Rows, row: int, column: str, text: str, what: str) -> None:
+    """Raise DataError for text that no file can hold: JSON may spell half a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{rows.where(row, column)}: the {what} holds half a character (a lone surrogate, "
+            f"U+{ord(text[error.start]):04X}) at position {error.start}; remove it"
+        ) from error
+
+
 def show(value: Any) -> str:
     """Return a value and its type, short enough for an error."""
     text = repr(value)

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.files import atomic_directory
 from hfprune.data.task_data import SPLITS
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.models.explaining import explained
-from hfprune.models.layout import prompt_of, read_layout, usual_layout
+from hfprune.models.layout import lower_of, prompt_of, read_layout, usual_layout
 from hfprune.models.loading import check_fits
 from hfprune.models.sentences import local_folder
 from hfprune.pipeline.context import Context
@@ -26,6 +27,8 @@ def prompt(recipe: Recipe) -> str:
 
     Raises:
         CheckpointError: the recipe names a prompt that the model does not have.
+        UnsupportedModelError: the model's folder puts texts in small letters before its tokenizer,
+            which nothing that is exported would do.
     """
     if recipe.task != "sentence_embedding":
         return ""
@@ -34,6 +37,12 @@ def prompt(recipe: Recipe) -> str:
         layout = read_layout(local_folder(name, revision))
     if layout is None:  # a bare encoder, which has no prompts
         layout = usual_layout(name, "mean", False, 0)
+    elif lower_of(layout):
+        raise UnsupportedModelError(
+            f"model.name_or_path {name!r} puts texts in small letters before its tokenizer reads "
+            "them (do_lower_case in sentence_bert_config.json), which no exported file would do: "
+            "let the tokenizer do it (do_lower_case in tokenizer_config.json), and set that to false"
+        )
     return prompt_of(layout, recipe.data.prompt)
 
 
