@@ -41,7 +41,8 @@ def prompt(recipe: Recipe) -> str:
         raise UnsupportedModelError(
             f"model.name_or_path {name!r} puts texts in small letters before its tokenizer reads "
             "them (do_lower_case in sentence_bert_config.json), which no exported file would do: "
-            "let the tokenizer do it (do_lower_case in tokenizer_config.json), and set that to false"
+            "let the tokenizer do it (do_lower_case in tokenizer_config.json), and set that to "
+            "false"
         )
     return prompt_of(layout, recipe.data.prompt)
 
