@@ -91,11 +91,17 @@ def models(folder: Path, cpu: bool, cuda: bool) -> tuple[Any, Any, Any]:
     if not place.is_dir():
         write_model(place, **(TINY if cpu else BASE))
     torch.manual_seed(0)
-    dense = AutoModelForSequenceClassification.from_pretrained(place, num_labels=2).eval()
+    dense = AutoModelForSequenceClassification.from_pretrained(
+        place, num_labels=2, trust_remote_code=False
+    ).eval()
     sizes = [(max(1, h // 4), n // 4) for h, n in model_sizes(dense)]
     pruned = resize_(copy.deepcopy(dense), sizes).eval()
     device = "cuda" if cuda and not cpu else "cpu"
-    return dense.to(device), pruned.to(device), AutoTokenizer.from_pretrained(place)
+    return (
+        dense.to(device),
+        pruned.to(device),
+        AutoTokenizer.from_pretrained(place, trust_remote_code=False),
+    )
 
 
 def reconstruction(folder: Path, cpu: bool) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def data(folder: Path, rows: int, words: int, labels: int, layers: int) -> Calla
 
     write_model(folder / "m", layers=1, width=8, inner=8, heads=1, positions=words * 2)
     file = write_rows(folder / "rows.csv", rows, words=words, labels=labels)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "m")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "m", trust_remote_code=False)
     config = DataConfig(train_file=str(file), max_length=words * 3 // 2 + 2, test_fraction=0.1)
     return lambda: load_task_data(config, tokenizer, "single_label_classification")
 
@@ -115,7 +115,9 @@ def answers(folder: Path, rows: int, words: int, labels: int, layers: int) -> Ca
 
     model, batches = classifier(rows, words, labels, layers)
     write_model(folder / "m", layers=1, width=8, inner=8, heads=1)
-    collate = DataCollatorWithPadding(AutoTokenizer.from_pretrained(folder / "m"))
+    collate = DataCollatorWithPadding(
+        AutoTokenizer.from_pretrained(folder / "m", trust_remote_code=False)
+    )
     columns = {
         name: [row for batch in batches for row in batch[name].tolist()] for name in batches[0]
     }

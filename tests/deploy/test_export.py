@@ -551,9 +551,8 @@ def test_what_to_install_is_the_extra_that_brings_it(
         files.require(missing)
 
 
-@pytest.mark.parametrize(
-    "family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_without_optimum_and_the_exporter_of_transformers_5(family: str, tmp_path: Path) -> None:
     """Transformers 4.57 with the extra `onnx` alone: exported, parity checked within, quantized."""
     pytest.importorskip("onnxscript")

@@ -47,7 +47,7 @@ def test_a_recipe_may_name_it_and_knows_which_way_is_better() -> None:
     assert recipe.evaluation.metrics == ["error_rate"]
     assert recipe.training.metric_for_best_model == "error_rate"
     assert recipe.training.greater_is_better is False
-    assert set(LOWER_IS_BETTER) == {"loss", "mse", "error_rate"}
+    assert set(LOWER_IS_BETTER) == {"loss", "divergence", "mse", "error_rate"}
     # Images have one label each too; other tasks do not, and the usual metrics stay the usual.
     parse_recipe(recipe_text("image_classification", "error_rate"))
     with pytest.raises(RecipeError, match=r"is not a metric of task regression\. Choose from pear"):

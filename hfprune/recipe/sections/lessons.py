@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from hfprune.core.tasks import Task
 from hfprune.recipe.places import Clash
-
-if TYPE_CHECKING:
-    from hfprune.recipe.sections.whole import Recipe
+from hfprune.recipe.sections.data import DataConfig
+from hfprune.recipe.sections.model import TeacherConfig
+from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.recipe.sections.training import DistillationConfig, RecoveryConfig
 
 # Tasks whose texts have no label of their own that a teacher could give them.
 _NOT_LABELLED_WHOLE = ("token_classification", "image_classification", "reranking")
 
 
-def lesson_clashes(recipe: Recipe) -> Iterator[Clash]:
+def lesson_clashes(
+    task: Task,
+    data: DataConfig,
+    teacher: TeacherConfig,
+    pruning: PruningConfig,
+    distillation: DistillationConfig | None,
+    recovery: RecoveryConfig,
+) -> Iterator[Clash]:
     """Further texts, further teachers and a rate that is looked for, where they have no meaning."""
-    if recipe.data.unlabeled_file is not None:
-        yield from _of_unlabeled_texts(recipe)
-    if recipe.teacher.num_seeds > 1:
-        yield from _of_seeds(recipe)
-    if recipe.recovery.learning_rate == "auto" and recipe.distillation is None:
+    distils = distillation is not None
+    if data.unlabeled_file is not None:
+        yield from _of_unlabeled_texts(task, data, distils)
+    if teacher.num_seeds > 1:
+        yield from _of_seeds(task, pruning, distils)
+    if recovery.learning_rate == "auto" and not distils:
         yield Clash(
             "recovery.learning_rate: auto is judged by the teacher's predictions, and "
             "distillation is null: give a rate, or distil",
@@ -28,46 +37,45 @@ def lesson_clashes(recipe: Recipe) -> Iterator[Clash]:
         )
 
 
-def _of_seeds(recipe: Recipe) -> Iterator[Clash]:
+def _of_seeds(task: Task, pruning: PruningConfig, distils: bool) -> Iterator[Clash]:
     averages = "teacher.num_seeds averages predictions to learn from, and"
-    if recipe.distillation is None:
+    if not distils:
         yield Clash(
             f"{averages} distillation is null: remove it, or distil",
             ("teacher.num_seeds", "distillation"),
         )
-    elif recipe.task == "sentence_embedding":
+    elif task == "sentence_embedding":
         yield Clash(
             f"{averages} a sentence encoder is taken as it is: remove it",
             ("teacher.num_seeds", "task"),
         )
-    elif recipe.pruning.vocabulary is not None:
+    elif pruning.vocabulary is not None:
         yield Clash(
             f"{averages} only the first teacher's vocabulary is reduced: remove one",
             ("teacher.num_seeds", "pruning.vocabulary"),
         )
 
 
-def _of_unlabeled_texts(recipe: Recipe) -> Iterator[Clash]:
+def _of_unlabeled_texts(task: Task, data: DataConfig, distils: bool) -> Iterator[Clash]:
     key = "data.unlabeled_file"
-    if recipe.distillation is None:
+    if not distils:
         yield Clash(
             f"{key} holds texts for a teacher to label, and distillation is null: remove it, "
             "or distil",
             (key, "distillation"),
         )
-    if recipe.task in _NOT_LABELLED_WHOLE:
+    if task in _NOT_LABELLED_WHOLE:
         yield Clash(
-            f"{key} holds texts that get one label each, and cannot with task {recipe.task}: "
-            "remove it",
+            f"{key} holds texts that get one label each, and cannot with task {task}: remove it",
             (key, "task"),
         )
-    elif recipe.task == "sentence_embedding":
+    elif task == "sentence_embedding":
         yield Clash(
             f"{key} adds texts without labels, and all texts of task sentence_embedding are: list "
             "the file in data.train_file",
             (key, "task"),
         )
-    elif recipe.data.stride is not None:
+    elif data.stride is not None:
         yield Clash(
             f"{key} holds whole texts, and cannot with data.stride, which cuts texts to windows: "
             "remove one",

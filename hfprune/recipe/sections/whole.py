@@ -224,7 +224,9 @@ class Recipe(Section):
         """What is made for whole texts with a label each."""
         distillation = self.distillation
         rest = distillation is not None and distillation.rest_of_texts
-        yield from lesson_clashes(self)
+        yield from lesson_clashes(
+            self.task, self.data, self.teacher, self.pruning, distillation, self.recovery
+        )
         if self.task in ("token_classification", "image_classification"):
             other, key = f"task {self.task}", "task"
         elif self.data.stride is not None:
