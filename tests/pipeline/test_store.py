@@ -280,7 +280,14 @@ CHANGES = [
 ]  # fmt: skip
 # Long, and much alike: the table of all of them is for patient people. The exporters of
 # transformers 5 take their time, and the store knows nothing of them: there, two will do.
-LONG = (_another_model, _another_version, _replace_weights, _delete_tokenizer)
+LONG = (
+    _another_model,
+    _another_version,
+    _replace_weights,
+    _delete_tokenizer,
+    _damage_record,
+    _truncate_int8,
+)
 FEW = (_flip_labels, _delete_plan)
 
 
