@@ -99,7 +99,10 @@ def run(folder: Path, cls: Any, own: dict[str, Any], **changes: Any) -> Numbers:
 def check_sizes(trainer: Any) -> None:
     plan = getattr(trainer, "plan", None)
     if plan is not None:
-        assert model_sizes(trainer.model) == plan.sizes() != plan.totals()
+        # Layers in which nothing is left are gone once the model is finished.
+        left = tuple(size for size in plan.sizes() if any(size))
+        assert model_sizes(trainer.model) in (plan.sizes(), left)
+        assert plan.sizes() != plan.totals()
 
 
 @promise
