@@ -94,7 +94,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
         return Landing(plan, table, table.speedup(plan.sizes()), table.speedup(plan.sizes()))
 
     monkeypatch.setattr(f"{stages}.reconstruct.land", land)
-    monkeypatch.setattr(f"{stages}.landed.measured_speedup", lambda *args, **kwargs: 4.1)
+    monkeypatch.setattr(f"{stages}.landed.speedup_at", lambda *args, **kwargs: 4.1)
 
 
 def fake_validation(monkeypatch: pytest.MonkeyPatch, metric: Callable[[str], float]) -> None:
@@ -198,7 +198,7 @@ def test_one_speed_with_gates(
     monkeypatch.setattr(console, "note", noted.append)
     times = iter([3.0, 4.2])  # of the first model and, pruned again, of the second
     monkeypatch.setattr(
-        "hfprune.pipeline.stages.landed.measured_speedup", lambda *args, **kwargs: next(times)
+        "hfprune.pipeline.stages.landed.speedup_at", lambda *args, **kwargs: next(times)
     )
     results = run(recipe, console)
     assert results is not None

@@ -167,14 +167,16 @@ def calibrated(
             wanted = budget_plan(scores, table.price(sizes), plan, table.budget_ms(speedup))
             pruned = shrink_(copy.deepcopy(model), wanted)
             file = deployed(pruned, tokenizer, quantization, folder / str(attempt), opset=opset)
-            found = _speedup(baseline, file, pruned, table, 25)
+            found = speedup_at(baseline, file, pruned, table, 25)
             table = table.scaled(table.speedup(wanted.sizes()) / found)
             if attempt and not misses(speedup, found):
                 break
     return table
 
 
-def _speedup(baseline: Path, file: Path, model: Any, table: LatencyTable, repeats: int) -> float:
+def speedup_at(
+    baseline: Path, file: Path, model: Any, table: LatencyTable, repeats: int = 25
+) -> float:
     """Of a file over the baseline at the table's shape."""
     return measured_speedup(
         baseline,
@@ -315,7 +317,7 @@ class _Course:
         return replace(landing, measured=self.speedup_of(file)), approach
 
     def speedup_of(self, file: Path) -> float:
-        return _speedup(self.baseline, file, self.model, self.table, 60)
+        return speedup_at(self.baseline, file, self.model, self.table, 60)
 
     def nearer(self, one: Landing, other: Landing) -> bool:
         return abs(one.measured - self.wanted) < abs(other.measured - self.wanted)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from hfprune.deploy.files import MODEL_FILE
-from hfprune.deploy.speed.landing import deployed, measured_speedup
+from hfprune.deploy.speed.landing import deployed, speedup_at
 from hfprune.families import model_sizes
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
@@ -29,12 +29,5 @@ def run(
             Path(name),
             opset=export.opset,
         )
-        measured = measured_speedup(
-            folder / MODEL_FILE,
-            file,
-            model.config,
-            batch_size=table.batch_size,
-            sequence_length=table.sequence_length,
-            threads=table.threads,
-        )
+        measured = speedup_at(folder / MODEL_FILE, file, model, table)
     return Reached(predicted=table.speedup(model_sizes(model)), measured=measured)
