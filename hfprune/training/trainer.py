@@ -28,6 +28,7 @@ from hfprune.pruning.plan import PruningPlan
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig
 from hfprune.training import checks, faults
+from hfprune.training.attention import quick_attention
 from hfprune.training.best import wins_a_tie
 from hfprune.training.callbacks import PruningCallback
 from hfprune.training.checkpoints import checkpoint_to_resume
@@ -266,7 +267,8 @@ class HFPruneTrainer(SavesAsPruned):
         """As ``Trainer.training_step``; stops at a loss that is not finite."""
         self._batch = faults.describe_batch(inputs)
         lessons = 0 if self.teaching is None else self.teaching.lessons
-        loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
+        with quick_attention(self.args, inputs):
+            loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.teaching is not None and self.teaching.lessons == lessons:
             raise TrainingError(checks.NOT_TAUGHT)
         if self.careful and not bool(torch.isfinite(loss).all()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -109,9 +110,12 @@ def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # This interpreter, not whatever a kernel installed for the user points to.
     manager = jupyter.AsyncKernelManager(kernel_name="python3")
     manager.kernel_spec.argv[0] = sys.executable
-    nbclient.NotebookClient(
-        notebook, km=manager, timeout=900, resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
+    try:
+        nbclient.NotebookClient(
+            notebook, km=manager, timeout=900, resources={"metadata": {"path": str(ROOT)}}
+        ).execute()
+    finally:  # a client ends only a kernel that it made itself
+        asyncio.run(manager.shutdown_kernel(now=True))
     shown = [output for cell in code(notebook) for output in cell.outputs]
     text = "".join(output.get("text", "") for output in shown)
     if path.stem == "quickstart":
