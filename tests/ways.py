@@ -213,6 +213,8 @@ def _unmeasured() -> Iterator[Found]:
 @contextmanager
 def _made_up_times() -> Iterator[None]:
     """A latency table worked by hand, on which every plan lands; drops by the speed alone."""
+    from hfprune.families import model_sizes
+
     table = LatencyTable(
         batch_size=1,
         sequence_length=16,
@@ -240,6 +242,10 @@ def _made_up_times() -> Iterator[None]:
             ("latency.latency_table", lambda *args, **kwargs: table),
             ("latency.calibrated", lambda table, *args: table),
             ("reconstruct.land", land),
+            (
+                "landed.speedup_at",
+                lambda dense, file, model, table: table.speedup(model_sizes(model)),
+            ),
             ("export.validate", validate),
         ):
             stack.enter_context(patch(f"{stages}.{name}", value))

@@ -67,7 +67,9 @@ def check_places(context: Context) -> None:
     recipe, store = context.recipe, context.store
     check_output_dir(store.output, overwrite=True)
     data = recipe.data
+    others = recipe.teacher.learn_from
     inputs: dict[str, str | None] = {
+        **{f"teacher.learn_from, number {n}": name for n, name in enumerate(others, 1)},
         "model.name_or_path": recipe.model.name_or_path,
         "model.tokenizer": recipe.model.tokenizer,
         "teacher.name_or_path": recipe.teacher.name_or_path,
@@ -91,14 +93,16 @@ def check(context: Context) -> None:
     if recipe.hub.push_to_hub:
         find_token()
     check_trackers(recipe.training.report_to)
-    for section, name in (
-        ("model", recipe.model.name_or_path),
-        ("teacher", recipe.teacher.name_or_path),
+    for key, name in (
+        ("model.name_or_path", recipe.model.name_or_path),
+        ("teacher.name_or_path", recipe.teacher.name_or_path),
     ):
         if name is not None:
-            kind = check_model(name, f"{section}.name_or_path")
+            kind = check_model(name, key)
             if kind is not None and recipe.pruning.layout == "uniform":
                 check_family(kind)
+    for name in recipe.teacher.learn_from:
+        check_model(name, "teacher.learn_from")
     _, note = layout_or_note(recipe.model.name_or_path)
     if note is not None:
         context.console.warn(note)

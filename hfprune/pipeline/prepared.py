@@ -62,11 +62,13 @@ class Taught:
         cache: its outputs on the training rows, for all trainings that distil.
         logits: on the validation rows, which candidates are judged by.
         others: more teachers, whose predictions are averaged with the dense model's.
+        outside: loaded, the mean of whose predictions is learned in place of the dense model's.
     """
 
     cache: TeacherCache | None = None
     logits: Any = None
     others: tuple[SavedModel, ...] = ()
+    outside: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -129,6 +131,8 @@ class Prepared:
     def teacher(self, context: Context, model: SavedModel) -> Any:
         """What is learned from: a model of this run, or it and other teachers together."""
         first = self.saved(context, model)
+        if self.taught.outside:
+            return Ensemble([first, *self.taught.outside], first_counts=False)
         if not self.taught.others:
             return first
         return Ensemble([first, *(self.saved(context, other) for other in self.taught.others)])

@@ -120,6 +120,8 @@ def _prepare(context: Context) -> Prepared:
     preflight.require_shared(context.store.folder)
     set_seed(recipe.training.seed)
     prepared = data.prepare(context)
+    # Before the dense model is trained: it takes seconds, and may find what is wrong with one.
+    prepared.taught.outside = teacher.outside(context, prepared)
     progress.plan(context, prepared)
     return prepared
 
@@ -136,7 +138,7 @@ def _more_teachers(context: Context, prepared: Prepared, dense: SavedModel) -> N
         )
         for number in range(2, context.recipe.teacher.num_seeds + 1)
     )
-    if prepared.taught.others and context.is_main:
+    if (prepared.taught.others or prepared.taught.outside) and context.is_main:
         teacher.tell_ceiling(context, prepared, dense)
 
 

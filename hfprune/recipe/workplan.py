@@ -31,6 +31,8 @@ def describe(recipe: Recipe) -> list[str]:
         )
         if teacher.num_seeds > 1:
             first += f"; {teacher.num_seeds} seeds, whose predictions are averaged to learn from"
+    if teacher.learn_from:
+        first += f"; learned from: {', '.join(teacher.learn_from)}"
     lines = [
         f"data: {source}, {recipe.task}{_length(recipe)}",
         first,

@@ -40,6 +40,7 @@ from hfprune.training.distillation.nearness import (
     is_divergence,
     with_predictions,
 )
+from hfprune.training.distillation.reading import teacher_with_tokenizer
 from hfprune.training.distillation.rows import TaughtRows
 from hfprune.training.distillation.teaching import (
     ROW_NUMBERS,
@@ -168,7 +169,7 @@ class HFPruneTrainer(SavesAsPruned):
         self.distillation = distillation or DistillationConfig()
         student = self.bare_model()
         self.teaching = Teaching(
-            load_teacher(teacher, student, self.args.device),
+            load_teacher(teacher, student, self.args.device, self._reads_otherwise),
             self.distillation,
             student,
             lambda: self.pruner.sizes(self.bare_model()),
@@ -179,6 +180,11 @@ class HFPruneTrainer(SavesAsPruned):
             self._own_loss = self.compute_loss
             completed = self.teaching.completing(self._own_loss, self.bare_model)
             vars(self)["compute_loss"] = completed
+
+    def _reads_otherwise(self, model: Any, name: str) -> Any:
+        """A teacher from a folder, whose tokenizer lies there, for rows of this one's."""
+        mine = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        return teacher_with_tokenizer(model, name, mine, self.distillation)
 
     @property
     def plan(self) -> PruningPlan | None:

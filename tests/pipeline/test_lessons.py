@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import prepared_run, save_tiny_classifier, write_reviews
+from shifted import shifted, shifted_tokenizer
+from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 
 from hfprune import load_recipe
+from hfprune.core.errors import CheckpointError
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.stages import rate, recover, vocabulary
 from hfprune.report.console import Console
+from hfprune.training.distillation.reading import row_key
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +134,65 @@ def test_several_teachers_are_learned_from_and_one_is_pruned(
     ]
     assert differ, "each seed draws its rows in an order of its own"
     assert "teacher 2" in results["seconds"]
+
+
+def test_another_model_with_its_own_tokenizer_is_learned_from(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, noted, taught = Console(quiet=True), list[str](), list[Any]()
+    monkeypatch.setattr(console, "note", noted.append)
+    original = recover.recovery_trainer
+
+    def recovery(
+        context: Context, made: Prepared, model: Any, teacher: Any, *args: Any, **more: Any
+    ) -> Any:
+        trainer = original(context, made, model, teacher, *args, **more)
+        taught.append((trainer, teacher))
+        return trainer
+
+    monkeypatch.setattr(recover, "recovery_trainer", recovery)
+    other = shifted(tiny_model("roberta", labels=2, seed=9))
+    other.config.id2label = {0: "negative", 1: "positive"}
+    other.config.label2id = {"negative": 0, "positive": 1}
+    other.save_pretrained(tmp_path / "other")
+    shifted_tokenizer(lowercase=False).save_pretrained(tmp_path / "other")
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"learn_from": [str(tmp_path / "other")], "num_train_epochs": 1},
+        pruning={"keep_layers": [0, 2]},
+        distillation={"augmentation": 1},  # so that what the teachers say is kept
+    )
+    assert run(load_recipe(path), console) is not None
+    assert any(text.startswith("teacher of 1 other model(s): validation") for text in noted)
+    ((trainer, teacher),) = taught
+    # What is learned is what the other model says of the texts as they were written.
+    reader = teacher.models[1]
+    rows = trainer.train_dataset.select(range(8))
+    texts = [reader.originals[row_key(ids)] for ids in rows["input_ids"]]
+    batch = shifted_tokenizer(lowercase=False)(
+        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
+    )
+    with torch.no_grad():
+        wanted = other.eval()(**{n: batch[n] for n in ("input_ids", "attention_mask")}).logits
+    found = trainer.teacher_cache.logits(torch.arange(8))
+    torch.testing.assert_close(found.softmax(-1), wanted.softmax(-1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_to_learn_from_is_refused_before_anything_is_trained(
+    inputs: Path, tmp_path: Path
+) -> None:
+    for name, labels in (("three", 3), ("bare", 2)):
+        shifted(tiny_model("bert", labels=labels)).save_pretrained(tmp_path / name)
+    shifted_tokenizer().save_pretrained(tmp_path / "three")
+    for name, said in (("three", "teacher.learn_from"), ("bare", "holds no tokenizer")):
+        path = recipe_file(
+            tmp_path,
+            inputs,
+            teacher={"learn_from": [str(tmp_path / name)], "num_train_epochs": 1},
+            pruning={"keep_layers": [0, 2]},
+        )
+        recipe = load_recipe(path, ["overwrite=true"])
+        with pytest.raises(CheckpointError, match=said):
+            run(recipe, Console(quiet=True))
+        assert not (tmp_path / "out.work" / "teacher").exists()

@@ -331,6 +331,27 @@ REFUSED = {
         "lines 8 and 10: teacher.num_seeds averages predictions to learn from, and a sentence "
         "encoder is taken as it is: remove it",
     ),
+    "others to learn from beside seeds": (
+        MINIMAL + "teacher:\n  learn_from: [org/large]\n  num_seeds: 3\n",
+        "lines 9 and 10: teacher: learn_from names the models whose predictions are learned, so "
+        "further seeds of the dense model would not be asked: remove num_seeds or learn_from",
+    ),
+    "others that nobody learns from": (
+        MINIMAL + "teacher:\n  learn_from: [org/large]\ndistillation: null\n",
+        "lines 9 and 10: teacher.learn_from names models to learn from, and distillation is null: "
+        "remove it, or distil",
+    ),
+    "others of tags": (
+        MINIMAL + "task: token_classification\nteacher:\n  learn_from: [org/large]\n",
+        "lines 8 and 10: teacher.learn_from reads texts by each model's own tokenizer and takes "
+        "what it says of the whole text, and cannot with task token_classification: remove it",
+    ),
+    "others of fewer tokens": (
+        MINIMAL.replace("sparsity: 0.5", "sparsity: 0.5\n  vocabulary: {}")
+        + "teacher:\n  learn_from: [org/large]\n",
+        "lines 7 and 10: teacher.learn_from reads the texts of the rows, and pruning.vocabulary "
+        "changes how they are split: remove one",
+    ),
     "texts without labels beside others": (
         MINIMAL.replace("name: org/data", "name: org/data\n  unlabeled_file: more.csv")
         + "task: sentence_embedding\n",

@@ -13,10 +13,11 @@ from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.measure.metrics import load_metrics
 from hfprune.models.loading import load_processor
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.fingerprint import data_digest, model_digest
+from hfprune.pipeline.fingerprint import data_digest, digest_of, model_digest
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import Precision
 from hfprune.pipeline.stages import embeddings
+from hfprune.recipe.sections.model import TeacherConfig
 from hfprune.training.imbalance import balanced_weights, weighted_loss
 
 
@@ -45,11 +46,18 @@ def prepare(context: Context) -> Prepared:
             context.store.follow_from(
                 data=data_digest(data),
                 model=model_digest(recipe.model.name_or_path, recipe.model.revision),
-                given=model_digest(recipe.teacher.name_or_path, recipe.teacher.revision),
+                given=_teachers_digest(recipe.teacher),
             )
     if recipe.task == "sentence_embedding":
         dense = embeddings.labelled(context, dense)
     return Prepared(dense, dense, loss, weights, bf16=_precision(context))
+
+
+def _teachers_digest(teacher: TeacherConfig) -> Any:
+    given = model_digest(teacher.name_or_path, teacher.revision)
+    if not teacher.learn_from:
+        return given
+    return digest_of([given, *(model_digest(name, None) for name in teacher.learn_from)])
 
 
 def reading_by(context: Context, processor: Any, data: TaskData) -> Reading:

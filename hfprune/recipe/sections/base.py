@@ -19,6 +19,7 @@ MOST: Final = 10**9
 MOST_BATCH: Final = 2**20
 MOST_EPOCHS: Final = 100_000
 MOST_SEEDS: Final = 100
+MOST_OTHERS: Final = 10
 MOST_TOKENS: Final = 2**20
 MOST_THREADS: Final = 4096
 MOST_ROUNDS: Final = 10**6

@@ -14,6 +14,9 @@ from hfprune.recipe.sections.training import DistillationConfig, RecoveryConfig
 # Tasks whose texts have no label of their own that a teacher could give them.
 _NOT_LABELLED_WHOLE = ("token_classification", "image_classification", "reranking")
 
+# Tasks whose outputs are not of a text as a whole, or not of texts.
+_NOT_READ_ANEW = ("token_classification", "image_classification", "sentence_embedding")
+
 
 def lesson_clashes(
     task: Task,
@@ -29,6 +32,8 @@ def lesson_clashes(
         yield from _of_unlabeled_texts(task, data, distils)
     if teacher.num_seeds > 1:
         yield from _of_seeds(task, pruning, distils)
+    if teacher.learn_from:
+        yield from _of_outside(task, pruning, distils)
     if recovery.learning_rate == "auto" and not distils:
         yield Clash(
             "recovery.learning_rate: auto is judged by the teacher's predictions, and "
@@ -53,6 +58,27 @@ def _of_seeds(task: Task, pruning: PruningConfig, distils: bool) -> Iterator[Cla
         yield Clash(
             f"{averages} only the first teacher's vocabulary is reduced: remove one",
             ("teacher.num_seeds", "pruning.vocabulary"),
+        )
+
+
+def _of_outside(task: Task, pruning: PruningConfig, distils: bool) -> Iterator[Clash]:
+    key = "teacher.learn_from"
+    if not distils:
+        yield Clash(
+            f"{key} names models to learn from, and distillation is null: remove it, or distil",
+            (key, "distillation"),
+        )
+    elif task in _NOT_READ_ANEW:
+        yield Clash(
+            f"{key} reads texts by each model's own tokenizer and takes what it says of the whole "
+            f"text, and cannot with task {task}: remove it",
+            (key, "task"),
+        )
+    elif pruning.vocabulary is not None:
+        yield Clash(
+            f"{key} reads the texts of the rows, and pruning.vocabulary changes how they are "
+            "split: remove one",
+            (key, "pruning.vocabulary"),
         )
 
 

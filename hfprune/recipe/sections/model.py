@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from hfprune.recipe.places import Clash
-from hfprune.recipe.sections.base import MOST_EPOCHS, MOST_SEEDS, Name, Section
+from hfprune.recipe.sections.base import MOST_EPOCHS, MOST_OTHERS, MOST_SEEDS, Name, Section
 
 
 class ModelConfig(Section):
@@ -90,6 +90,13 @@ class TeacherConfig(Section):
         "model is the one that is pruned and compared with; the mean of their predictions is what "
         "the pruned model learns from. Each costs a training.",
     )
+    learn_from: list[Name] = Field(
+        default_factory=list,
+        max_length=MOST_OTHERS,
+        description="Models already fine-tuned on this task (folders or Hub ids), larger ones as a "
+        "rule, of any family and tokenizer. The mean of their predictions is what the pruned model "
+        "learns from, in place of the dense model's; hidden states stay the dense model's.",
+    )
 
     def _clashes(self) -> Iterator[Clash]:
         if self.revision is not None and self.name_or_path is None:
@@ -102,6 +109,12 @@ class TeacherConfig(Section):
                 f"the teacher {self.name_or_path!r} is used as it is and not trained: remove "
                 "num_seeds, or set name_or_path to null",
                 ("num_seeds", "name_or_path"),
+            )
+        if self.learn_from and self.num_seeds > 1:
+            yield Clash(
+                "learn_from names the models whose predictions are learned, so further seeds of "
+                "the dense model would not be asked: remove num_seeds or learn_from",
+                ("learn_from", "num_seeds"),
             )
         for key in ("num_train_epochs", "learning_rate"):
             if self.name_or_path is not None and getattr(self, key) is not None:

@@ -10,25 +10,30 @@ from torch import Tensor, nn
 
 from hfprune.core.errors import TrainingError
 from hfprune.training.distillation.losses import MULTI_LABEL, REGRESSION
-from hfprune.training.distillation.teaching import problem_type
+from hfprune.training.distillation.teaching import problem_type, takes
 
 
 class Ensemble(nn.Module):
-    """Models of one task and one tokenizer, as a teacher.
+    """Models of one task that read the same rows, as a teacher.
 
     Logits are those of the mean probability (of regression the mean prediction); hidden states are
     the first model's, whose layers the student's are compared with.
 
     Args:
         models: at least one; the first is the model that is pruned.
+        first_counts: whether what the first predicts is in the mean too.
 
     Raises:
         TrainingError: for models of other labels than the first.
     """
 
-    def __init__(self, models: Sequence[Any]) -> None:
+    first_counts: Tensor
+
+    def __init__(self, models: Sequence[Any], *, first_counts: bool = True) -> None:
         super().__init__()
         first = models[0]
+        if len(models) == 1 and not first_counts:
+            raise TrainingError("one model alone is given to learn from, and it is not to count")
         for number, model in enumerate(models[1:], 2):
             if model.config.num_labels != first.config.num_labels:
                 raise TrainingError(
@@ -38,6 +43,8 @@ class Ensemble(nn.Module):
         self.models = nn.ModuleList(models)
         self.config = first.config
         self._problem = problem_type(first)
+        # Part of the state, so that outputs kept from one run to the next are of this mean.
+        self.register_buffer("first_counts", torch.tensor(first_counts))
 
     @property
     def takes_as(self) -> Any:
@@ -45,12 +52,21 @@ class Ensemble(nn.Module):
         return self.models[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the first model's, with the mean's logits."""
-        first = self.models[0](*args, **kwargs)
-        kwargs = {**kwargs, "output_hidden_states": False}
-        others = [model(*args, **kwargs).logits for model in list(self.models)[1:]]
-        first.logits = mean_logits([first.logits, *others], self._problem)
-        return first
+        """As the first model's, with the mean's logits.
+
+        Where neither its logits nor its hidden states are wanted, it is not asked.
+        """
+        wants_first = bool(self.first_counts) or bool(kwargs.get("output_hidden_states"))
+        first: Any = self.models[0](*args, **kwargs) if wants_first else None
+        given = {name: v for name, v in kwargs.items() if name != "output_hidden_states"}
+        others = [
+            model(*args, **{name: v for name, v in given.items() if takes(model, name)})
+            for model in list(self.models)[1:]
+        ]
+        counted = ([first] if self.first_counts else []) + others
+        found = others[0] if first is None else first
+        found.logits = mean_logits([one.logits for one in counted], self._problem)
+        return found
 
 
 def mean_logits(logits: Sequence[Tensor], problem: str) -> Tensor:

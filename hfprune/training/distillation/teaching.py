@@ -54,11 +54,17 @@ def without_rows(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | No
     return kept, inputs.get(ROW_COLUMN)
 
 
-def load_teacher(teacher: nn.Module | str | Path, student: Any, device: Any) -> Any:
+def load_teacher(
+    teacher: nn.Module | str | Path,
+    student: Any,
+    device: Any,
+    other: Callable[[Any, str], Any] | None = None,
+) -> Any:
     """A teacher that fits the student, on the device.
 
     Args:
         teacher: a module, which is moved but else left as it is; a folder or a name on the Hub.
+        other: makes a teacher of a loaded model of another vocabulary and its name.
 
     Raises:
         TrainingError: for the student itself, and a model of other labels or another vocabulary.
@@ -80,9 +86,12 @@ def load_teacher(teacher: nn.Module | str | Path, student: Any, device: Any) -> 
     if isinstance(loaded, PreTrainedModel):
         theirs, mine = (getattr(c, "vocab_size", None) for c in (config, student.config))
         if theirs != mine:
+            if not given and other is not None:
+                return other(loaded, str(teacher)).to(device)
             raise TrainingError(
                 f"the teacher's vocabulary has {theirs} tokens, the student's {mine}; "
-                "they read the same token ids, so both must use one tokenizer"
+                "they read the same token ids, so both must use one tokenizer: give the teacher's "
+                "folder, with its tokenizer in it, and the student's as processing_class"
             )
     return loaded.to(device)
 
@@ -156,7 +165,7 @@ class Teaching:
         self.lessons = 0
         self._accepted = _accepted(teacher)
         for model, name in ((student, "model that is trained"), (teacher, "teacher")):
-            if self.wants_hidden and not _takes(model, "output_hidden_states"):
+            if self.wants_hidden and not takes(model, "output_hidden_states"):
                 raise TrainingError(
                     f"the forward method of the {name} ({type(model).__name__}) takes no "
                     "output_hidden_states, so its hidden states cannot be compared: accept it and "
@@ -335,7 +344,8 @@ def _by_state(sizes: Sequence[tuple[int, int]], states: int) -> list[tuple[int, 
     return [(sum(h for h, _ in part), sum(n for _, n in part)) for part in parts]
 
 
-def _takes(model: Any, name: str) -> bool:
+def takes(model: Any, name: str) -> bool:
+    """Whether the forward method of a model has an input of this name."""
     parameters = inspect.signature(getattr(model, "takes_as", model).forward).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
