@@ -20,6 +20,7 @@ from hfprune.pipeline.prepared import keep, plan_in
 from hfprune.pipeline.results import SavedModel
 from hfprune.pipeline.stages.prune import layers_plan
 from hfprune.pruning.cost import parameter_costs
+from hfprune.training.distillation.reading import OtherTokenizer
 
 
 def check_staged(trainer: Any, asked: Asked) -> None:
@@ -62,6 +63,12 @@ def check_staged(trainer: Any, asked: Asked) -> None:
         raise TrainingError("export.temperature is fitted to evaluation rows: pass eval_dataset")
     if blind and pruning.vocabulary is not None:
         raise TrainingError("pruning.vocabulary is compared on evaluation rows: pass eval_dataset")
+    if pruning.vocabulary is not None and isinstance(trainer.given_teacher, OtherTokenizer):
+        raise TrainingError(
+            "pruning.vocabulary takes tokens from the teacher as well, and this one has a "
+            "vocabulary of its own: pass a teacher that reads this model's tokens, or leave "
+            "vocabulary out"
+        )
     limited = pruning.max_metric_drop is not None
     if trainer.processing_class is None and (measured or limited or pruning.vocabulary is not None):
         raise TrainingError(

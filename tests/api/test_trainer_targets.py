@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from shifted import shifted, shifted_tokenizer
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
@@ -20,6 +21,7 @@ from hfprune.core.errors import CheckpointError, PlanError, RecipeError, Trainin
 from hfprune.families import model_sizes
 from hfprune.pruning.cost import LatencyTable
 from hfprune.training.arguments import training_arguments, training_section
+from hfprune.training.distillation.reading import OtherTokenizer
 from hfprune.training.trainer import HFPruneTrainer as OneTraining
 
 TABLE = LatencyTable(
@@ -490,6 +492,19 @@ def test_what_cannot_be_is_refused_at_once(
         changes = {**changes, "teacher": tiny_model("bert", labels=2)}
     with pytest.raises(kind, match=told):
         make(tmp_path, **changes)
+
+
+def test_a_teacher_of_other_tokens_has_none_to_take(tmp_path: Path) -> None:
+    other = shifted(tiny_model("bert", labels=2))
+    teacher = OtherTokenizer(other, shifted_tokenizer(), tiny_tokenizer(), 64)
+    with pytest.raises(TrainingError, match="this one has a vocabulary of its own"):
+        make(
+            tmp_path,
+            pruning={"sparsity": 0.5, "vocabulary": {}},
+            processing_class=tiny_tokenizer(),
+            teacher=teacher,
+            distillation={"hidden_weight": 0},
+        )
 
 
 def test_texts_that_are_split_anew_must_be_there(tmp_path: Path) -> None:
