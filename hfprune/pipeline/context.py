@@ -15,6 +15,7 @@ from transformers import set_seed
 from hfprune.core.errors import HFPruneError, OutputError, TrainingError
 from hfprune.core.exchange import from_main
 from hfprune.core.faults import is_disk_full, is_out_of_memory, why_not_written
+from hfprune.core.memory import release_memory
 from hfprune.core.ownership import check_name
 from hfprune.core.processes import processes
 from hfprune.core.text import one_line
@@ -94,6 +95,7 @@ class Context:
         if self.is_main and result is not None:
             with self.explained(f"stage {name!r}"):
                 self.store.put(name, result, inputs, time.monotonic() - start)
+        release_memory()
         told = None if result is None else result.model_dump(mode="json", exclude_unset=True)
         return kind.model_validate(from_main(told)) if by_main or result is None else result
 

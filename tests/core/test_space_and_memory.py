@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -10,8 +11,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -28,6 +31,7 @@ from hfprune.core.faults import (
 )
 from hfprune.core.files import atomic_directory, cache_folder, follow_umask, keep_in_cache
 from hfprune.core.machine import memory_bytes
+from hfprune.core.memory import held_bytes, release_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -237,3 +241,32 @@ def test_a_user_without_a_home_has_a_cache_all_the_same(
     monkeypatch.setattr(Path, "expanduser", nobody)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert cache_folder("latency").is_relative_to(tmp_path)
+
+
+# -- memory that nothing refers to --------------------------------------------------------------
+
+
+class _Ring:
+    """Refers to itself, as a Trainer and its callbacks do."""
+
+    def __init__(self) -> None:
+        self.me, self.values = self, np.ones(30_000_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_memory_in_a_ring_is_given_back() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = held_bytes()
+        ring = _Ring()
+        seen = weakref.ref(ring)
+        assert held_bytes() - before > 200e6
+        del ring
+        assert not release_memory(worth=1e15)
+        assert seen() is not None, "below what it is worth nothing is looked for"
+        assert release_memory(worth=0)
+        assert seen() is None
+        assert held_bytes() - before < 100e6
+    finally:
+        gc.enable()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError, OutputError, UnsupportedModelError
+from hfprune.core.memory import release_memory
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
+from hfprune.pipeline.results import Precision
 from hfprune.pipeline.stages import write as write_stage
 from hfprune.pipeline.training import make_trainer, recovery_trainer
+from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.workplan import describe
 from hfprune.report.console import Console
 
@@ -229,6 +234,31 @@ def test_details_and_report_of_a_run(finished: tuple[Path, dict[str, Any]]) -> N
         assert table.sum() == 24
         assert table.trace() / 24 == pytest.approx(entry["metrics"]["accuracy"])
     assert "<h1>out</h1>" in (output / "report.html").read_text()
+
+
+def test_a_stage_gives_back_what_refers_to_itself(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    class Ring:
+        def __init__(self) -> None:
+            self.me = self
+
+    def do() -> Precision:
+        seen.append(weakref.ref(Ring()))
+        return Precision(bf16=False)
+
+    recipe = load_recipe(recipe_file(tmp_path, inputs))
+    context = Context.of(recipe, Console(quiet=True))
+    context.store.open("digest", dump_recipe(recipe), resume=False, overwrite=False)
+    monkeypatch.setattr("hfprune.pipeline.context.release_memory", lambda: release_memory(0))
+    gc.disable()
+    try:
+        context.stage("one", Precision, do, {})
+    finally:
+        gc.enable()
+    assert seen[0]() is None
 
 
 def test_a_report_that_fails_is_a_warning(
