@@ -48,7 +48,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from hfprune.recipe.reading import load_recipe
     from hfprune.report.console import Console
 
-    recipe = load_recipe(folder / "recipe.yaml", options.overrides)
+    recipe = load_recipe(folder / "recipe.yaml", [*options.overrides, "training.bf16=false"])
     found: dict[str, Any] = {"folder": folder.name, "speedup": {}, "over_usual": {}, "test": {}}
     with tempfile.TemporaryDirectory(prefix="hfprune-files-") as name:
         place = Path(name)

@@ -66,7 +66,7 @@ def repeat(options: argparse.Namespace) -> dict[str, Any]:
     from hfprune.report.console import Console
 
     folder = options.folder
-    recipe = load_recipe(folder / "recipe.yaml", options.overrides)
+    recipe = load_recipe(folder / "recipe.yaml", [*options.overrides, "training.bf16=false"])
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="hfprune-repeat-") as name:
         place = Path(name)

@@ -29,6 +29,21 @@ def in_fixed_order(sampler: Any, args: Any) -> Any:
     return GroupedByLength(sampler, args.seed if args.data_seed is None else args.data_seed)
 
 
+def evaluated_in_order(sampler: Any) -> Any:
+    """A Trainer's sampler of rows to evaluate; where it groups them by length, one that is known.
+
+    Predictions come in its order, and whoever compares them row by row must know which are whose.
+    """
+    if not isinstance(sampler, LengthGroupedSampler):
+        return sampler
+    return LongestFirst(np.asarray(sampler.lengths))
+
+
+def order_of(sampler: Any, rows: int) -> NDArray[np.int64]:
+    """In which order a sampler of :func:`evaluated_in_order` gives so many rows."""
+    return sampler.order if isinstance(sampler, LongestFirst) else np.arange(rows)
+
+
 def by_query(dataset: Any, args: Any) -> GroupedByQuery:
     """A sampler that keeps a query's rows together.
 
@@ -96,6 +111,26 @@ class GroupedByQuery(Sampler[int]):
             left -= len(rows)
             while left <= 0:
                 left += self._batch_size
+
+
+class LongestFirst(Sampler[int]):
+    """Rows by falling length; of equals in their own order.
+
+    Attributes:
+        order: int64 ``(rows,)``, the numbers of the rows as they come.
+
+    Args:
+        lengths: int ``(rows,)``.
+    """
+
+    def __init__(self, lengths: NDArray[Any]) -> None:
+        self.order: NDArray[np.int64] = np.argsort(-lengths, kind="stable")
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order.tolist())
 
 
 class GroupedByLength(Sampler[int]):

@@ -50,7 +50,7 @@ from hfprune.training.distillation.teaching import (
     without_rows,
 )
 from hfprune.training.pruner import Pruner
-from hfprune.training.samplers import by_query, in_fixed_order
+from hfprune.training.samplers import by_query, evaluated_in_order, in_fixed_order
 from hfprune.training.saving import SavesAsPruned
 
 
@@ -355,6 +355,9 @@ class HFPruneTrainer(SavesAsPruned):
             return by_query(args[0] if args else self.train_dataset, self.args)
         sampler = super()._get_train_sampler(*args, **kwargs)
         return in_fixed_order(sampler, self.args)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return evaluated_in_order(super()._get_eval_sampler(eval_dataset))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -67,6 +67,13 @@ def make(folder: Path, train: Any, evaluated: Any, **changes: Any) -> HFPruneTra
     )
 
 
+def by_length() -> dict[str, Any]:
+    """Rows of like length together, as this transformers spells it."""
+    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__:
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
+
+
 def by_hand(model: Any, teacher: Any, data: Dataset) -> float:
     """Row by row, without padding."""
     total = 0.0
@@ -82,9 +89,12 @@ def by_hand(model: Any, teacher: Any, data: Dataset) -> float:
     return total / len(data)
 
 
-def test_the_nearest_checkpoint_wins_by_a_number_worked_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_nearest_checkpoint_wins_by_a_number_worked_by_hand(
+    tmp_path: Path, grouped: bool
+) -> None:
     train, evaluated = rows(32), rows(15, seed=1)
-    trainer = make(tmp_path, train, evaluated)
+    trainer = make(tmp_path, train, evaluated, args=by_length() if grouped else {})
     assert trainer.args.greater_is_better is False
     trainer.train()
     found = [e["eval_divergence"] for e in trainer.state.log_history if "eval_divergence" in e]
@@ -97,6 +107,22 @@ def test_the_nearest_checkpoint_wins_by_a_number_worked_by_hand(tmp_path: Path) 
     others = trainer.evaluate(rows(9, seed=2))
     other = by_hand(trainer.model, trainer.teacher, rows(9, seed=2))
     assert others["eval_divergence"] == pytest.approx(other, rel=1e-4, abs=1e-7)
+
+
+def test_rows_in_an_order_of_the_users_own_are_not_taken_for_others(tmp_path: Path) -> None:
+    class Turned(HFPruneTrainer):
+        def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+            loader = super().get_eval_dataloader(eval_dataset)
+            order = list(range(len(self.eval_dataset)))[::-1]
+            return torch.utils.data.DataLoader(
+                loader.dataset, batch_size=4, sampler=order, collate_fn=self.data_collator
+            )
+
+    # An even number, so that labels in turn are others from behind.
+    trainer = make(tmp_path, rows(16), rows(14, seed=1))
+    trainer.__class__ = Turned
+    with pytest.raises(TrainingError, match="the rows were evaluated in another order than eval"):
+        trainer.evaluate()
 
 
 def test_several_evaluation_sets_have_one_each(tmp_path: Path) -> None:
