@@ -6,6 +6,7 @@ sentence-transformers itself is not imported here.
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hfprune.core.errors import UnsupportedModelError
+from hfprune.core.reading import read_json
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config
 from hfprune.models.explaining import explained, find, refuse_code
@@ -75,6 +77,9 @@ def load_as(kind: type[ModelT], name: str | PathLike[str]) -> ModelT:
         check_files(place)
         config = load_config(place)
         refuse_code(place, "the model", getattr(config, "auto_map", None))
+        tokenizer = Path(place) / "tokenizer_config.json"
+        if tokenizer.is_file():
+            refuse_code(place, "the tokenizer of", read_json(tokenizer).get("auto_map"))
         if not was_pruned(config, place):
             return kind(folder)
         small = from_pretrained(place)
