@@ -97,6 +97,11 @@ SPEED = (  # of a family, by reconstruction, with two targets
     Point(write, "write_card", "after", 1),
     Point(StageStore, "remove", "after", 1),
 )
+# Scores of few queries differ so little that its search tries fewer settings.
+RERANKING = tuple(
+    point._replace(nth=1) if point.owner is hfprune.deploy.quantize.search else point
+    for point in GATES
+)
 EMBEDDING = tuple(
     # The dense model is the teacher as it is: it is not trained, and its pooling is kept.
     point._replace(nth=1) if point.name == "save_pretrained" else point
@@ -110,7 +115,7 @@ FEW = (
 POINTS = {
     "gates": GATES,
     "speed": SPEED,
-    "reranking": GATES,
+    "reranking": RERANKING,
     "sentence_embedding": EMBEDDING,
     "few reranking": FEW,
     "few sentence_embedding": FEW,
