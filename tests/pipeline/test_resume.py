@@ -82,6 +82,7 @@ def killable(tmp_path: Path, kind: str) -> dict[str, Any]:
         recipe["export"] = {"quantization": {}}
     elif kind != "gates":
         recipe["task"] = kind
+        recipe["export"] = {"quantization": {}}
     if kind == "sentence_embedding":
         recipe["model"]["name_or_path"] = str(tmp_path / "encoder")
         tiny_model("bert").base_model.save_pretrained(tmp_path / "encoder")
