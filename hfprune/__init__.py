@@ -19,6 +19,7 @@ _EXPORTS = {
     "DistillationConfig": "hfprune.recipe.sections.training",
     "Recipe": "hfprune.recipe.sections.whole",
     "load_recipe": "hfprune.recipe.reading",
+    "PruningMixin": "hfprune.training.mixin",
     "PruningPlan": "hfprune.pruning.plan",
     "BlockKey": "hfprune.families.blocks",
     "Gates": "hfprune.pruning.gates",
@@ -26,6 +27,7 @@ _EXPORTS = {
     "compress": "hfprune.api.compress",
     "from_pretrained": "hfprune.models.checkpoint",
     "inspect": "hfprune.models.inspection",
+    "load_as": "hfprune.models.within",
     "load_embedder": "hfprune.models.sentences",
     "load_encoder": "hfprune.models.sentences",
     "register_family": "hfprune.families.registry",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from hfprune.models.checkpoint import from_pretrained
     from hfprune.models.inspection import inspect
     from hfprune.models.sentences import load_embedder, load_encoder
+    from hfprune.models.within import load_as
     from hfprune.pruning.gates import Gates
     from hfprune.pruning.plan import PruningPlan
     from hfprune.pruning.surgery import shrink_
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from hfprune.recipe.sections.pruning import PruningConfig
     from hfprune.recipe.sections.training import DistillationConfig
     from hfprune.recipe.sections.whole import Recipe
+    from hfprune.training.mixin import PruningMixin
 
 
 install()

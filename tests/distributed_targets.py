@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from distributed_worker import rows
 from safetensors.torch import save_file
 from tiny import tiny_model, tiny_tokenizer
@@ -35,8 +36,26 @@ TARGETS: dict[str, dict[str, Any]] = {
     "reconstruction": {"sparsity": 0.5, **SEARCHED},
     "fast reconstruction": {"speedup": 2.0, **SEARCHED},
     "embeddings": {"sparsity": 0.5, **SEARCHED},
+    "embeddings by gates": {"sparsity": 0.5, "update_every_steps": 2, "min_neurons": 4},
+    "reranking": {"sparsity": 0.5, **SEARCHED},
+    "reranking by gates": {"sparsity": 0.5, "update_every_steps": 2, "min_neurons": 4},
     "family": {"speedup": [1.5, 3.0], "update_every_steps": 2},
 }
+
+
+def as_pairs(some: list[dict[str, Any]]) -> Dataset:
+    """Rows as texts of queries, four of each, with a relevance."""
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": row["input_ids"].tolist(),
+                "attention_mask": row["attention_mask"].tolist(),
+                "labels": [float(row["labels"])],
+                "query_row": number // 4,
+            }
+            for number, row in enumerate(some)
+        ]
+    )
 
 
 def main(folder: Path, target: str) -> None:
@@ -54,7 +73,17 @@ def main(folder: Path, target: str) -> None:
     args.per_device_train_batch_size = 8 // args.world_size  # half the batch for each of two
     model = tiny_model("bert", labels=2, **quiet)
     train, held_out, more = rows(32), rows(16), {}
-    if target == "embeddings":  # of each text alone: a batch's similarities are a process's own
+    if target.startswith("reranking"):  # four texts a query, which batches of four keep whole
+        model = tiny_model("bert", labels=1, **quiet)
+        model.config.problem_type = "multi_label_classification"
+        train, held_out = as_pairs(train), as_pairs(held_out)
+        more = {
+            "teacher": copy.deepcopy(model),
+            "distillation": {"ranking_loss": "margin_mse", "hidden_weight": 0.0},
+        }
+    if target.startswith(
+        "embeddings"
+    ):  # of each text alone: a batch's similarities are a process's own
         model = as_embedder_(model.base_model, usual_layout(".", "mean", True, 32))
         train, held_out = (
             [{name: row[name] for name in row if name != "labels"} for row in some]
@@ -78,7 +107,9 @@ def main(folder: Path, target: str) -> None:
     )
     trainer.train()
     asked = rows(21)
-    if target == "embeddings":
+    if target.startswith("reranking"):
+        asked = as_pairs(asked)
+    if target.startswith("embeddings"):
         asked = [{name: row[name] for name in row if name != "labels"} for row in asked]
     predictions = trainer.predict(asked).predictions
     # Asked of all processes; the main one writes.

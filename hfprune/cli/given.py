@@ -22,6 +22,8 @@ _TASKS = (
     "multi_label_classification",
     "regression",
     "token_classification",
+    "reranking",
+    "sentence_embedding",
 )
 # What errors call a recipe's key, and what it is here.
 OPTIONS: Final = {

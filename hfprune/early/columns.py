@@ -16,6 +16,7 @@ from hfprune.core.text import one_line
 from hfprune.data.class_names import spelled
 from hfprune.data.readers.columns import check_columns
 from hfprune.data.readers.table import is_null
+from hfprune.early.answers import QUERIES, find_answers
 
 TEXT_NAMES: Final = (
     *("text", "sentence", "texts", "review", "content", "body", "message", "description"),
@@ -39,8 +40,9 @@ class Chosen:
     """Which columns a recipe names, for which task, and what was assumed.
 
     Attributes:
-        label: one column, or several of 0/1; none for embeddings.
+        label: one column, or several of 0/1; none for embeddings, and beside negatives.
         said: sentences for a person.
+        negatives: of reranking, columns of texts that do not answer.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Chosen:
     pair: str | None
     task: Task
     said: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ def choose_columns(
     Raises:
         DataError: a named column is not there, or it is unclear which is meant.
     """
-    if task == "reranking":
-        text, pair, label = text or "query", pair or "text", label or ("label",)
     _check_named(columns, where, text, label, pair)
+    if task == "reranking":
+        return _ranked(columns, where, text, label, pair)
     looks = {name: _look(name, values) for name, values in columns.items()}
     if task == "sentence_embedding":
         found_text = text or _text(looks, (), where)
@@ -125,6 +128,8 @@ def choose_columns(
     rest = [look for name, look in looks.items() if name not in (text, pair)]
     chosen = list(label) or _label(rest, where, said)
     settled = task or _task(looks, text, chosen, where)
+    if task is None and text.lower() in QUERIES and {"text", "passage"} & set(looks) - {text}:
+        said.append("queries with texts that may answer them? For a reranker say --task reranking")
     named: str | list[str] = chosen if len(chosen) > 1 else chosen[0]
     if isinstance(named, list) and settled != "multi_label_classification":
         raise DataError(
@@ -132,6 +137,23 @@ def choose_columns(
             "multi_label_classification, 0 or 1 in each; name one for another task"
         )
     return Chosen(text, named, pair, settled, tuple(said))
+
+
+def _ranked(
+    columns: Mapping[str, Sequence[Any]],
+    where: str,
+    text: str | None,
+    label: Sequence[str],
+    pair: str | None,
+) -> Chosen:
+    if len(label) > 1:
+        raise DataError(
+            f"{where}: a reranker learns one relevance of each text, got the label columns "
+            f"{', '.join(map(repr, label))}: name one"
+        )
+    found = find_answers(columns, where, query=text, text=pair, label=label[0] if label else None)
+    named: str | list[str] = [] if found.label is None else found.label
+    return Chosen(found.query, named, found.text, "reranking", found.said, found.negatives)
 
 
 def _check_named(
@@ -155,7 +177,8 @@ def _check_one(name: str, where: str) -> None:
                 f"parted by commas: {remedy}"
             )
     raise DataError(
-        f"{where} has one column, {name!r}; a classifier learns from two, a text and its label"
+        f"{where} has one column, {name!r}; a classifier learns from two, a text and its label. "
+        "A sentence encoder learns from texts alone: say --task sentence_embedding"
     )
 
 

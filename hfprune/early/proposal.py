@@ -17,7 +17,7 @@ from hfprune.data.class_names import spelled
 from hfprune.early.columns import Chosen
 from hfprune.early.duration import Work, seconds_of
 from hfprune.early.model import ModelFacts
-from hfprune.early.ranks import RANKS, TASKS, adapted
+from hfprune.early.ranks import RANKS, TASKS, adapted, few_to_test_on
 
 LENGTHS: Final = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 # No longer than this unless the recipe is changed by hand: attention grows with the square.
@@ -43,7 +43,8 @@ class RowFacts:
 
     Attributes:
         file, test_file: as recipes name them.
-        rows: of ``file``, about where it was not read whole.
+        rows: of ``file``, about where it was not read whole; of reranking pairs.
+        queries: of reranking, about.
         chosen: its columns and the task.
         labels: how often each occurs in what was read; empty for numbers.
         lengths: tokens of texts, special ones included.
@@ -57,6 +58,7 @@ class RowFacts:
     lengths: Sequence[int]
     measured: bool
     test_file: str | None = None
+    queries: int | None = None
 
 
 class Key(NamedTuple):
@@ -145,7 +147,8 @@ def propose(
     }
     if task in RANKS:
         sections = adapted(task, sections, Key)
-    said += _warnings(rows)
+    if rows.test_file is None:
+        said += few_to_test_on(task, rows.rows if rows.queries is None else rows.queries)
     return Proposal(sections, tuple(said), seconds_of(work), teacher)
 
 
@@ -276,13 +279,18 @@ def _held_out(rows: RowFacts) -> tuple[float, float]:
 
 def _data(rows: RowFacts, shape: _Shape, order: list[str] | None) -> list[Key]:
     chosen, (validation, test) = rows.chosen, _held_out(rows)
-    keys = [Key("train_file", rows.file, f"{rows.rows:,} rows")]
+    of_what = "rows" if rows.queries is None else f"pairs, of {rows.queries:,} queries"
+    keys = [Key("train_file", rows.file, f"{rows.rows:,} {of_what}")]
     if rows.test_file:
         keys.append(Key("test_file", rows.test_file, "only reported on"))
     keys.append(Key("text_column", chosen.text, "column of the text"))
     if chosen.pair is not None:
         keys.append(Key("text_pair_column", chosen.pair, "column of the second text"))
-    keys.append(Key("label_column", chosen.label, "column of the label"))
+    if chosen.negatives:
+        named = chosen.negatives[0] if len(chosen.negatives) == 1 else list(chosen.negatives)
+        keys.append(Key("negative_column", named, "of texts that do not answer"))
+    else:
+        keys.append(Key("label_column", chosen.label, "column of the label"))
     if order is not None:
         keys.append(Key("label_names", order, "in the order of the model's classes"))
     keys.append(
@@ -386,14 +394,3 @@ def _sizes(model: ModelFacts) -> str:
     if model.layers is None or model.width is None:
         return "folder or name on the Hub"
     return f"{model.model_type}: {model.layers} layers, hidden size {model.width}"
-
-
-def _warnings(rows: RowFacts) -> list[str]:
-    found = []
-    test = rows.rows * 0.2
-    if rows.test_file is None and test < 500:
-        found.append(
-            f"{rows.rows} rows leave about {test:.0f} to test on: a difference of less than "
-            f"{100 / math.sqrt(max(test, 1)):.0f} points will not be told from chance"
-        )
-    return found

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from hfprune.core.errors import DataError
 from hfprune.core.machine import usable_cpus
 from hfprune.core.tasks import WITHOUT_CLASSES, Task
+from hfprune.early.answers import pairs_of
 from hfprune.early.columns import Chosen, choose_columns, label_cells
 from hfprune.early.model import (
     ModelFacts,
@@ -97,8 +98,13 @@ def row_facts(head: Head, chosen: Chosen, model: ModelFacts, test_file: str | No
     texts = [as_text(head.columns[chosen.text][place]) for place in places]
     if not any(text.strip() for text in texts):
         raise DataError(f"{head.file}, column {chosen.text!r}: no row has a text")
-    pairs = None
-    if chosen.pair is not None:
+    pairs, each, queries = None, 1.0, None
+    if chosen.task == "reranking":
+        first, second, each = pairs_of(head.columns, chosen, places)
+        texts, pairs = [as_text(one) for one in first], [as_text(one) for one in second]
+        seen = len(set(map(as_text, head.columns[chosen.text])))
+        queries = round(seen * head.total / head.size)
+    elif chosen.pair is not None:
         pairs = [as_text(head.columns[chosen.pair][place]) for place in places]
     measured = model.tokenizer is not None
     if model.tokenizer is not None:
@@ -109,7 +115,8 @@ def row_facts(head: Head, chosen: Chosen, model: ModelFacts, test_file: str | No
     return RowFacts(
         file=head.file,
         test_file=test_file,
-        rows=head.total,
+        rows=round(head.total * each),
+        queries=queries,
         chosen=chosen,
         labels=_labels(head, chosen),
         lengths=lengths,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,13 @@ TASKS: Final[Mapping[Task, str]] = {
     "image_classification": "one of several labels for each image",
     "reranking": "how well a text answers a query",
     "sentence_embedding": "a vector for each text, learned without labels",
+}
+_OF_QUERIES: Final = {
+    "text_column": "column of the query",
+    "text_pair_column": "column of the text that may answer it",
+    "label_column": "column that says how relevant the text is",
+    "validation_fraction": "of the queries, to choose the best checkpoint",
+    "test_fraction": "of the queries, only reported on",
 }
 # Keys that mean nothing to embeddings, by section.
 _NOT_EMBEDDED: Final = {
@@ -39,6 +47,10 @@ def adapted(task: Task, sections: Mapping[str, Sequence[Any]], key: Any) -> dict
     found["training"] = [one for one in found["training"] if one.name != "metric_for_best_model"]
     found["evaluation"] = [key("metrics", metrics, f"{comment}; the first is the one that counts")]
     if task == "reranking":
+        found["data"] = [
+            key(one.name, one.value, _OF_QUERIES.get(one.name, one.comment))
+            for one in found["data"]
+        ]
         found["benchmark"] = [
             key("batch_sizes", [10, 50, 100], "texts of one query; the first decides"),
             key("threads", 1, "CPU threads"),
@@ -54,3 +66,18 @@ def adapted(task: Task, sections: Mapping[str, Sequence[Any]], key: Any) -> dict
         for one in found["recovery"]
     ]
     return found
+
+
+def few_to_test_on(task: Task, count: int) -> list[str]:
+    """What to tell of few rows (of reranking: queries), of which a fifth is held out.
+
+    Nothing of embeddings: none of their texts is right or wrong.
+    """
+    test = count * 0.2
+    if test >= 500 or task == "sentence_embedding":
+        return []
+    what = "queries" if task == "reranking" else "rows"
+    return [
+        f"{count} {what} leave about {test:.0f} to test on: a difference of less than "
+        f"{100 / math.sqrt(max(test, 1)):.0f} points will not be told from chance"
+    ]

@@ -25,7 +25,7 @@ from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.curves import colour_of
 from hfprune.report.sure import CascadePart, cascade_part
-from hfprune.report.verdict import Verdict, verdict, verdicts
+from hfprune.report.verdict import EXAMPLES, Verdict, verdict, verdicts
 
 NEEDED_BY = "a report"
 RECIPE_FILE = "recipe.yaml"
@@ -337,9 +337,10 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
     label = list(results.members)[-1]
     found = verdict(results, label, None)
     place = label if results.family is not None else "."
-    texts = []
+    texts, ranks = [], results.task == "reranking"
     if results.task != "image_classification":
-        command = f'hfprune predict {place} "a text of yours"'
+        asked = EXAMPLES["reranking"] if ranks else '"a text of yours"'
+        command = f"hfprune predict {place} {asked}"
         texts.append(("On the command line, in the folder of this report", command))
     if results.task == "sentence_embedding":
         loaded = f'hfprune.load_encoder("{place}")'
@@ -361,7 +362,14 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
                 f'model = {kind.onnx_class}.from_pretrained("{place}", subfolder="onnx", '
                 f'file_name="{name}")\n'
                 f'reader = {loads}.from_pretrained("{place}")\n'
-                f'classify = pipeline("{kind.export_task}", model=model, {argument}=reader)',
+                + (
+                    f'score = pipeline("{kind.export_task}", model=model, {argument}=reader)\n'
+                    'rows = score([{"text": query, "text_pair": text} for text in texts])\n'
+                    'order = sorted(range(len(texts)), key=lambda place: -rows[place]["score"])'
+                    if ranks
+                    else f'classify = pipeline("{kind.export_task}", model=model, '
+                    f"{argument}=reader)"
+                ),
             )
         )
     return texts

@@ -277,9 +277,10 @@ def _slower(results: RunResults, ref: ModelRef) -> str | None:
 
 # What a model of the task could be asked about, quoted as every shell reads it.
 _TEXT: Final = '"a text of yours"'
-_EXAMPLES: Final = {
+EXAMPLES: Final = {
     "image_classification": "photo.jpg",
     "token_classification": '"Ada Lovelace was born in London."',
+    "reranking": '"a query of yours" --pair "a text that may answer it"',
 }
 
 
@@ -295,7 +296,7 @@ def next_commands(folder: str, labels: Sequence[str], task: str) -> list[str]:
     place = shlex.quote(str(PurePath(folder) / labels[-1]) if labels else folder)
     name = PurePath(folder).name or "model"
     return [
-        f"hfprune predict {place} {_EXAMPLES.get(task, _TEXT)}",
+        f"hfprune predict {place} {EXAMPLES.get(task, _TEXT)}",
         f"hfprune report {shlex.quote(folder)}",
         f"hfprune push {place} --repo-id USER/{name.replace(' ', '-')}",
     ]

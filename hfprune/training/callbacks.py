@@ -23,6 +23,8 @@ class Prunes(Protocol):
 
     def bare_model(self) -> Any: ...
 
+    def pruned_model(self) -> Any: ...
+
     def finish(self) -> None: ...
 
     def last_good(self) -> str: ...
@@ -41,7 +43,7 @@ class PruningCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         pruner = self._trainer.pruner
-        pruner.begin(self._trainer.bare_model(), state.max_steps)
+        pruner.begin(self._trainer.pruned_model(), state.max_steps)
         self._unlogged = False
         if pruner.gates is not None:
             check_evaluations(args, state, pruner.end)
@@ -68,7 +70,7 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         trainer = self._trainer
         steps = state.max_steps
-        if trainer.pruner.step(trainer.bare_model(), state.global_step, steps, args.world_size):
+        if trainer.pruner.step(trainer.pruned_model(), state.global_step, steps, args.world_size):
             self._unlogged = True
             if args.logging_strategy == "steps":
                 self._log(control)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,13 @@ class SavesAsPruned(Trainer):
         """``self.model`` without what accelerate wraps it in; a search has none between trials."""
         return None if self.model is None else self.accelerator.unwrap_model(self.model)
 
+    def pruned_model(self) -> Any:
+        """The model that is pruned: all of :meth:`bare_model`, or what a subclass finds in it."""
+        return self.bare_model()
+
     def last_good(self) -> str:
         """Which checkpoint training can go on from, in words."""
-        needed = self.pruner.needed_files(self.bare_model())
+        needed = self.pruner.needed_files(self.pruned_model())
         return faults.last_good(str(self.args.output_dir), needed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -40,12 +46,22 @@ class SavesAsPruned(Trainer):
         if self._as_it_is or self.pruner.gates is None or not self.args.should_save:
             super().save_model(output_dir, _internal_call)
             return
-        whole, self._as_it_is = self.model, True
+        self._as_it_is = True
         try:
-            self.model = self.pruner.small_copy(self.bare_model())
-            super().save_model(output_dir, _internal_call)
+            with self._without_gated():
+                super().save_model(output_dir, _internal_call)
         finally:
-            self.model, self._as_it_is = whole, False
+            self._as_it_is = False
+
+    @contextmanager
+    def _without_gated(self) -> Iterator[None]:
+        """``self.model`` without what is gated, for as long as it is written."""
+        whole = self.model
+        self.model = self.pruner.small_copy(self.bare_model())
+        try:
+            yield
+        finally:
+            self.model = whole
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As the Trainer's, and who may read the folder's files may read the weights as well."""
@@ -72,16 +88,21 @@ class SavesAsPruned(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
             return
         with small_beside_checkpoint(self, checkpoint_folder) as folder:
-            self.pruner.small_copy(self.bare_model()).save_pretrained(folder)
+            with self._without_gated():
+                self.bare_model().save_pretrained(folder)
             super()._push_from_checkpoint(folder)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        bare, folder = self.bare_model(), Path(resume_from_checkpoint)
+        bare, folder = self.pruned_model(), Path(resume_from_checkpoint)
         prunes = self.pruner.prunes(bare)
         require_resumable(folder, prunes, shrunk=self.pruning is not None)
         if self.pruning is not None and prunes:
             scores = is_gradient_score(self.pruning.score)
             self.pruner.resume(read_state(folder, model_sizes(bare), scores=scores))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._read_weights(resume_from_checkpoint, model)
+
+    def _read_weights(self, folder: str, model: nn.Module | None) -> None:
+        """The Trainer's own part of going on from a checkpoint."""
+        super()._load_from_checkpoint(folder, *([] if model is None else [model]))

@@ -18,20 +18,15 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from hfprune.core.errors import TrainingError, TrainingMemoryError
-from hfprune.core.faults import is_out_of_memory
+from hfprune.core.errors import TrainingError
 from hfprune.core.kinds import gives_embeddings, takes_images
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.pruning.cost import LatencyTable
-from hfprune.pruning.plan import PruningPlan
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig
-from hfprune.training import checks, faults
+from hfprune.training import checks
 from hfprune.training.attention import quick_attention
-from hfprune.training.best import wins_a_tie
-from hfprune.training.callbacks import PruningCallback
-from hfprune.training.checkpoints import checkpoint_to_resume
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import EMBEDDING
 from hfprune.training.distillation.nearness import (
@@ -49,12 +44,11 @@ from hfprune.training.distillation.teaching import (
     stop_dropout_,
     without_rows,
 )
-from hfprune.training.pruner import Pruner
+from hfprune.training.gated import TrainsWithGates
 from hfprune.training.samplers import by_query, evaluated_in_order, in_fixed_order
-from hfprune.training.saving import SavesAsPruned
 
 
-class HFPruneTrainer(SavesAsPruned):
+class HFPruneTrainer(TrainsWithGates):
     """One training that prunes heads, neurons and whole blocks with gates, then removes them.
 
     What people import is :class:`hfprune.api.trainer.HFPruneTrainer`, which is this and reaches the
@@ -133,21 +127,12 @@ class HFPruneTrainer(SavesAsPruned):
         if is_divergence(self.args.metric_for_best_model):
             self.args.greater_is_better = False  # TrainingArguments takes it for an accuracy
         self._own_optimizer = any(part is not None for part in optimizers)
-        self._batch = ""
         self._as_it_is = False  # whether files are for resuming
         self._own_loss: Any = None  # a subclass's, while the teacher's part is added to it
         self.set_up(self.pruning, latency)
         self.learn_from(teacher, self.distillation, unlabeled_dataset, teacher_cache)
         if self._differs:
-            # Before the user's (and after the Trainer's flow): what they see of a step, and of the
-            # end, is what its checkpoint and its evaluation are of.
-            self.callback_handler.callbacks.insert(1, PruningCallback(self))
-
-    def set_up(self, pruning: PruningConfig | None, latency: LatencyTable | None) -> None:
-        """What trainings from now on prune; the model of now is where they begin."""
-        self.pruning = pruning
-        self.pruner = Pruner(pruning, latency, self.args.seed)
-        self.pruner.forget(self.bare_model())
+            self._hook_in()
 
     def learn_from(
         self,
@@ -187,101 +172,37 @@ class HFPruneTrainer(SavesAsPruned):
         return teacher_with_tokenizer(model, name, mine, self.distillation)
 
     @property
-    def plan(self) -> PruningPlan | None:
-        """What is kept of the model as it came in; ``None`` where nothing is pruned."""
-        return self.pruner.plan
-
-    @property
-    def _complete(self) -> bool:
-        return self.pruner.complete
-
-    @property
     def teacher(self) -> Any:
         """The teacher's module, if there is one."""
         return None if self.teaching is None else self.teaching.teacher
 
     # -- what happens when ----------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; then what was pruned is physically removed.
-
-        ``resume_from_checkpoint=True`` means the newest checkpoint that is whole.
-
-        Raises:
-            TrainingError: the loss or the gradients are not finite, memory ran out (then it is a
-                ``RuntimeError`` too), or training ended before the target was reached; names the
-                step and the last whole checkpoint.
-            CheckpointError: for a checkpoint that this training cannot go on from.
-            OutputError: a checkpoint could not be written.
-        """
+    def _refuse(self) -> None:
         gone = self._own_optimizer and self.optimizer is None
         if gone and self.pruner.shrunk(self.bare_model()):
             raise TrainingError(checks.OPTIMIZER_GONE)
         if self.teaching is None and is_divergence(self.args.metric_for_best_model):
             raise TrainingError(checks.NO_DIVERGENCE)
-        try:
-            self.pruner.forget(self.bare_model(), anew=self.model_init is not None)
-            self._prepare_rows()
-            if resume_from_checkpoint is True:
-                needed = self.pruner.needed_files(self.bare_model())
-                found = checkpoint_to_resume(str(self.args.output_dir), needed)
-                resume_from_checkpoint = True if found is None else str(found)
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
-        except Exception as error:
-            if isinstance(error, TrainingError) or not is_out_of_memory(error):
-                raise
-            step = self.state.global_step + 1
-            raise TrainingMemoryError(
-                faults.out_of_memory(error, self.args, step, self._batch, self.last_good())
-            ) from error
-        finally:
-            self.pruner.release()
-        if not self._complete:
-            raise TrainingError(
-                "training ended before pruning reached its target (a callback stopped it, or it "
-                "had no steps); train longer or let pruning end earlier (pruning.end)"
-            )
-        self.finish()
-        return result
 
-    def finish(self) -> None:
-        """At the end of a training that reached its target: the small model, if it is not yet."""
-        if self._complete and self.pruner.gates is not None:
-            checks.warn_of_no_best(self.args, self.state)
-            self.shrink()
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._prepare_rows()
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As ``Trainer.call_model_init``; the model in float32."""
         model = super().call_model_init(trial)
         return checks.train_in_float32_(model) if self._differs else model
 
-    def shrink(self) -> nn.Module:
-        """Remove from ``self.model`` what the plan does not keep, as :meth:`train` does."""
-        model: nn.Module = self.bare_model()
-        if self.pruner.shrink(model):
-            self.model = self.model_wrapped = model
-            self.optimizer = self.lr_scheduler = None
-        return model
-
-    def pruning_metrics(self) -> dict[str, float]:
-        """Where pruning stands, as logged: sparsity in [0, 1] of encoder weights, and counts."""
-        return self.pruner.metrics()
-
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """As ``Trainer.training_step``; stops at a loss that is not finite."""
-        self._batch = faults.describe_batch(inputs)
         lessons = 0 if self.teaching is None else self.teaching.lessons
         with quick_attention(self.args, inputs):
             loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.teaching is not None and self.teaching.lessons == lessons:
             raise TrainingError(checks.NOT_TAUGHT)
-        if self.careful and not bool(torch.isfinite(loss).all()):
-            step = self.state.global_step + 1
-            raise TrainingError(
-                faults.loss_not_finite(float(loss), step, self._batch, self.last_good())
-            )
         return loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -291,12 +212,10 @@ class HFPruneTrainer(SavesAsPruned):
         teacher's.
         """
         nearness = self._nearness
-        if nearness is not None:
-            args, kwargs = with_predictions(args, kwargs)
-        with self.pruner.gated():
-            found = super().evaluation_loop(*args, **kwargs)
         if nearness is None:
-            return found
+            return super().evaluation_loop(*args, **kwargs)
+        args, kwargs = with_predictions(args, kwargs)
+        found = super().evaluation_loop(*args, **kwargs)
         loader = args[0] if args else kwargs["dataloader"]
         value = nearness.of(self, loader.dataset, found.predictions, found.label_ids)
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
@@ -364,21 +283,3 @@ class HFPruneTrainer(SavesAsPruned):
         columns = cast(list[str], self._signature_columns)
         kept = (*ROW_NUMBERS, IMAGE_COLUMN) if takes_images(self.bare_model()) else ROW_NUMBERS
         columns += [name for name in kept if name not in columns]
-
-    # -- best model -----------------------------------------------------------------------------
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        state = self.state
-        best, step = state.best_metric, state.best_global_step
-        # Also before the target: it refuses a metric that is not there.
-        better = bool(super()._determine_best_metric(metrics, trial))
-        if not self._complete:
-            state.best_metric, state.best_global_step = best, step
-            return False
-        if better or not self.careful:
-            return better
-        name = str(self.args.metric_for_best_model)
-        if not wins_a_tie(metrics, name, best, step, state.log_history):
-            return False
-        state.best_global_step = state.global_step
-        return True

@@ -209,3 +209,17 @@ def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     assert record.within
     assert seen == {4}
+
+
+def test_what_it_says_to_type_reads_a_query_with_a_text(small: Any) -> None:
+    from hfprune.deploy.runtimes.base import of_pairs
+    from hfprune.deploy.runtimes.registry import runtime
+    from hfprune.report.page import usage
+
+    ((_, command), (_, code)) = usage(small.results)
+    assert command == 'hfprune predict . "a query of yours" --pair "a text that may answer it"'
+    compile(code, "report", "exec")
+    assert '"text_pair": text' in code
+    for name in ("onnxruntime", "openvino", "torch"):
+        lines = of_pairs(runtime(name).how_to_load("x", "text-classification"))
+        assert sum('reader(["a query"], ["a text"], padding' in line for line in lines) == 1

@@ -85,8 +85,9 @@ def hostile(folder: Path, kind: str, what: str) -> Path:
     return model
 
 
-def recipe_of(folder: Path, **model: Any) -> Any:
+def recipe_of(folder: Path, task: str = "single_label_classification", **model: Any) -> Any:
     values = {
+        "task": task,
         "model": {"name_or_path": str(folder), **model},
         "data": {"train_file": str(folder.parent / "rows.csv"), "max_length": 16},
         "training": {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no",
@@ -94,6 +95,11 @@ def recipe_of(folder: Path, **model: Any) -> Any:
         "pruning": {"sparsity": 0.5},
         "output_dir": str(folder.parent / "out"),
     }  # fmt: skip
+    if task == "reranking":
+        lines = (folder.parent / "rows.csv").read_text().splitlines()[1:]
+        rows = [f"film {number // 4},{line.rpartition(',')[0]},{number % 4 // 3}"
+                for number, line in enumerate(lines)]  # fmt: skip
+        (folder.parent / "rows.csv").write_text("\n".join(["query,text,label", *rows]))
     (folder.parent / "recipe.yaml").write_text(yaml.safe_dump(values))
     return load_recipe(folder.parent / "recipe.yaml")
 
@@ -116,6 +122,11 @@ def teacher_of_a_trainer(model: Path) -> Any:
     return hfprune.HFPruneTrainer(tiny_model("bert", labels=2), arguments, teacher=str(model))
 
 
+def as_theirs(model: Path) -> Any:
+    """With a class that must never be reached, as it would load the folder by itself."""
+    return hfprune.load_as(lambda *args, **kwargs: pytest.fail("was reached"), model)
+
+
 DOORS: dict[str, Callable[[Path], Any]] = {
     "from_pretrained": lambda model: hfprune.from_pretrained(model),
     "inspect": lambda model: hfprune.inspect(model),
@@ -123,16 +134,24 @@ DOORS: dict[str, Callable[[Path], Any]] = {
     "load_saved_classifier": lambda model: load_saved_classifier(str(model)),
     "load_embedder": lambda model: hfprune.load_embedder(str(model)),
     "load_encoder": lambda model: hfprune.load_encoder(model),
+    "load_as": as_theirs,
     "evaluate": lambda model: evaluate(model, [model.parent / "rows.csv"]),
     "load_processor": lambda model: load_processor(
         str(model), "single_label_classification", revision=None, trust_remote_code=False, key="k"
     ),
     "run": lambda model: run(recipe_of(model), Console(quiet=True)),
+    "run of a reranker": lambda model: run(recipe_of(model, "reranking"), Console(quiet=True)),
+    "run of an encoder": lambda model: run(
+        recipe_of(model, "sentence_embedding"), Console(quiet=True)
+    ),
     "trainer's teacher": teacher_of_a_trainer,
     "hfprune inspect": command("inspect", "MODEL"),
     "hfprune evaluate": command("evaluate", "MODEL", "--data", "MODEL/../rows.csv"),
     "hfprune export": command("export", "MODEL"),
     "hfprune benchmark": command("benchmark", "MODEL", "--repeats", "1"),
+    "hfprune quick": command(
+        "quick", "MODEL", "MODEL/../rows.csv", "--output", "MODEL/../quick", "--sparsity", "0.5"
+    ),
     "hfprune push": command("push", "MODEL", "--repo-id", "user/name"),
     "hfprune report": command("report", "MODEL"),
 }

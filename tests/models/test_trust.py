@@ -16,7 +16,7 @@ from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError
-from hfprune.models import configs, loading
+from hfprune.models import configs, loading, sentences
 from hfprune.pipeline.stages import teacher as teacher_stage
 from hfprune.report.console import Console
 
@@ -98,6 +98,41 @@ def test_every_request_names_its_revision(
     assert answers == dict.fromkeys(
         ("AutoConfig", "AutoTokenizer", "AutoModelForSequenceClassification"), trusted
     )
+
+
+@pytest.mark.parametrize("task", ["reranking", "sentence_embedding"])
+def test_tasks_without_classes_name_their_revision_too(
+    task: str, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reranker's head, and the snapshot that a sentence encoder's modules are read from."""
+    import huggingface_hub
+
+    save_tiny_classifier("bert", tmp_path / "hub", labels=1)
+    if task == "sentence_embedding":
+        tiny_model("bert").base_model.save_pretrained(tmp_path / "hub")
+    for owner, name in ((huggingface_hub, "snapshot_download"), (sentences, "fetch")):
+
+        def answered(what: str, revision: Any = None, *, name: str = name, **more: Any) -> str:
+            asked.append((name, what, revision, more.get("trust_remote_code", False)))
+            return str(tmp_path / "hub")
+
+        monkeypatch.setattr(owner, name, answered)
+    lines = (tmp_path / "reviews.csv").read_text().splitlines()[1:]
+    rows = [f"film {n // 4},{line.rpartition(',')[0]},{n % 4 // 3}" for n, line in enumerate(lines)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["query,text,label", *rows]))
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE.format(folder=tmp_path, model="", more=f"task: {task}"))
+    recipe = load_recipe(file)
+    context, prepared = prepared_run(recipe, Console(quiet=True))
+    prepared.load(context, recipe.model.name_or_path, recipe.model.revision)
+    found = {(name, revision) for _, name, revision, _ in asked}
+    assert found == {("some/model", "1111")}
+    assert not any(trusted for _, _, _, trusted in asked)
+    kinds = {kind for kind, *_ in asked}
+    wanted = "snapshot_download" if task == "sentence_embedding" else (
+        "AutoModelForSequenceClassification"
+    )  # fmt: skip
+    assert wanted in kinds
 
 
 def test_nothing_is_asked_and_nothing_run_when_a_saved_model_brings_code(

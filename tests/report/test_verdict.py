@@ -166,6 +166,8 @@ def test_the_next_commands_have_the_paths_of_the_run() -> None:
         "hfprune push runs/a/8x --repo-id USER/a",
     ]
     assert '"Ada Lovelace' in next_commands("runs/a", [], "token_classification")[0]
+    ranks = next_commands("runs/a", [], "reranking")[0]
+    assert ranks == 'hfprune predict runs/a "a query of yours" --pair "a text that may answer it"'
 
 
 def test_the_end_of_a_run_in_a_log_is_not_cut(

@@ -63,8 +63,15 @@ def test_two_processes_equal_one_with_twice_the_batch(order: str, tmp_path: Path
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("reconstruction", "speedup", "fast reconstruction", "family", "embeddings")
+        "embeddings by gates",
+        "reranking by gates",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                *("reconstruction", "speedup", "fast reconstruction", "family", "embeddings"),
+                "reranking",
+            )
+        ),
     ],
 )  # fmt: skip
 def test_two_processes_plan_as_one(target: str, tmp_path: Path) -> None:

@@ -215,6 +215,12 @@ def reading(task: str, tensors: str = "np", *, types: bool = False) -> str:
     return f'reader(["a text"], padding=True{more}, return_tensors="{tensors}")'
 
 
+def of_pairs(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Lines of :meth:`Runtime.how_to_load` for a model that reads a query with each text."""
+    return tuple(line.replace('reader(["a text"]', 'reader(["a query"], ["a text"]')
+                 for line in lines)  # fmt: skip
+
+
 def refused(title: str, file: Path, batch: Batch, error: Exception) -> ExportError:
     """The error of a runtime that does not take a batch."""
     shapes = {name: tuple(np.shape(value)) for name, value in batch.items()}
