@@ -26,9 +26,6 @@ DAMPING_RATIO = 1e-3
 # 2 / sqrt(d) of it.
 ROUNDING = 0.05
 
-# How far the refit attends to the tokens that predictions depend on; the rest goes to all alike.
-FOCUS = 0.9
-
 
 @dataclass(frozen=True)
 class BlockLevels:
@@ -38,8 +35,9 @@ class BlockLevels:
         counts: units kept at each level, descending from all to 0.
         kept: indices of the units kept at each level.
         weights: the repaired output projection ``(outputs, kept * unit_size)`` of each level.
-        errors: float64 ``(levels,)``, 0 for the full size. OBS: ||W'X - WX||^2 over tokens
-            weighted by how much the predictions depend on them. Otherwise: the scores given up.
+        errors: float64 ``(levels,)``, 0 for the full size. OBS: ||W'X - WX||^2 over the tokens
+            that predictions depend on, times how much they do in the mean. Otherwise: the scores
+            given up.
     """
 
     counts: tuple[int, ...]

@@ -43,13 +43,15 @@ class _Statistics:
     """What the scoring batches say of one block.
 
     Attributes:
-        moment: of the consumer's inputs, tokens weighted.
+        moment: of the consumer's inputs, of all tokens that predictions depend on alike.
+        sensitivity: how much they do: the sum of those tokens' squared gradients.
         gradients: ``(samples, units)`` float32 parts, by each unit's gate. Not for OBS.
         energy: float64 ``(units,)``, sum over tokens of ``||W_u x_u||^2``. For K-prune only.
         tokens: how many that were.
     """
 
     moment: SecondMoment
+    sensitivity: float = 0.0
     gradients: list[Tensor] = field(default_factory=list)
     energy: Tensor | None = None
     tokens: float = 0.0
@@ -130,7 +132,11 @@ def gather(
         inputs, gradients = sensitivities(model, views, batch, generator)
         for key, x in inputs.items():
             rows, mask = token_rows(x, batch)
-            found[key].moment.update(rows, weight=squared(gradients[key], batch)[0])
+            squares = squared(gradients[key], batch)[0]
+            # Weighed by their squares a handful of tokens would be all that is looked at, and what
+            # is repaired fits those few: see docs/notes.md.
+            found[key].moment.update(rows, weight=(squares > 0).to(squares))
+            found[key].sensitivity += float(squares.sum())
             if selection != "obs":
                 found[key].gradients.append(_gate_gradients(views[key], x, gradients[key]))
             if selection == "kprune":
@@ -151,6 +157,7 @@ def gather(
 def _join_(known: _Statistics, selection: Selection) -> None:
     """What all processes have seen, batches in their order. In place."""
     known.moment.join_(join_)
+    known.sensitivity = sum(gathered(known.sensitivity))
     if selection != "obs":
         turns = gathered([gradient.cpu() for gradient in known.gradients])
         most = max(map(len, turns))
@@ -204,7 +211,9 @@ def levels_of(
                 view.weight, hessian, view.unit_size, stop_at=counts, damping=damping
             ).levels
             errors = np.array([level.error for level in results]) ** 2
+            # In one unit for all blocks: what the predictions' divergence grows by.
             errors = errors * _energy(view.weight, known.moment)
+            errors = errors * known.sensitivity / known.moment.count
         else:
             values = scores[key].double()
             ranked = values.argsort(descending=True, stable=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hfprune.core.errors import PlanError
@@ -14,17 +13,14 @@ from hfprune.families.blocks import BlockKey
 from hfprune.pruning.obs.moments import Products, SecondMoment
 from hfprune.pruning.obs.refit import refit_output
 from hfprune.pruning.reconstruction.common import (
-    FOCUS,
     ROUNDING,
     Batch,
     Progress,
     placed,
-    squared,
     token_rows,
 )
 from hfprune.pruning.reconstruction.memory import MEMORY
 from hfprune.pruning.reconstruction.passes import captured, stopping
-from hfprune.pruning.reconstruction.statistics import sensitivities
 
 
 def refit_outputs_(
@@ -34,7 +30,6 @@ def refit_outputs_(
     progress: Progress | None = None,
     *,
     ridge: float = 1e-3,
-    focus: float = FOCUS,
     targets: RefitTargets | None = None,
 ) -> None:
     """Fit the output projections of a shrunk model anew, bottom-up. In place.
@@ -50,9 +45,7 @@ def refit_outputs_(
         teacher: with every block that the model has.
         batches: inputs without labels.
         ridge: relative to the mean diagonal of the features' moments.
-        focus: in [0, 1], how much tokens count by the teacher's sensitivity to what the block
-            writes there (see :func:`block_levels`) instead of all alike.
-        targets: the teacher's side, found before on the same batches and with this focus; spares
+        targets: the teacher's side, found before on the same batches; spares
             finding it again for each of several models.
     """
     mine, theirs = block_views(model), block_views(teacher)
@@ -61,7 +54,7 @@ def refit_outputs_(
         raise PlanError(f"the teacher has no {', '.join(missing)}, so there is nothing to fit to")
     if not mine:
         return
-    targets = targets or RefitTargets(teacher, batches, focus=focus)
+    targets = targets or RefitTargets(teacher, batches)
     batches = placed(batches, model)
     for done, (key, view) in enumerate(mine.items()):
         moment = _refit_moment(model, key, view, batches, targets)
@@ -95,9 +88,9 @@ def _refit_moment(
         wanted = targets.wanted(key, index)
         if view.uses == 1:
             wanted = wanted - here["stream"]
-        rows, _ = token_rows(here["x"], batch)
-        weight = targets.importance[key][index]
-        moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=weight)
+        # All tokens alike: weighed by what predictions depend on, few would be fitted, and badly.
+        rows, mask = token_rows(here["x"], batch)
+        moment.update(rows, wanted.reshape(-1, wanted.shape[-1]), weight=mask)
     return moment
 
 
@@ -107,12 +100,8 @@ class RefitTargets:
     Args:
         teacher: in eval mode; not changed.
         batches: inputs without labels.
-        focus: as for :func:`refit_outputs_`.
         limit: bytes that the targets may take. If they take more, each is computed when it is
             asked for.
-
-    Attributes:
-        importance: for each block and batch float64 ``(tokens,)``, how much the tokens count.
     """
 
     def __init__(
@@ -120,13 +109,11 @@ class RefitTargets:
         teacher: nn.Module,
         batches: Sequence[Batch],
         *,
-        focus: float = FOCUS,
         limit: float = MEMORY,
     ) -> None:
         batches = placed(batches, teacher)
         self._teacher, self._batches = teacher, batches
         self._views = block_views(teacher)
-        self.importance = _token_weights(teacher, self._views, batches, focus)
         self._kept: list[dict[BlockKey, Tensor]] | None = []
         size = 0
         for batch in batches:
@@ -172,25 +159,3 @@ class RefitTargets:
     def _target(view: BlockView, x: Tensor, stream: Tensor) -> Tensor:
         added: Tensor = view.consumer(x)
         return added + stream if view.uses == 1 else added
-
-
-def _token_weights(
-    teacher: nn.Module,
-    views: Mapping[BlockKey, BlockView],
-    batches: Sequence[Batch],
-    focus: float,
-) -> dict[BlockKey, list[Tensor]]:
-    """For each block and batch float64 ``(tokens,)``: mean about 1 over tokens, 0 for padding."""
-    generator = torch.Generator().manual_seed(1)
-    pairs: dict[BlockKey, list[tuple[Tensor, Tensor]]] = {key: [] for key in views}
-    for batch in batches:
-        _, gradients = sensitivities(teacher, views, batch, generator)
-        for key, gradient in gradients.items():
-            pairs[key].append(squared(gradient, batch))
-    found = {}
-    for key, entries in pairs.items():
-        total = sum(float(weight.sum()) for weight, _ in entries)
-        count = sum(int((weight > 0).sum()) for weight, _ in entries)
-        scale = count / total if total > 0 else 0.0
-        found[key] = [(1.0 - focus) * level + focus * scale * weight for weight, level in entries]
-    return found
