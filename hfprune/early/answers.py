@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hfprune.core.errors import DataError
-
-if TYPE_CHECKING:
-    from hfprune.early.columns import Chosen
 
 QUERIES: Final = ("query", "question", "anchor", "search", "headline", "title")
 ANSWERS: Final = ("text", "passage", "document", "answer", "response", "positive", "doc", "content")
@@ -88,18 +85,3 @@ def _known(
         f"{where}: no column is known to hold the {what} (such as {known[0]!r}), got "
         f"{', '.join(map(repr, names[:12]))}; say which with {option}"
     )
-
-
-def pairs_of(
-    columns: Mapping[str, Sequence[Any]], found: Chosen, places: Sequence[int]
-) -> tuple[list[Any], list[Any], float]:
-    """Queries and texts of some rows, one pair each, and how many pairs a row has on average."""
-    queries: list[Any] = []
-    texts: list[Any] = []
-    for place in places:
-        for name in (str(found.pair), *found.negatives):
-            cell = columns[name][place]
-            for one in cell if isinstance(cell, list) else [cell]:
-                queries.append(columns[found.text][place])
-                texts.append(one)
-    return queries, texts, len(texts) / max(1, len(places))

@@ -302,3 +302,18 @@ def label_cells(values: Sequence[Any]) -> list[str]:
             if not is_null(one) and one != "":
                 found.append(spelled(str(one)))
     return found
+
+
+def pairs_of(
+    columns: Mapping[str, Sequence[Any]], found: Chosen, places: Sequence[int]
+) -> tuple[list[Any], list[Any], float]:
+    """Queries and texts of some rows, one pair each, and how many pairs a row has on average."""
+    queries: list[Any] = []
+    texts: list[Any] = []
+    for place in places:
+        for name in (str(found.pair), *found.negatives):
+            cell = columns[name][place]
+            for one in cell if isinstance(cell, list) else [cell]:
+                queries.append(columns[found.text][place])
+                texts.append(one)
+    return queries, texts, len(texts) / max(1, len(places))

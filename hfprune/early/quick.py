@@ -10,8 +10,7 @@ from typing import NamedTuple
 from hfprune.core.errors import DataError
 from hfprune.core.machine import usable_cpus
 from hfprune.core.tasks import WITHOUT_CLASSES, Task
-from hfprune.early.answers import pairs_of
-from hfprune.early.columns import Chosen, choose_columns, label_cells
+from hfprune.early.columns import Chosen, choose_columns, label_cells, pairs_of
 from hfprune.early.model import (
     ModelFacts,
     as_text,
