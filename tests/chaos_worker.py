@@ -15,11 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optimum.exporters.onnx  # what the export imports late
-import optimum.onnxruntime  # noqa: F401
 import transformers
 
 import hfprune.deploy.quantize.search
@@ -42,6 +42,10 @@ from hfprune.pipeline.store import StageStore
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.importance import GradientScores
 from hfprune.training.pruner import Pruner
+
+for late in ("optimum.exporters.onnx", "optimum.onnxruntime"):  # what the export imports late
+    with suppress(ImportError):  # transformers 5 has an exporter of ours
+        import_module(late)
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prune.py"
 ATTEMPTS = 60
