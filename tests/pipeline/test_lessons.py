@@ -99,20 +99,27 @@ def test_a_recovery_finds_its_learning_rate(
     assert seen == [2e-4, 3e-4], "trials take the usual rate"
 
 
-def test_several_teachers_are_learned_from_and_one_is_pruned(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    console, noted, taught = Console(quiet=True), list[str](), list[Any]()
-    monkeypatch.setattr(console, "note", noted.append)
-    original = recover.recovery_trainer
+def recoveries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """The trainer and the teacher of each recovery from now on."""
+    original, found = recover.recovery_trainer, list[tuple[Any, Any]]()
 
     def recovery(
         context: Context, made: Prepared, model: Any, teacher: Any, *args: Any, **more: Any
     ) -> Any:
-        taught.append(teacher)
-        return original(context, made, model, teacher, *args, **more)
+        trainer = original(context, made, model, teacher, *args, **more)
+        found.append((trainer, teacher))
+        return trainer
 
     monkeypatch.setattr(recover, "recovery_trainer", recovery)
+    return found
+
+
+def test_several_teachers_are_learned_from_and_one_is_pruned(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, noted = Console(quiet=True), list[str]()
+    taught = recoveries(monkeypatch)
+    monkeypatch.setattr(console, "note", noted.append)
     path = recipe_file(
         tmp_path,
         inputs,
@@ -123,7 +130,7 @@ def test_several_teachers_are_learned_from_and_one_is_pruned(
     results = run(recipe, console)
     assert results is not None
     assert any(text.startswith("teacher of 2 seeds: validation accuracy 0.") for text in noted)
-    (ensemble,) = taught
+    ((_, ensemble),) = taught
     first, second = ensemble.models
     differ = [
         name
@@ -139,18 +146,9 @@ def test_several_teachers_are_learned_from_and_one_is_pruned(
 def test_another_model_with_its_own_tokenizer_is_learned_from(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console, noted, taught = Console(quiet=True), list[str](), list[Any]()
+    console, noted = Console(quiet=True), list[str]()
+    taught = recoveries(monkeypatch)
     monkeypatch.setattr(console, "note", noted.append)
-    original = recover.recovery_trainer
-
-    def recovery(
-        context: Context, made: Prepared, model: Any, teacher: Any, *args: Any, **more: Any
-    ) -> Any:
-        trainer = original(context, made, model, teacher, *args, **more)
-        taught.append((trainer, teacher))
-        return trainer
-
-    monkeypatch.setattr(recover, "recovery_trainer", recovery)
     other = shifted(tiny_model("roberta", labels=2, seed=9))
     other.config.id2label = {0: "negative", 1: "positive"}
     other.config.label2id = {"negative": 0, "positive": 1}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hfprune.families.blocks import BlockKey
@@ -56,12 +55,11 @@ def silent(step: str, done: int, total: int) -> None:
     pass
 
 
-def squared(gradient: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Squared norms of the tokens' gradients, 0 for padding, and 1 for each real token."""
+def squared(gradient: Tensor, batch: Batch) -> Tensor:
+    """Squared norms of the tokens' gradients, 0 for padding; float64 ``(tokens,)``."""
     rows, mask = token_rows(gradient, batch)
     norms = rows.double().square().sum(-1)
-    level = torch.ones_like(norms) if mask is None else mask.to(norms)
-    return norms * level, level
+    return norms if mask is None else norms * mask.to(norms)
 
 
 def token_rows(features: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:

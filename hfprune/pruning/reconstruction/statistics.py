@@ -132,7 +132,7 @@ def gather(
         inputs, gradients = sensitivities(model, views, batch, generator)
         for key, x in inputs.items():
             rows, mask = token_rows(x, batch)
-            squares = squared(gradients[key], batch)[0]
+            squares = squared(gradients[key], batch)
             # Weighed by their squares a handful of tokens would be all that is looked at, and what
             # is repaired fits those few: see docs/notes.md.
             found[key].moment.update(rows, weight=(squares > 0).to(squares))
