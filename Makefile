@@ -138,6 +138,7 @@ $(VENV5)/.installed: pyproject.toml constraints-v5.txt | $(INSTALLED)
 		-c constraints-v5.txt -e ".[onnx,openvino,ner,peft,vision,bench,test]"
 	@touch $@
 
-$(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock | $(INSTALLED)
+$(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock scripts/make_bbc_reranking.py | $(INSTALLED)
 	$(BIN)/python scripts/fetch_demo.py --dest demo-assets
+	$(BIN)/python scripts/make_bbc_reranking.py --dest demo-assets
 	@touch $@

@@ -94,7 +94,8 @@ def made(way: str, case: tuple[str, str], inputs: Path, folder: Path) -> Found:
         "pruning": CASES[case],
         "distillation": {"hidden_weight": 0.5},
         "recovery": {"num_train_epochs": 1 if recovers else 0},
-        "export": {"quantization": None},
+        # Of itself a Trainer leaves logits as they were trained.
+        "export": {"quantization": None, "temperature": False},
         "benchmark": {"batch_sizes": [1], "sequence_lengths": [16], "repeats": 1, "warmup": 0},
         "output_dir": str(folder / "out"),
     }

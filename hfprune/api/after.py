@@ -178,7 +178,7 @@ class After:
             if context.is_main:
                 context.store.put("model", saved, {}, 0.0)
         model, temperature = SavedModel(folder=saved.folder), None
-        if context.recipe.export.temperature:
+        if context.recipe.fits_temperature:
             scaled = context.stage(
                 "temperature now",
                 Scaled,

@@ -43,7 +43,7 @@ class Asked:
 
     Attributes:
         latency: a table for all speeds, taken as it is.
-        sections: those of :data:`SECTIONS` that were given.
+        sections: those of :data:`SECTIONS` that were given, and ``export``.
         text_column, text_pair_column: of the raw texts.
     """
 
@@ -68,11 +68,12 @@ class Asked:
             for name, value in more.items()
             if value is not None
         }
+        sections = {**read, "export": _left_alone(read.get("export"))}
         found = cls(
             checks.read_pruning(pruning),
             checks.read_distillation(distillation),
             latency,
-            sections=read,
+            sections=sections,
             **texts,
         )
         _check_files({name: read[name] for name in ("export", "deploy") if name in read})
@@ -102,7 +103,7 @@ class Asked:
         recovery: RecoveryConfig | None = self.sections.get("recovery")
         if self.pruning is None:
             return False
-        if recovery is not None and recovery.num_train_epochs > 0:
+        if recovery is not None and recovery.trains:
             return True
         files: ExportConfig | None = self.sections.get("export")
         if files is not None and files.temperature:
@@ -175,6 +176,19 @@ class Asked:
             **{key: value for key, value in self.sections.items() if key != "recovery"},
         }
         return Recipe(**{k: _plain(v) for k, v in values.items()})
+
+
+def _left_alone(files: ExportConfig | None) -> ExportConfig:
+    """What to export, with a temperature only where it was asked for.
+
+    It changes the model, which here is in the user's hands, and is fitted to evaluation rows, which
+    there may be none of.
+    """
+    if files is None:
+        return ExportConfig(temperature=False)
+    if "temperature" in files.model_fields_set:
+        return files
+    return files.model_copy(update={"temperature": False})
 
 
 def _kind(name: str) -> tuple[Any, str, str]:

@@ -46,7 +46,7 @@ def check_staged(trainer: Any, asked: Asked) -> None:
         if pruning.keep_layers is not None:
             layers_plan(sizes, pruning.keep_layers)
     measured = pruning.speedup is not None and asked.latency is None
-    recovers = asked.recovery(trainer.args).num_train_epochs > 0
+    recovers = asked.recovery(trainer.args).trains
     compared = pruning.method == "reconstruction" and recovers
     blind = trainer.eval_dataset is None
     if blind and pruning.max_metric_drop is not None:
@@ -58,6 +58,12 @@ def check_staged(trainer: Any, asked: Asked) -> None:
             "method: reconstruction compares candidates on evaluation rows before it trains one: "
             "pass eval_dataset"
         )
+    recovery = asked.recovery(trainer.args)
+    for key in ("learning_rate", "num_train_epochs"):
+        if blind and getattr(recovery, key) == "auto":
+            raise TrainingError(
+                f"recovery.{key}: auto is judged on evaluation rows: pass eval_dataset"
+            )
     files = asked.sections.get("export")
     if blind and files is not None and files.temperature:
         raise TrainingError("export.temperature is fitted to evaluation rows: pass eval_dataset")

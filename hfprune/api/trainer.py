@@ -97,6 +97,7 @@ class HFPruneTrainer(OneTraining):
         evaluation, export, benchmark, deploy: as in a recipe (or dicts): which metrics are
             reported, how files are quantized, for which shapes and threads times are measured and
             speeds counted, whether files of several runtimes are chosen among.
+            ``export.temperature`` is false unless it is given: the model is in your hands.
         unlabeled_dataset: more rows of token ids that are distilled on, with the teacher's decision
             as their label; the columns of the model's inputs are enough. Needs ``teacher``.
         text_column, text_pair_column: where the data sets hold the raw texts, which

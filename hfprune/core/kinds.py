@@ -128,6 +128,24 @@ def is_reranker(config: Any) -> bool:
     return problem == problem_type_of("reranking") and names == ["LABEL_0"]
 
 
+def task_of_config(config: Any) -> Task:
+    """What a model predicts, by its config alone."""
+    names = getattr(config, "architectures", None) or [""]
+    if str(names[0]).endswith(EMBEDDING.ending):
+        return "sentence_embedding"
+    kind = next((kind for kind in KINDS if str(names[0]).endswith(kind.ending)), TEXT)
+    if kind is TOKENS:
+        return "token_classification"
+    if kind is IMAGE:
+        return "image_classification"
+    if is_reranker(config):
+        return "reranking"
+    for task in ("single_label_classification", "multi_label_classification", "regression"):
+        if getattr(config, "problem_type", None) == task:
+            return task
+    return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
 def takes_images(model: Any) -> bool:
     """Whether a model's input is ``pixel_values``."""
     return getattr(model, "main_input_name", None) == "pixel_values"

@@ -189,7 +189,7 @@ def planned_stages(recipe: Recipe, work: Work, rates: Rates = USUAL) -> list[tup
             plan.append((f"trial{suffix}", seconds["trial"]))
         else:
             plan.append((f"prune{suffix}", seconds["prune"]))
-        if recipe.recovery.num_train_epochs > 0:
+        if recipe.recovery.trains:
             plan.append((f"recover{suffix}", seconds["recover"]))
         if pruning.max_metric_drop is not None:
             plan.append((f"validate{suffix}", seconds["export"] / 2))
@@ -222,7 +222,8 @@ def work_of(
         weights=weights,
         cores=cores,
         teacher_epochs=recipe.teacher.num_train_epochs or recipe.training.num_train_epochs,
-        recovery_epochs=recipe.recovery.num_train_epochs,
+        # Of rounds two, as often as not: the second one helps a little, the third one no more.
+        recovery_epochs=min(2, recipe.recovery.most_rounds) * recipe.recovery.round_epochs,
         trial_epochs=1.0 if pruning.trial_epochs is None else pruning.trial_epochs,
         augmentation=0 if distillation is None else distillation.augmentation,
         fine_tunes=recipe.teacher.name_or_path is None,

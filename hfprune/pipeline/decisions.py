@@ -127,9 +127,24 @@ def best_rate(divergences: Mapping[float, NDArray[np.float64]]) -> float:
     usual = divergences.get(USUAL_RATE)
     if usual is None or math.isnan(means[USUAL_RATE]):
         return best
-    gain = usual - divergences[best]
-    error = float(np.std(gain, ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
-    return best if float(np.mean(gain)) > 1.96 * error else USUAL_RATE
+    return best if shown_nearer(usual, divergences[best]) else USUAL_RATE
+
+
+def shown_nearer(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
+    """Whether a model is shown to be nearer to the teacher than it, or another, was.
+
+    The mean of the rows' differences has to be above 1.96 times its standard error. Values that
+    are no numbers, and a single row, show nothing.
+
+    Args:
+        before, after: divergences from the teacher in nats, one entry a validation row, the same
+            rows in both.
+    """
+    gain = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
+    if len(gain) < 2:
+        return False
+    error = float(np.std(gain, ddof=1)) / math.sqrt(len(gain))
+    return bool(np.mean(gain) > 1.96 * error)
 
 
 def nearest(divergences: Mapping[str, float]) -> str:

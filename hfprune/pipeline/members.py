@@ -26,6 +26,7 @@ from hfprune.pipeline.results import (
     Candidates,
     Latency,
     Rate,
+    Recovered,
     SavedModel,
     Scaled,
     StageResult,
@@ -190,11 +191,11 @@ class Maker:
             model, table = self._pruned(label, suffix, target, current, table, dense_file, after)
             pruned_log = model.log
         log: str | None = None
-        if context.recipe.recovery.num_train_epochs > 0:
+        if context.recipe.recovery.trains:
             model = self._recovered(label, suffix, model)
             log = model.log
         finished, temperature = self._finished(label, suffix, target, model), None
-        if context.recipe.export.temperature:
+        if context.recipe.fits_temperature:
             scaled = context.stage(
                 f"temperature{suffix}",
                 Scaled,
@@ -243,14 +244,27 @@ class Maker:
         after: dict[str, StageResult] = {
             "start": self.start, "pruned": pruned, **self._teachers,
         }  # fmt: skip
-        common = (context, self.prepared, label, pruned.folder, self.start)
+        common = (context, self.prepared, label)
         rate: float | None = None
         if context.recipe.recovery.learning_rate == "auto":
-            found = context.stage(f"rate{suffix}", Rate, partial(rates.run, *common), after)
+            found = context.stage(
+                f"rate{suffix}", Rate, partial(rates.run, *common, pruned.folder, self.start), after
+            )
             rate, after = from_main(found.learning_rate), {**after, "rate": found}
-        return context.stage(
-            f"recover{suffix}", SavedModel, partial(recover.run, *common, rate), after
-        )
+        best: SavedModel = pruned
+        for number in range(1, context.recipe.recovery.most_rounds + 1):
+            name = f"recover{suffix}" if number == 1 else f"recover{suffix} round {number}"
+            trained = context.stage(
+                name,
+                Recovered,
+                partial(recover.run, *common, self.start, best, number, rate),
+                {**after, "before": best},
+            )
+            # The first brings back what the removal broke: it is kept in any case.
+            if number > 1 and not from_main(trained.nearer):
+                break
+            best = trained
+        return best
 
     def _finished(
         self, label: str, suffix: str, target: PruningConfig, model: SavedModel

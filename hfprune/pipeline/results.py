@@ -134,6 +134,19 @@ class Candidates(StageResult):
         return [entry.folder for entry in self.found.values()]
 
 
+class Recovered(SavedModel):
+    """A model after a training that may be one of several rounds.
+
+    Attributes:
+        nearer: whether it is shown to be nearer to the teacher than what it began with; ``None``
+            where that was not asked.
+        divergence: from the teacher on the validation rows, before and after, in nats a row.
+    """
+
+    nearer: bool | None = None
+    divergence: tuple[float, float] | None = None
+
+
 class Trial(StageResult):
     """Mean KL divergence from the teacher on the validation rows, in nats a row."""
 

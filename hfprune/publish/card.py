@@ -149,7 +149,7 @@ class _Card:
             when = how_embeddings_were_made(self.recipe)
         elif self.recipe.pruning.method == "gates":
             when = f"while the model was fine-tuned{distilled}"
-        elif self.recipe.recovery.num_train_epochs > 0:
+        elif self.recipe.recovery.trains:
             when = f"after fine-tuning; what was left was trained further{distilled}"
         else:
             when = "after fine-tuning, without training it again"

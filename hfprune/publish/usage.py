@@ -108,7 +108,7 @@ WHAT_EMBEDDINGS_ARE: Final = (
 
 def how_embeddings_were_made(recipe: Recipe) -> str:
     """When a sentence encoder was pruned, in words."""
-    if recipe.recovery.num_train_epochs > 0:
+    if recipe.recovery.trains:
         return "without labels; what was left learned to give the dense model's embeddings"
     return "without labels and without training"
 

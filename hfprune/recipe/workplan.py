@@ -53,12 +53,12 @@ def describe(recipe: Recipe) -> list[str]:
         "shrink: remove heads, neurons and blocks physically"
         + (", all layers that stay alike" if pruning.layout == "uniform" else ""),
     ]
-    if recipe.recovery.num_train_epochs > 0:
+    if recipe.recovery.trains:
         lines.append(
-            f"recover: train the small model for {recipe.recovery.num_train_epochs:g} epochs"
+            f"recover: train the small model for {_epochs(recipe)} epochs"
             + (", at the best of four rates" if recipe.recovery.learning_rate == "auto" else "")
         )
-    if recipe.export.temperature:
+    if recipe.fits_temperature:
         lines.append("temperature: fitted on the validation rows, into the head where it helps")
     lines += _files(recipe)
     lines.append(f"evaluate: {', '.join(recipe.evaluation.metrics)} on the test split")
@@ -125,3 +125,11 @@ def _target(pruning: PruningConfig) -> str:
         return f"as far as the metric falls by at most {pruning.max_metric_drop:g}"
     speeds = pruning.speedup if isinstance(pruning.speedup, list) else [pruning.speedup]
     return f"to {', '.join(f'{speed:g}x' for speed in speeds)} measured speed-up"
+
+
+def _epochs(recipe: Recipe) -> str:
+    recovery = recipe.recovery
+    if not recovery.in_rounds:
+        return f"{recovery.round_epochs:g}"
+    most = recovery.max_train_epochs
+    return f"rounds of {recovery.round_epochs:g} while they help, at most {most:g}"

@@ -24,10 +24,15 @@ def quick_attention(args: Any, inputs: Mapping[str, Any]) -> Iterator[None]:
 
     Args:
         args: a Trainer's.
-        inputs: a batch; ``input_ids`` is ``[batch, tokens]``.
+        inputs: a batch; ``input_ids`` is ``[batch, tokens]``, and of trainers of
+            sentence-transformers there are several, as ``sentence_0_input_ids``.
     """
-    ids = inputs.get("input_ids")
-    short = isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] <= SHORT
+    tokens = [
+        value.shape[1]
+        for name, value in inputs.items()
+        if name.endswith("input_ids") and isinstance(value, Tensor) and value.ndim == 2
+    ]
+    short = bool(tokens) and max(tokens) <= SHORT
     if not (short and args.bf16 and args.device.type == "cpu"):
         yield
         return

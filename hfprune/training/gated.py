@@ -17,6 +17,7 @@ from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.training import checks, faults
+from hfprune.training.attention import quick_attention
 from hfprune.training.best import wins_a_tie
 from hfprune.training.callbacks import PruningCallback
 from hfprune.training.checkpoints import checkpoint_to_resume
@@ -122,7 +123,8 @@ class TrainsWithGates(SavesAsPruned):
     ) -> torch.Tensor:
         """As ``Trainer.training_step``; stops at a loss that is not finite."""
         self._batch = faults.describe_batch(inputs)
-        loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
+        with quick_attention(self.args, inputs):
+            loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.careful and not bool(torch.isfinite(loss).all()):
             step = self.state.global_step + 1
             raise TrainingError(

@@ -26,7 +26,6 @@ from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig
 from hfprune.training import checks
-from hfprune.training.attention import quick_attention
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import EMBEDDING
 from hfprune.training.distillation.nearness import (
@@ -199,8 +198,7 @@ class HFPruneTrainer(TrainsWithGates):
     ) -> torch.Tensor:
         """As ``Trainer.training_step``; stops at a loss that is not finite."""
         lessons = 0 if self.teaching is None else self.teaching.lessons
-        with quick_attention(self.args, inputs):
-            loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.teaching is not None and self.teaching.lessons == lessons:
             raise TrainingError(checks.NOT_TAUGHT)
         return loss

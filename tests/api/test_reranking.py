@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hfprune.api.compressed import Compressed
 from hfprune.core.errors import CheckpointError
 from hfprune.data.loading import load_task_data
 from hfprune.deploy.choose.choosing import choose_files
+from hfprune.deploy.choose.present import choose_among
 from hfprune.deploy.choose.trying import Judging
 from hfprune.deploy.evaluation import evaluate
 from hfprune.deploy.predict.rows import Row
@@ -102,6 +104,16 @@ def test_a_cross_encoder_goes_in_and_comes_out(small: Any) -> None:
     assert quality.changes["rows"] == 5, "queries of the test"
     low, high = quality.interval
     assert 0 <= low <= quality.metrics["ndcg_at_10"] <= high <= 1
+
+
+def test_what_is_recommended_reads_a_query_with_a_text(small: Any, tmp_path: Path) -> None:
+    """Also where files are chosen anew, on another machine."""
+    out = tmp_path / "out"
+    shutil.copytree(small.folder, out)
+    found = choose_among(out, uses=["batches"], batch_size=4, seconds=0.1)
+    (best,) = found.uses.values()
+    assert any('reader(["a query"], ["a text"], padding' in line for line in best.load)
+    compile("\n".join(best.load), "deploy.json", "exec")
 
 
 def test_its_files_rank_as_the_model_does(small: Any) -> None:
@@ -212,7 +224,7 @@ def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
 
 
 def test_what_it_says_to_type_reads_a_query_with_a_text(small: Any) -> None:
-    from hfprune.deploy.runtimes.base import of_pairs
+    from hfprune.deploy.runtimes.base import loading
     from hfprune.deploy.runtimes.registry import runtime
     from hfprune.report.page import usage
 
@@ -221,5 +233,5 @@ def test_what_it_says_to_type_reads_a_query_with_a_text(small: Any) -> None:
     compile(code, "report", "exec")
     assert '"text_pair": text' in code
     for name in ("onnxruntime", "openvino", "torch"):
-        lines = of_pairs(runtime(name).how_to_load("x", "text-classification"))
+        lines = loading(runtime(name), "x", "text-classification", pairs=True)
         assert sum('reader(["a query"], ["a text"], padding' in line for line in lines) == 1

@@ -106,9 +106,9 @@ def test_a_temperature_changes_probabilities_and_no_prediction(
 
     monkeypatch.setattr(stage, "temperature_that_helps", lambda found, owners: 4.0)
     common: dict[str, Any] = {"keep_layers": [0], "recovery": {"num_train_epochs": 0.0}}
-    plain = compress(inputs, tmp_path / "plain", **common)
-    export = {"quantization": None, "temperature": True}
-    scaled = compress(inputs, tmp_path / "scaled", export=export, **common)
+    export = {"quantization": None, "temperature": False}
+    plain = compress(inputs, tmp_path / "plain", export=export, **common)
+    scaled = compress(inputs, tmp_path / "scaled", export={"quantization": None}, **common)
     assert scaled.results.pruning is not None
     assert scaled.results.pruning.temperature == 4.0
     for name in ("config.json", "onnx/config.json"):

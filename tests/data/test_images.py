@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from script import load_script
 from tiny import (
     TRANSFORMERS_5,
     save_tiny_classifier,
@@ -288,11 +288,7 @@ def test_a_model_of_grey_images_is_refused(inputs: Path, tmp_path: Path) -> None
 
 
 def test_digits_are_written_as_an_image_folder(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("digits", ROOT / "scripts/make_digits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("make_digits")
     assert script.main(["--dest", str(tmp_path)]) == 0
     counts = {
         split: [len(list((tmp_path / "digits" / split / str(d)).iterdir())) for d in range(10)]

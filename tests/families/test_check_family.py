@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script import load_script
 from tiny import TRANSFORMERS_5
 
 from hfprune.families import BlockView, PassZero, Producer, Skip, registry
@@ -19,12 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("check", ROOT / "scripts/check_family.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("check_family")
 
 
 def failed(text: str) -> list[str]:

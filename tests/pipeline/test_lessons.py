@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,39 @@ def test_a_recovery_finds_its_learning_rate(
     monkeypatch.setattr(recover, "train", train)
     monkeypatch.setattr(recover, "plan_in", lambda folder: None)
     for learning_rate in (None, 3e-4):
-        recover.run(context, made, "pruned", "dense", start, learning_rate)
+        recover.run(context, made, "pruned", start, start, 1, learning_rate)
     assert seen == [2e-4, 3e-4], "trials take the usual rate"
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_rounds_go_on_while_they_help(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    asked = list[tuple[float, float]]()
+
+    def shown(before: Any, after: Any) -> bool:
+        asked.append((float(before.mean()), float(after.mean())))
+        return helps and len(asked) == 1
+
+    monkeypatch.setattr(recover, "shown_nearer", shown)
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"name_or_path": str(inputs / "model")},
+        pruning={"keep_layers": [0, 2]},
+        recovery={"num_train_epochs": "auto"},
+        export={"quantization": None, "temperature": False},
+    )
+    run(load_recipe(path), Console(quiet=True))
+    out = tmp_path / "out"
+    assert len(asked) == 1 + helps
+    if helps:  # the third round begins with what the second one left
+        assert asked[1][0] == pytest.approx(asked[0][1], rel=1e-5)
+    log = json.loads((out / "details.json").read_text())["training"][-1]["log"]
+    epochs = [entry["epoch"] for entry in log if "eval_loss" in entry]
+    assert epochs == [1.0, 2.0, 3.0, *([4.0, 5.0, 6.0] if helps else [])]
+    told = " ".join(str(entry) for entry in log)
+    assert told.count("train_runtime") == 1 + helps
 
 
 def recoveries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:

@@ -268,15 +268,15 @@ CHANGES = [
     (_another_model, "teacher: the model to start from changed, so it is done again", []),
     (_another_version, "teacher: the version of hfprune changed, so it is done again", []),
     (_replace_weights, "teacher: teacher/model.safetensors is not as it was written, so it is",
-     ["prune", "recover", "finish", "export", "evaluate"]),
+     ["prune", "recover", "finish", "temperature", "export", "evaluate"]),
     (_delete_plan, "prune: pruned-pruned/plan.json is gone, so it is done again",
-     ["teacher", "recover", "finish", "export", "evaluate"]),
+     ["teacher", "recover", "finish", "temperature", "export", "evaluate"]),
     (_delete_tokenizer, "recover: pruned-recovered/tokenizer.json is gone, so it is done again",
-     ["teacher", "prune", "finish", "export", "evaluate"]),
+     ["teacher", "prune", "finish", "temperature", "export", "evaluate"]),
     (_truncate_int8, "export: onnx/pruned/model_quantized.onnx is not as it was written, so",
-     ["teacher", "prune", "recover", "finish"]),
+     ["teacher", "prune", "recover", "finish", "temperature"]),
     (_damage_record, "prune: its record is damaged .*so it is done again",
-     ["teacher", "recover", "finish", "export", "evaluate"]),
+     ["teacher", "recover", "finish", "temperature", "export", "evaluate"]),
 ]  # fmt: skip
 # Long, and much alike: the table of all of them is for patient people. The exporters of
 # transformers 5 take their time, and the store knows nothing of them: there, two will do.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["bank", "film", "vote", "match", "phone", "profit", "actor", "party", "goal", "game"]
@@ -17,13 +17,7 @@ WORDS = ["bank", "film", "vote", "match", "phone", "profit", "actor", "party", "
 
 @pytest.fixture
 def script() -> Any:
-    path = ROOT / "scripts/make_bbc_reranking.py"
-    spec = importlib.util.spec_from_file_location("bbc_reranking", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_bbc_reranking")
 
 
 def write_articles(folder: Path) -> dict[str, str]:

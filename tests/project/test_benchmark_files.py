@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from script import load_script
 from tiny import save_tiny_classifier, write_reviews
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_files.py"
-
-
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_files", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_line_a_use() -> None:
@@ -37,7 +25,7 @@ def test_a_line_a_use() -> None:
             },
         },
     }  # fmt: skip
-    assert load_script().table([found]).splitlines()[2:] == [
+    assert load_script("benchmark_files").table([found]).splitlines()[2:] == [
         "| 10x | single | onnxruntime int8 lean | 10.0x (9.5 to 10.5) | 1.10x (1.05 to 1.20) | "
         "0.8500 | 0.8450 | 3 of 200 | 0 |"
     ]
@@ -64,7 +52,7 @@ def test_a_finished_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert run(load_recipe(tmp_path / "recipe.yaml"), Console(quiet=True)) is not None
     place = tmp_path / "out"
-    told = load_script().main(
+    told = load_script("benchmark_files").main(
         [str(place), "--dense", str(place / "onnx"), "--rounds", "3", "--output", str(tmp_path)]
     )
     assert told == 0

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from script import load_script
 from tiny import save_tiny_classifier, write_reviews
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_layouts.py"
-
-
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_layouts", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_only_the_layout_differs() -> None:
-    uneven, uniform = load_script().layouts([4.0, 8.0], 3).values()
+    uneven, uniform = load_script("benchmark_layouts").layouts([4.0, 8.0], 3).values()
     assert uneven["pruning"].pop("layout") == "uneven"
     assert uniform["pruning"].pop("layout") == "uniform"
     assert uneven == uniform
@@ -33,7 +21,7 @@ def test_only_the_layout_differs() -> None:
 
 
 def test_tables_of_made_up_results() -> None:
-    script = load_script()
+    script = load_script("benchmark_layouts")
     row = {
         "name": "uniform 4x", "seeds": 2, "metric": 0.85, "change": -0.01, "bytes": 2e6,
         "change_half_width": 0.002, "removed": 0.5, "speedup": {"1x32": 4.1}, "ece": 0.0312,
@@ -67,7 +55,7 @@ def test_tables_of_made_up_results() -> None:
 def test_short_mode_writes_tables_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load_script()
+    script = load_script("benchmark_layouts")
     save_tiny_classifier("bert", tmp_path / "model", layers=4)
     write_reviews(tmp_path / "reviews.csv", 160)
     recipe = {

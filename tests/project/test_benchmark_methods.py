@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from script import load_script
 from tiny import save_tiny_classifier, write_reviews
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_methods.py"
-
-
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_methods", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
 def test_short_mode_writes_a_table_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load_script()
+    script = load_script("benchmark_methods")
     save_tiny_classifier("bert", tmp_path / "model", layers=6)
     write_reviews(tmp_path / "reviews.csv", 160)
     recipe = {
@@ -86,7 +74,7 @@ def test_mean_and_interval_by_hand() -> None:
         }
         for s, (c, v) in enumerate([(-0.01, 4.0), (0.01, 6.0), (0.0, 5.0)])
     ]
-    (found,) = load_script()._summary(rows)
+    (found,) = load_script("benchmark_methods")._summary(rows)
     assert found["change"] == pytest.approx(0)
     assert found["speedup"] == {"1x32": pytest.approx(5)}
     # Student's t for 2 degrees of freedom is 4.303; the standard error is 0.01 / sqrt(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
 import io
 import json
 import sys
@@ -12,25 +11,15 @@ import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from script import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fetch_demo.py"
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fetch_demo", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fetch_demo"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-fetch_demo = load_script()
+fetch_demo = load_script("fetch_demo")
 REAL_LOCK = SCRIPT.with_name("demo-assets.lock")
 
 MODEL_FILES = {name: f"contents of {name}".encode() for name in fetch_demo.MODEL_FILES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
 
 from hfprune import HFPruneTrainer
-from hfprune.training.attention import SHORT
+from hfprune.training.attention import SHORT, quick_attention
 
 
 class Seen(HFPruneTrainer):
@@ -57,6 +58,18 @@ def test_short_texts_in_bfloat16_leave_the_fused_kernel(
     trainer, _ = step(tmp_path, tokens, bf16=bf16)
     assert trainer.fused is fused
     assert torch.backends.cuda.flash_sdp_enabled()  # and afterwards everything is allowed again
+
+
+@pytest.mark.parametrize(("longest", "fused"), [(SHORT, False), (SHORT + 1, True)])
+def test_of_several_texts_a_row_the_longest_counts(longest: int, fused: bool) -> None:
+    """As trainers of sentence-transformers name them."""
+    args = SimpleNamespace(bf16=True, device=torch.device("cpu"))
+    batch = {
+        "sentence_0_input_ids": torch.ones(2, 8, dtype=torch.long),
+        "sentence_1_input_ids": torch.ones(2, longest, dtype=torch.long),
+    }
+    with quick_attention(args, batch):
+        assert torch.backends.cuda.flash_sdp_enabled() is fused
 
 
 def test_the_gradients_are_those_of_float32(tmp_path: Path) -> None:

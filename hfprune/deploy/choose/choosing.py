@@ -161,7 +161,14 @@ def choose_files(
     runners.setdefault(FLOAT_FILE, OnnxClassifier(output / FLOAT_FILE, threads))
     tell(min(1.0, over()), "the winners once more")
     found = Settled(
-        output, task, written, {**baselines, **runners}, float_name, threads, candidates
+        output,
+        task,
+        written,
+        {**baselines, **runners},
+        float_name,
+        threads,
+        candidates,
+        pairs=judging.ranked,
     )
     extra = _in_float(written, output, threads) if baselines else {}
     best = dict(rivals or {})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hfprune.core.errors import HFPruneError, OutputError
+from hfprune.core.kinds import kind_of_task, task_of_config
 from hfprune.deploy.choose.record import Deployment, read_deployment, write_deployment
 from hfprune.deploy.choose.settling import FLOAT_FILE, Settled, busy_note
 from hfprune.deploy.choose.targets import cpu_here
@@ -31,7 +33,6 @@ def choose_among(
     batch_size: int = 32,
     threads: int = 1,
     seconds: float = 60.0,
-    task: str = "text-classification",
     progress: Callable[[float, str], None] | None = None,
 ) -> Deployment:
     """Time the files of an output on this machine and record which to take for each use.
@@ -44,7 +45,7 @@ def choose_among(
         traffic: by use, batches of :func:`~hfprune.measure.traffic.traffic_batches`; without,
             random tokens of ``SHORTEST`` to ``LONGEST`` (images of their one size), which the notes
             tell.
-        uses, batch_size, threads, task: of the deployment.
+        uses, batch_size, threads: of the deployment.
         seconds: about so long.
         progress: called with the fraction that is done, and what.
 
@@ -65,7 +66,16 @@ def choose_among(
         path: each.runtime.open(place / path, threads, each.offer.precision)
         for path, each in present.items()
     }
-    found = Settled(place, task, present, runners, FLOAT_FILE, threads)
+    task = task_of_config(_config(place / next(iter(present))))
+    found = Settled(
+        place,
+        kind_of_task(task).export_task,
+        present,
+        runners,
+        FLOAT_FILE,
+        threads,
+        pairs=task == "reranking",
+    )
     for number, use in enumerate(uses):
         if progress is not None:
             progress(number / len(uses), f"timing: {use}")
@@ -108,13 +118,17 @@ def _present(folder: Path) -> dict[str, Candidate]:
 
 
 def _made_up(file: Path, use: Use, batch_size: int) -> list[Batch]:
-    """Random inputs; the config lies beside the file or at the top of the output."""
-    places = (file, file.parent)
-    beside = next((p for p in places if (p.parent / "config.json").is_file()), file)
-    config = config_beside(beside)
+    """Random inputs."""
+    config = _config(file)
     longest = min(LONGEST, (getattr(config, "max_position_embeddings", None) or LONGEST) - 8)
     size = 1 if use == "single" else batch_size
     count = TEXTS if use == "single" else max(1, TEXTS // 8)
     lengths = np.random.default_rng(0).integers(min(SHORTEST, longest), longest + 1, size=count)
     make = batches_for(config)
     return [make(size, int(length)) for length in lengths]
+
+
+def _config(file: Path) -> Any:
+    """The config, which lies beside a file or at the top of the output."""
+    places = (file, file.parent)
+    return config_beside(next((p for p in places if (p.parent / "config.json").is_file()), file))

@@ -15,7 +15,7 @@ from hfprune.deploy.choose.recommend import Written, recommend, stray
 from hfprune.deploy.choose.record import Recommended, Timed
 from hfprune.deploy.choose.trying import Candidate
 from hfprune.deploy.files import MODEL_FILE
-from hfprune.deploy.runtimes.base import Runtime
+from hfprune.deploy.runtimes.base import Runtime, loading
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.measure.latency import paired_ratio
 from hfprune.measure.quiet import BUSY
@@ -54,6 +54,7 @@ class Settled:
         float_name: the name of ``model.onnx`` where it is no candidate.
         threads: of the deployment.
         candidates: all that raced.
+        pairs: whether the model reads a query with each text.
 
     Attributes:
         timed: all that was timed, in order.
@@ -72,10 +73,11 @@ class Settled:
         float_name: str,
         threads: int,
         candidates: Sequence[Candidate] = (),
+        pairs: bool = False,
     ) -> None:
         self.output, self.task, self.written = output, task, written
         self.runners, self.float_name, self.threads = runners, float_name, threads
-        self.candidates = candidates
+        self.candidates, self.pairs = candidates, pairs
         able = [name for name in (BASELINE, FLOAT_FILE) if name in runners]
         self.base = (able or list(runners))[0]
         self.timed: list[Timed] = []
@@ -165,7 +167,7 @@ class Settled:
             over_best=self.over_best[best.path].get(use) if BASELINE in self.runners else None,
             parts=self._parts(best.path, use),
             why=why,
-            load=each.how_to_load(best.path, self.task),
+            load=loading(each, best.path, self.task, pairs=self.pairs),
         )
 
     def _parts(self, path: str, use: Use) -> dict[str, float]:

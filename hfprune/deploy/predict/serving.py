@@ -13,14 +13,10 @@ from numpy.typing import NDArray
 
 from hfprune.core.errors import CheckpointError, DataError
 from hfprune.core.kinds import (
-    EMBEDDING,
     IMAGE,
-    KINDS,
-    TEXT,
     TEXT_INPUTS,
-    TOKENS,
-    is_reranker,
     kind_of_task,
+    task_of_config,
 )
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.tasks import WITHOUT_CLASSES, Task
@@ -109,24 +105,6 @@ def _missing(name: str) -> str | None:
     if name not in RUNTIMES:
         return f"there is no runtime {name!r} here"
     return runtime(name).missing()
-
-
-def task_of_config(config: Any) -> Task:
-    """What a model predicts, by its config alone."""
-    names = getattr(config, "architectures", None) or [""]
-    if str(names[0]).endswith(EMBEDDING.ending):
-        return "sentence_embedding"
-    kind = next((kind for kind in KINDS if str(names[0]).endswith(kind.ending)), TEXT)
-    if kind is TOKENS:
-        return "token_classification"
-    if kind is IMAGE:
-        return "image_classification"
-    if is_reranker(config):
-        return "reranking"
-    for task in ("single_label_classification", "multi_label_classification", "regression"):
-        if getattr(config, "problem_type", None) == task:
-            return task
-    return "regression" if config.num_labels == 1 else "single_label_classification"
 
 
 class Predictor:

@@ -215,8 +215,11 @@ def reading(task: str, tensors: str = "np", *, types: bool = False) -> str:
     return f'reader(["a text"], padding=True{more}, return_tensors="{tensors}")'
 
 
-def of_pairs(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Lines of :meth:`Runtime.how_to_load` for a model that reads a query with each text."""
+def loading(runtime: Runtime, path: str, task: str, *, pairs: bool) -> tuple[str, ...]:
+    """:meth:`Runtime.how_to_load`, also for a model that reads a query with each text."""
+    lines = runtime.how_to_load(path, task)
+    if not pairs:
+        return lines
     return tuple(line.replace('reader(["a text"]', 'reader(["a query"], ["a text"]')
                  for line in lines)  # fmt: skip
 

@@ -26,7 +26,7 @@ from hfprune.deploy.choose.settling import FLOAT_FILE, Rival
 from hfprune.deploy.choose.targets import choice_for
 from hfprune.deploy.choose.trying import Judging
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
-from hfprune.deploy.runtimes.base import of_pairs
+from hfprune.deploy.runtimes.base import loading
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.deploy.staging import copy_of_export
 from hfprune.measure.scores import score
@@ -67,8 +67,6 @@ def run(
             record = _measured(context, reading, output, exported, settings, label)
         else:
             record = _by_rule(context, reading, source, output, settings)
-        if context.recipe.task == "reranking":
-            record = _of_pairs(record, output)
         _complete(context, source, output / "onnx")
         context.console.note(f"{label}, to deploy: {one_line(record)}")
         for note in record.notes:
@@ -129,15 +127,6 @@ def _measured(
             keep_all=settings.keep_all,
             progress=told,
         )
-
-
-def _of_pairs(record: Deployment, output: Path) -> Deployment:
-    """The same choice, whose lines of Python read a query with a text."""
-    uses = {use: each.model_copy(update={"load": of_pairs(each.load)})
-            for use, each in record.uses.items()}  # fmt: skip
-    record = record.model_copy(update={"uses": uses})
-    write_deployment(record, output)
-    return record
 
 
 def _calibration(context: Context, reading: Reading, *, dense: bool) -> Any:
@@ -213,7 +202,7 @@ def _by_rule(
             precision=offer.precision,
             graph=offer.graph,
             why=choice.note,
-            load=each.how_to_load(path, task),
+            load=loading(each, path, task, pairs=recipe.task == "reranking"),
         )
     record = Deployment(
         cpu=settings.cpu,

@@ -26,7 +26,7 @@ def run(context: Context, prepared: Prepared, label: str, pruned: str, teacher: 
     rate, so that a rate is judged as it ends and not half-way.
     """
     dense = prepared.teacher(context, teacher)
-    epochs = _SHARE * context.recipe.recovery.num_train_epochs
+    epochs = _SHARE * context.recipe.recovery.round_epochs
     tried: list[dict[str, float]] = []
 
     def trial(rate: float, epochs: float) -> NDArray[np.float64]:

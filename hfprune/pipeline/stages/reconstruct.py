@@ -68,7 +68,7 @@ def run(
         found.search(budget, cost, rounds=rounds, seed=seed, progress=tell)
     choices: dict[str, list[int] | None] = {"searched": None}
     # Whole layers fewer need training to be the better choice: see docs/notes.md.
-    trained = context.recipe.recovery.num_train_epochs > 0
+    trained = context.recipe.recovery.trains
     for some in found.fewer_layers() if trained else ():
         whole = [size if n in some else (0, 0) for n, size in enumerate(sizes)]
         if worth_trying(None if table is None else table.speedup(whole), speed):

@@ -121,10 +121,11 @@ class ExportConfig(Section):
         "section: these settings; null: float only.",
     )
     temperature: bool = Field(
-        default=False,
+        default=True,
         description="Divide the logits by a number that is fitted on the validation rows, if "
-        "probabilities then mean more (and of regression nothing). Predictions stay; the head's "
-        "last projection has it, so every file and runtime does.",
+        "probabilities then mean more (and of tasks without classes nothing). Predictions stay; "
+        "the head's last projection has it, so every file and runtime does. A Trainer does so only "
+        "where it is told to: the model is in the user's hands.",
     )
     quantization_seconds: float = Field(
         default=120.0,

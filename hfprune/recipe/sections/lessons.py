@@ -34,12 +34,13 @@ def lesson_clashes(
         yield from _of_seeds(task, pruning, distils)
     if teacher.learn_from:
         yield from _of_outside(task, pruning, distils)
-    if recovery.learning_rate == "auto" and not distils:
-        yield Clash(
-            "recovery.learning_rate: auto is judged by the teacher's predictions, and "
-            "distillation is null: give a rate, or distil",
-            ("recovery.learning_rate", "distillation"),
-        )
+    for key, what in (("learning_rate", "a rate"), ("num_train_epochs", "a number")):
+        if getattr(recovery, key) == "auto" and not distils:
+            yield Clash(
+                f"recovery.{key}: auto is judged by the teacher's predictions, and "
+                f"distillation is null: give {what}, or distil",
+                (f"recovery.{key}", "distillation"),
+            )
 
 
 def _of_seeds(task: Task, pruning: PruningConfig, distils: bool) -> Iterator[Clash]:

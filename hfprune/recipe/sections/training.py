@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -255,14 +255,24 @@ class DistillationConfig(Section):
             )
 
 
+# Epochs of a round, where there are rounds.
+ROUND_EPOCHS: Final = 3.0
+
+
 class RecoveryConfig(Section):
     """Training of the small model after the physical removal."""
 
-    num_train_epochs: float = Field(
+    num_train_epochs: Annotated[float, Field(ge=0, le=MOST_EPOCHS)] | Literal["auto"] = Field(
         default=0.0,
-        ge=0,
+        description="Epochs of training after the removal; 0: none. auto: rounds of three epochs, "
+        "each with a whole course of the rate, as long as the last one is shown to have brought "
+        "the model nearer to the teacher on the validation rows; a round that has not is left out.",
+    )
+    max_train_epochs: float = Field(
+        default=12.0,
+        ge=ROUND_EPOCHS,
         le=MOST_EPOCHS,
-        description="Epochs of training after the removal; 0: none.",
+        description="What num_train_epochs: auto may take in all, without a round left out.",
     )
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = Field(
         default=None,
@@ -276,3 +286,32 @@ class RecoveryConfig(Section):
         description="Leave the word embeddings as the teacher's. Trains faster, and generalizes "
         "better from few rows.",
     )
+
+    @property
+    def trains(self) -> bool:
+        """Whether the small model is trained at all."""
+        return self.num_train_epochs == "auto" or self.num_train_epochs > 0
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether it is trained until that no longer helps."""
+        return self.num_train_epochs == "auto"
+
+    @property
+    def round_epochs(self) -> float:
+        """Epochs of one training."""
+        return ROUND_EPOCHS if self.num_train_epochs == "auto" else self.num_train_epochs
+
+    @property
+    def most_rounds(self) -> int:
+        """How many trainings there may be."""
+        return int(self.max_train_epochs // ROUND_EPOCHS) if self.in_rounds else 1
+
+    def _clashes(self) -> Iterator[Clash]:
+        usual = type(self).model_fields["max_train_epochs"].default
+        if self.max_train_epochs != usual and not self.in_rounds:
+            yield Clash(
+                "max_train_epochs is only for num_train_epochs: auto: remove it, or set "
+                "num_train_epochs to auto",
+                ("max_train_epochs", "num_train_epochs"),
+            )

@@ -20,7 +20,6 @@ def unused_by_embeddings(task: Task) -> dict[str, str]:
             "taken as it is: remove it",
             "teacher.learning_rate": "has no meaning for embeddings, whose dense model is "
             "taken as it is: remove it",
-            "export.temperature": "has no meaning for embeddings: remove it",
         }
     why = f"is only for task sentence_embedding; the task is {task}: remove it"
     return dict.fromkeys(

@@ -335,6 +335,11 @@ class Recipe(Section):
                 )
 
     @property
+    def fits_temperature(self) -> bool:
+        """Whether the logits are divided by a fitted number where that helps."""
+        return self.export.temperature and self.task not in WITHOUT_CLASSES
+
+    @property
     def _chosen_already(self) -> bool:
         """Whether the recipe names the file to deploy, and asks for no other choice."""
         return "deploy" not in self.model_fields_set and self.export.quantization != "auto"
