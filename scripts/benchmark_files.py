@@ -4,12 +4,12 @@
     python scripts/benchmark_files.py runs/reviews --dense runs/reviews/dense/onnx
 
 For each directory of a finished run these are timed together, interleaved, on validation texts one
-by one and in batches: the dense float32 file, the dense model's own best files (``--dense-best``),
-plain dynamic int8, int8 with the usual settings and one activation scale a batch (what hfprune took
-before scales were constant), the float32 file, and what ``deploy.json`` recommends for each use.
-Then the metric of the float32 file and of the recommended files on the test rows, and on how many
-of them the recommended file says something else than float32, and something else at another batch
-size. Prints a table, and writes ``files.json`` in ``--output``.
+by one and in batches: the dense float32 file, the dense model as each runtime usually runs it
+fastest, its files as a run chose them (``--dense-best``), plain dynamic int8, int8 with the usual
+settings and one activation scale a batch (what hfprune took before scales were constant), the
+float32 file, and what ``deploy.json`` recommends for each use. Then the metric of each on the test
+rows, and on how many of them the recommended file says something else than float32, and something
+else at another batch size. Prints two tables, and writes ``files.json`` in ``--output``.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from hfprune.deploy.quantize.quantizing import quantize_onnx
     from hfprune.deploy.runtimes.onnx_session import OnnxClassifier
     from hfprune.deploy.runtimes.predicting import padding, predict_logits
-    from hfprune.deploy.runtimes.registry import runtime
+    from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
     from hfprune.measure.latency import paired_ratio
     from hfprune.measure.scores import score
     from hfprune.measure.traffic import TrafficTimer, traffic_batches
     from hfprune.pipeline.context import Context
     from hfprune.pipeline.stages import data
     from hfprune.pipeline.stages.deploy import judging_of
-    from hfprune.pipeline.stages.export import reading_of
+    from hfprune.pipeline.stages.export import calibration_rows, reading_of
     from hfprune.recipe.reading import load_recipe
     from hfprune.report.console import Console
 
@@ -58,6 +58,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         reading = reading_of(prepared, PRUNED)
         judging, threads = judging_of(context, reading), recipe.benchmark.threads
         files: dict[str, Any] = {"dense float32": OnnxClassifier(options.dense / "model.onnx")}
+        rows = calibration_rows(context, reading)
+        for each in usable_runtimes():
+            if each.keeps or not each.offers():
+                continue
+            offer = min(each.offers(), key=lambda offer: offer.prior)
+            target = place / f"dense-{each.name}"
+            target.mkdir()
+            file = each.write(options.dense, target, offer, calibration=rows)
+            label = f"dense, {each.title} {offer.precision}"
+            files[label] = each.open(file, threads, offer.precision)
         for what, settings in (("plain int8", PLAIN), ("usual int8, scale a batch", USUAL)):
             target = place / what.replace(" ", "-")
             target.mkdir()
@@ -100,6 +110,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             return score(metric, logits, labels, split.task, split.num_labels, split.label_names)
 
         exact = told(files["float32"], size)
+        found["metrics"] = {name: value(told(file, size)) for name, file in files.items()}
         found["test"] = {"rows": len(labels), "metric": metric, "float32": value(exact)}
         for use, label in recommended.items():
             each = {batch: told(files[label], batch) for batch in SIZES}
@@ -138,6 +149,20 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def each_file(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a line a file, its speed-ups over dense float32 by use, and its metric."""
+    uses = list(dict.fromkeys(use for one in found for use in one["speedup"]))
+    lines = [
+        f"| model | file | {' | '.join(uses)} | metric |",
+        f"|---|---|{'---|' * len(uses)}---|",
+    ]
+    for one in found:
+        for name, metric in one["metrics"].items():
+            speeds = [f"{one['speedup'][use][name][0]:.1f}x" for use in uses]
+            lines.append(f"| {one['folder']} | {name} | {' | '.join(speeds)} | {metric:.4f} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n")[0],
@@ -165,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     options.output.mkdir(parents=True, exist_ok=True)
     atomic_write_json(options.output / "files.json", found)
-    print(table(found))
+    print(f"{table(found)}\n\n{each_file(found)}")
     return 0
 
 

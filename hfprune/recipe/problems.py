@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from hfprune.recipe.places import Clashing, KeyPath, Problem, locate, section_in
 from hfprune.recipe.wording import MOST_SHOWN, describe
+
+# Of what Pydantic tells of a number that is out of bounds.
+BOUNDS: Final = frozenset({"ge", "gt", "le", "lt"})
 
 
 def problems_of(
@@ -22,6 +25,7 @@ def problems_of(
     problems: dict[KeyPath, Problem] = {}
     looked_into: set[KeyPath] = set()
     blamed: set[KeyPath] = set()
+    beyond: set[KeyPath] = set()
     try:
         section.model_validate(values)  # `values` may have more sections than `error` knew
     except ValidationError as again:
@@ -39,10 +43,17 @@ def problems_of(
         blamed.add(place.key)
         # A value of several types gets an error from each: what is wrong inside a list says
         # more than "not a list", and that more than "not text".
+        # A number out of bounds is no word misspelt, where a word would do too.
         if place.path in looked_into or (
-            place.path in problems and detail["type"].endswith("_type")
+            place.path in problems
+            and (
+                detail["type"].endswith("_type")
+                or (detail["type"] == "literal_error" and place.path in beyond)
+            )
         ):
             continue
+        if BOUNDS & set(detail.get("ctx") or ()):
+            beyond.add(place.path)
         if place.path != place.key:
             problems.pop(place.key, None)
             looked_into.add(place.key)

@@ -121,7 +121,13 @@ def _bounds(place: Place, context: Mapping[str, Any]) -> str:
             limits |= {name: getattr(limit, name) for name in words if hasattr(limit, name)}
     if not {"le", "lt"} & set(context):  # one against slips is not worth a word to others
         limits = {k: v for k, v in limits.items() if k not in ("le", "lt") or v < ABSURD}
-    return " and ".join(text.format(limits[name]) for name, text in words.items() if name in limits)
+    return " and ".join(
+        text.format(_bound(limits[name])) for name, text in words.items() if name in limits
+    )
+
+
+def _bound(value: float) -> float:
+    return int(value) if float(value).is_integer() else value
 
 
 def _percent_hint(value: object, bounds: str) -> str:

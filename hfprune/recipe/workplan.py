@@ -55,7 +55,7 @@ def describe(recipe: Recipe) -> list[str]:
     ]
     if recipe.recovery.trains:
         lines.append(
-            f"recover: train the small model for {_epochs(recipe)} epochs"
+            f"recover: train the small model for {_epochs(recipe)}"
             + (", at the best of four rates" if recipe.recovery.learning_rate == "auto" else "")
         )
     if recipe.fits_temperature:
@@ -129,7 +129,9 @@ def _target(pruning: PruningConfig) -> str:
 
 def _epochs(recipe: Recipe) -> str:
     recovery = recipe.recovery
-    if not recovery.in_rounds:
-        return f"{recovery.round_epochs:g}"
-    most = recovery.max_train_epochs
-    return f"rounds of {recovery.round_epochs:g} while they help, at most {most:g}"
+    once = f"{recovery.round_epochs:g} epochs"
+    return (
+        f"{once}, at most {recovery.max_rounds} times, while it helps"
+        if recovery.in_rounds
+        else once
+    )

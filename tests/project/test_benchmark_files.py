@@ -31,6 +31,19 @@ def test_a_line_a_use() -> None:
     ]
 
 
+def test_a_line_a_file() -> None:
+    found = {
+        "folder": "10x",
+        "speedup": {"single": {"dense": [1.0, 1.0, 1.0]}, "batches": {"dense": [1.5, 1.4, 1.6]}},
+        "metrics": {"dense": 0.85},
+    }
+    assert load_script("benchmark_files").each_file([found]).splitlines() == [
+        "| model | file | single | batches | metric |",
+        "|---|---|---|---|---|",
+        "| 10x | dense | 1.0x | 1.5x | 0.8500 |",
+    ]
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hfprune import load_recipe
@@ -59,4 +72,5 @@ def test_a_finished_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
     (found,) = json.loads((tmp_path / "files.json").read_text())
     assert set(found["over_usual"]) == {"single", "batches"}
     assert found["test"]["single"]["differs_by_batch"] == 0
+    assert {"dense float32", "dense, ONNX Runtime int8", "float32"} <= set(found["metrics"])
     assert "| out | single |" in capsys.readouterr().out

@@ -170,10 +170,24 @@ REFUSED = {
         "line 8: temperature: unknown key, with 2.0 (a number). "
         "It belongs to distillation.temperature or export.temperature.",
     ),
+    "out of bounds, where a word would do": (
+        with_lines("recovery:", "  learning_rate: -1"),
+        "line 9: recovery.learning_rate: must be greater than 0, got -1 (a whole number)",
+    ),
+    "a word misspelt, where a number would do": (
+        with_lines("recovery:", "  num_train_epochs: atuo"),
+        "line 9: recovery.num_train_epochs: expected a number or one of auto, got 'atuo' (text). "
+        "Did you mean 'auto'?",
+    ),
+    "rounds of a fixed number of epochs": (
+        with_lines("recovery:", "  num_train_epochs: 2", "  max_rounds: 3"),
+        "lines 9 and 10: recovery: max_rounds is only for num_train_epochs: auto: remove it, or "
+        "set num_train_epochs to auto",
+    ),
     "nothing like it": (
         with_lines("recovery:", "  zzz: {a: 1}"),
         "line 9: recovery.zzz: unknown key, with the keys a. "
-        "Allowed: num_train_epochs, learning_rate, freeze_embeddings.",
+        "Allowed: num_train_epochs, max_rounds, learning_rate, freeze_embeddings.",
     ),
     "nested": (
         with_lines("export:", "  quantization:", "    per_chanel: true"),

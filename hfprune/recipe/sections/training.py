@@ -268,11 +268,11 @@ class RecoveryConfig(Section):
         "each with a whole course of the rate, as long as the last one is shown to have brought "
         "the model nearer to the teacher on the validation rows; a round that has not is left out.",
     )
-    max_train_epochs: float = Field(
-        default=12.0,
-        ge=ROUND_EPOCHS,
-        le=MOST_EPOCHS,
-        description="What num_train_epochs: auto may take in all, without a round left out.",
+    max_rounds: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="So many at most, where num_train_epochs is auto.",
     )
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = Field(
         default=None,
@@ -305,13 +305,13 @@ class RecoveryConfig(Section):
     @property
     def most_rounds(self) -> int:
         """How many trainings there may be."""
-        return int(self.max_train_epochs // ROUND_EPOCHS) if self.in_rounds else 1
+        return self.max_rounds if self.in_rounds else 1
 
     def _clashes(self) -> Iterator[Clash]:
-        usual = type(self).model_fields["max_train_epochs"].default
-        if self.max_train_epochs != usual and not self.in_rounds:
+        usual = type(self).model_fields["max_rounds"].default
+        if self.max_rounds != usual and not self.in_rounds:
             yield Clash(
-                "max_train_epochs is only for num_train_epochs: auto: remove it, or set "
+                "max_rounds is only for num_train_epochs: auto: remove it, or set "
                 "num_train_epochs to auto",
-                ("max_train_epochs", "num_train_epochs"),
+                ("max_rounds", "num_train_epochs"),
             )
