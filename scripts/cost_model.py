@@ -17,17 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
-from hfprune.core.machine import usable_cpus
+from hfprune.core.machine import bfloat16_pays, usable_cpus
 from hfprune.early.cost import Cost, cost_of
 from hfprune.early.duration import USUAL, Rates
 from hfprune.recipe.reading import load_recipe
 
-# Training reaches about so much of what a product of matrices alone does (MiniLM and BERT shapes:
-# softmax, norms, the optimizer and the data take the rest).
-TRAINING_SHARE = 0.55
 FACTOR = 1.5
 
 
@@ -42,23 +40,59 @@ def per_second(operations: float, work: Callable[[], object], seconds: float = 1
     return operations / best
 
 
+def step_seconds(*, bf16: bool) -> tuple[float, float]:
+    """Seconds of a step of training (two layers of MiniLM, 32 texts of 64 tokens), and what a step
+    is in operations: 6 a weight and token."""
+    from transformers import BertConfig, BertModel
+
+    from hfprune.training.attention import quick_attention
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=384,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        num_hidden_layers=2,
+    )
+    model = BertModel(config, add_pooling_layer=False).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    batch = {"input_ids": torch.randint(100, (32, 64))}
+    args = SimpleNamespace(bf16=bf16, device=torch.device("cpu"))
+
+    def step() -> None:
+        with (
+            quick_attention(args, batch),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+        ):
+            loss = model(**batch).last_hidden_state.float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    weights = sum(value.numel() for value in model.encoder.parameters())
+    operations = 6.0 * weights * batch["input_ids"].numel()
+    return operations / per_second(operations, step), operations
+
+
 def measure_rates() -> Rates:
-    """What this machine does; a few seconds. A core's pace, so what else runs is not seen."""
+    """What this machine does; some seconds. A core's pace, so what else runs is not seen."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        left, right = torch.randn(2048, 768), torch.randn(3072, 768)
-        products = per_second(2 * 2048 * 768 * 3072, lambda: left @ right.T)
+        seconds, operations = step_seconds(bf16=False)
+        half = step_seconds(bf16=True)[0] if bfloat16_pays() else seconds
         wide = torch.randn(1024, 1024, dtype=torch.float64)
         doubles = per_second(2 * 1024**3, lambda: wide @ wide)
     finally:
         torch.set_num_threads(threads)
-    flops = TRAINING_SHARE * products
+    flops = operations / seconds
     # What is not counted in operations goes with the pace of a core too.
     slower = USUAL.flops / flops
     return replace(
         USUAL,
         flops=flops,
+        bf16=max(1.0, seconds / half),
         moments=doubles,
         probes=USUAL.probes * slower,
         rows=USUAL.rows / slower,

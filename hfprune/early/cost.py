@@ -194,7 +194,9 @@ def cost_of(recipe: Recipe, rates: Rates = USUAL, cores: int | None = None) -> C
     rows = sum(head.total for head in heads)
     tested = sum(_rows(file, recipe) for file in listed(recipe.data.test_file))
     test_rows = tested or round(0.1 * rows)
-    rows = min(rows, recipe.data.max_train_samples or rows)
+    held = 0.0 if recipe.data.validation_file else recipe.data.validation_fraction
+    held += 0.0 if tested else recipe.data.test_fraction
+    rows = min(round(rows * (1 - held)), recipe.data.max_train_samples or rows)
     test_rows = min(test_rows, recipe.data.max_test_samples or test_rows)
     lengths = _lengths(recipe, heads[0].columns, facts)
     tokens = sum(lengths) / max(1, len(lengths))
