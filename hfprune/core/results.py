@@ -41,7 +41,9 @@ class ModelQuality(Part):
     Attributes:
         metrics: by name.
         interval: of the first metric, at the level of the evaluation.
-        probabilities: ``ece`` (expected calibration error) and ``brier``, where there are such.
+        probabilities: ``ece`` (expected calibration error) and ``brier``, where there are such; of
+            the dense model also its own ``temperature``, ``scaled_ece`` and ``scaled_brier``, if
+            one helps.
         difference: first metric minus the dense model's on the same rows, and its interval.
         by_class, changes: where the task has such a thing.
     """

@@ -18,8 +18,8 @@ def probabilities_in_words(results: RunResults, ref: ModelRef) -> str | None:
         return None
     error, brier = f"{after['ece']:.4f}", f"{after['brier']:.4f}"
     if before and "ece" in before and "brier" in before:
-        error += f" (dense {before['ece']:.4f})"
-        brier += f" (dense {before['brier']:.4f})"
+        error += f" (dense {before['ece']:.4f}{_scaled(before, 'ece')})"
+        brier += f" (dense {before['brier']:.4f}{_scaled(before, 'brier')})"
     said = (
         f"Probabilities are off by {100 * after['ece']:.1f} points on average: expected "
         f"calibration error {error}, Brier score {brier}; less is better."
@@ -31,6 +31,11 @@ def probabilities_in_words(results: RunResults, ref: ModelRef) -> str | None:
             "validation rows; the files have it."
         )
     return said
+
+
+def _scaled(dense: dict[str, float], name: str) -> str:
+    value = dense.get(f"scaled_{name}")
+    return "" if value is None else f", with a temperature of its own {value:.4f}"
 
 
 def layout_in_words(kept: Kept) -> str | None:

@@ -65,6 +65,9 @@ def sure_part(results: RunResults) -> SurePart | None:
         temperature = None if kept is None else kept.temperature
         colour = colour_of(results, ref.label)
         rows.append(SureRow(str(ref), colour, found["ece"], found["brier"], temperature))
+        own = [found.get(key) for key in ("scaled_ece", "scaled_brier", "temperature")]
+        if None not in own:  # what the pruned ones are compared with, treated as they are
+            rows.append(SureRow(f"{ref}, divided", colour, *own))  # type: ignore[arg-type]
     if not rows:
         return None
     said = [

@@ -173,6 +173,9 @@ def rich_run(folder: Path) -> Path:
     results["pruning"] |= {"layout": "uniform", "stock": True, "temperature": 1.25}
     for i, entry in enumerate(models.values()):
         entry["probabilities"] = {"ece": 0.0625 - i / 128, "brier": 0.25 + i / 64}
+    models["dense PyTorch"]["probabilities"] |= {
+        "temperature": 1.5, "scaled_ece": 0.0125, "scaled_brier": 0.2375,
+    }  # fmt: skip
     chosen = {
         "path": "onnx/model_quantized.onnx", "candidate": "c", "runtime": "onnxruntime",
         "precision": "int8", "graph": "lean", "ms": 0.61, "speedup": [10.9, 10.5, 11.2],
@@ -418,7 +421,8 @@ def test_probabilities_layout_and_cascade_are_shown_where_they_were_measured(
     text = " ".join(page.text.split())
     assert (
         "Probabilities are off by 2.3 points on average: expected calibration error 0.0234 (dense "
-        "0.0625), Brier score 0.3281 (dense 0.2500); less is better. The logits are divided by a "
+        "0.0625, with a temperature of its own 0.0125), Brier score 0.3281 (dense 0.2500, with a "
+        "temperature of its own 0.2375); less is better. The logits are divided by a "
         "temperature of 1.250, fitted on the validation rows; the files have it."
     ) in text
     assert (
@@ -427,6 +431,7 @@ def test_probabilities_layout_and_cascade_are_shown_where_they_were_measured(
     ) in text
     data = {found["data-at"]: found["value"] for tag, found in page.tags if "data-at" in found}
     assert data["dense ONNX/ece"] == str(0.0625 - 1 / 128)
+    assert data["dense PyTorch, divided/brier"] == "0.2375"
     assert "cascade" not in page.sections
     place = cascaded(tmp_path / "family")
     both = Page(render(place))

@@ -25,6 +25,7 @@ from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
 from hfprune.pipeline.stages.export import reading_of
+from hfprune.pipeline.stages.temperature import fitted
 
 # By the word for such a model, its file in the folder of ONNX files.
 ONNX_FORMS = {"ONNX": MODEL_FILE, "ONNX-lean": OPTIMIZED_FILE, "int8": QUANTIZED_FILE}
@@ -149,6 +150,8 @@ def run(
         }
         if first is None:
             first = logits
+            if recipe.fits_temperature:
+                entry["probabilities"] |= _scaled(context, reading, model, logits, labels)
         elif not ref.is_dense:
             entry["changes"], rows = changes(first, logits, labels, *about)
             served = recommended(context, exported, ref.label) or {ModelRef(ref.label, "int8")}
@@ -162,6 +165,21 @@ def run(
         {"primary": primary, "confidence": level, "samples": len(labels), "models": report}
     )
     return Evaluated(evaluation=evaluation, changed=changed)
+
+
+def _scaled(
+    context: Context, reading: Reading, dense: Any, logits: Any, labels: Any
+) -> dict[str, float]:
+    """What a temperature of its own makes of the dense model's probabilities, if it helps.
+
+    The pruned models are given one, so what they are compared with is too; its files stay.
+    """
+    _, value = fitted(context, reading, dense)
+    if value is None:
+        return {}
+    found = quality(logits / value, labels, reading.data.task) or {}
+    told = {f"scaled_{name}": number for name, number in found.items()}
+    return {"temperature": round(value, 6), **told}
 
 
 def _uses(context: Context, reading: Reading) -> Uses | None:
