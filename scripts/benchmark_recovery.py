@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""Ways of training what is left, side by side: the same pruned weights, the same teacher.
+
+    python scripts/benchmark_recovery.py --recipe recipes/movie-reviews-minilm-speed.yaml \\
+        --teacher TEACHER --pruned PRUNED \\
+        --way "recovery.learning_rate=2e-4" \\
+        --way "recovery.learning_rate=5e-4 distillation.dropout=false" --seeds 42 43
+
+TEACHER is a fine-tuned model, PRUNED a model with its ``plan.json`` that has not been trained
+since: a run keeps both in its work folder (``OUTPUT.work/teacher``, ``OUTPUT.work/10x-searched``)
+until it ends. Each way is a list of recipe keys. For each way and seed the whole recovery of the
+recipe is carried out, and the divergence from the teacher and the metric on the validation rows are
+told; the test rows are not looked at. What is finished is not repeated when the script is started
+again. Differences are paired over the rows; what two trainings of one way differ by shows in the
+seeds alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
+    """One recovery and what it came to."""
+    from hfprune.deploy.runtimes.predicting import predict_logits
+    from hfprune.measure.scores import score
+    from hfprune.pipeline.context import Context
+    from hfprune.pipeline.prepared import keep
+    from hfprune.pipeline.results import SavedModel
+    from hfprune.pipeline.stages import data, recover
+    from hfprune.pipeline.stages.trial import by_rows
+    from hfprune.recipe.reading import load_recipe
+    from hfprune.report.console import Console
+
+    with tempfile.TemporaryDirectory(prefix="hfprune-recovery-") as name:
+        changes = [*options.overrides, *way.split(), f"training.seed={seed}"]
+        recipe = load_recipe(options.recipe, [*changes, f"output_dir={name}/out"])
+        context = Context.of(recipe, Console(quiet=options.quiet))
+        prepared = data.prepare(context)
+        start = keep(
+            context,
+            prepared.load(context, str(options.teacher), None),
+            "dense",
+            prepared.dense.processor,
+        )
+        place = context.path("pruned")
+        place.symlink_to(options.pruned.resolve(), target_is_directory=True)
+        begin = time.process_time()
+        found = recover.run(context, prepared, "pruned", start, SavedModel(folder="pruned"))
+        seconds = time.process_time() - begin
+        model, dense = prepared.saved(context, found.folder), prepared.teacher(context, start)
+        rows = by_rows(context, prepared, model, dense)
+        reading = prepared.small
+        logits = predict_logits(model.eval(), reading.data.validation, reading.collator)
+        labels, about = reading.data.label_array("validation"), reading.data
+        metric = recipe.evaluation.metrics[0]
+        told = score(metric, logits, labels, about.task, about.num_labels, about.label_names)
+        return {
+            "way": way,
+            "seed": seed,
+            "rows": len(rows),
+            "divergence": float(np.mean(rows)),
+            "by_row": [round(float(value), 6) for value in rows],
+            "metric": {metric: float(told)},
+            "processor_seconds": round(seconds, 1),
+        }
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a line a way, means over seeds; differences from the first way, paired by row."""
+    ways = list(dict.fromkeys(one["way"] for one in found))
+    lines = [
+        "| way | seeds | divergence | from the first | metric | processor, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    first = {one["seed"]: np.asarray(one["by_row"]) for one in found if one["way"] == ways[0]}
+    for way in ways:
+        mine = [one for one in found if one["way"] == way]
+        gaps = [np.asarray(one["by_row"]) - first[one["seed"]] for one in mine
+                if one["seed"] in first]  # fmt: skip
+        row = np.mean(gaps, axis=0) if gaps else np.zeros(1)
+        error = 1.96 * float(np.std(row, ddof=1)) / np.sqrt(len(row)) if len(row) > 1 else 0.0
+        change = "-" if way == ways[0] or not gaps else f"{row.mean():+.4f} ± {error:.4f}"
+        metric = np.mean([next(iter(one["metric"].values())) for one in mine])
+        lines.append(
+            f"| {way or 'as the recipe says'} | {len(mine)} | "
+            f"{np.mean([one['divergence'] for one in mine]):.4f} | {change} | {metric:.4f} | "
+            f"{np.mean([one['processor_seconds'] for one in mine]):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n")[0],
+        epilog=(__doc__ or "").split("\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--pruned", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--way", action="append", default=[], help="keys of the recipe; again")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--output", type=Path, default=Path("runs/recovery"))
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "--set", nargs="*", default=[], dest="overrides", metavar="key.path=value",
+        help="of the recipe, for all ways",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+
+    from hfprune.core.errors import HFPruneError
+    from hfprune.core.files import atomic_write_json
+
+    found = []
+    about = [str(options.teacher.resolve()), str(options.pruned.resolve()), *options.overrides]
+    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        for seed in options.seeds:
+            for way in options.way or [""]:
+                key = json.dumps([str(options.recipe), *about, way, seed])
+                name = hashlib.sha256(key.encode()).hexdigest()[:16]
+                file = options.output / f"{name}.json"
+                if not file.is_file():
+                    atomic_write_json(file, recovered(options, way, seed))
+                found.append(json.loads(file.read_text(encoding="utf-8")))
+                print(table(found), flush=True)
+    except HFPruneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
