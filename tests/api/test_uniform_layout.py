@@ -15,6 +15,7 @@ import hfprune
 from hfprune.core.errors import RecipeError, UnsupportedModelError
 from hfprune.families import model_sizes
 from hfprune.families.bert import BertAdapter
+from hfprune.pipeline.stages.temperature import divide_
 from hfprune.publish.finished import read
 
 QUICK: dict[str, Any] = {
@@ -97,6 +98,33 @@ def test_an_allocation_of_its_own_clashes(inputs: Path, tmp_path: Path) -> None:
     pruning = {"layout": "uniform", "method": "gates", "allocation": "uniform"}
     with pytest.raises(RecipeError, match="allocation has no meaning with layout: uniform"):
         compress(inputs, tmp_path / "out", sparsity=0.5, pruning=pruning)
+
+
+class Capped(torch.nn.Module):
+    """Logits that do not follow the last projection, as those of a plug-in's head may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_model = torch.nn.Linear(4, 4)
+        self.classifier = torch.nn.Linear(4, 2)
+
+    def forward(self, values: torch.Tensor, *, capped: bool) -> Any:
+        logits = self.classifier(self.base_model(values))
+        return (torch.tanh(logits) if capped else logits).detach().numpy()
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_logits_are_divided_or_left_as_they_are(capped: bool) -> None:
+    torch.manual_seed(0)
+    model, values = Capped(), torch.randn(8, 4)
+    before = model(values, capped=capped)
+    done = divide_(model, 2.0, lambda: model(values, capped=capped))
+    assert done is not capped
+    after = model(values, capped=capped) * (2.0 if done else 1.0)
+    assert after == pytest.approx(before, rel=1e-5)
+    headless = Capped()
+    del headless.classifier
+    assert not divide_(headless, 2.0, lambda: before)
 
 
 def test_a_temperature_changes_probabilities_and_no_prediction(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hfprune.core.errors import UnsupportedModelError
 from hfprune.data.words import IGNORED
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.measure.probabilities import (
@@ -23,6 +25,8 @@ from hfprune.pipeline.results import SavedModel, Scaled
 
 # Of config.json: what the logits were divided by. Not "temperature", which generation reads.
 RECORDED = "applied_temperature"
+# Rows on which the division is checked.
+SOME = 8
 
 
 def run(context: Context, prepared: Prepared, label: str, model: SavedModel) -> Scaled:
@@ -36,20 +40,50 @@ def run(context: Context, prepared: Prepared, label: str, model: SavedModel) -> 
     if found is None:
         return Scaled(folder=model.folder)
     before = expected_calibration_error(found)
-    loaded.config.__dict__.pop(RECORDED, None)  # of what it was trained from
+    some = reading.data.validation.select(range(min(SOME, len(reading.data.validation))))
+    inherited = loaded.config.__dict__.pop(RECORDED, None)  # of what it was trained from
     if value is None:
-        context.console.note(f"{label}: no temperature helps (calibration error {before:.4f})")
+        said = f"no temperature helps (calibration error {before:.4f})"
+    elif divide_(loaded, value, lambda: predict_logits(loaded, some, reading.collator)):
+        said = f"temperature {value:.3f}, calibration error {before:.4f} before"
+        setattr(loaded.config, RECORDED, round(value, 6))
+    else:
+        said = (
+            f"logits are left as they are, for they do not follow the last projection of "
+            f"{type(loaded).__name__} (a temperature of {value:.3f} would help)"
+        )
+        value = None
+    context.console.note(f"{label}: {said}")
+    if value is None and inherited is None:
         return Scaled(folder=model.folder)
-    _, _, projection = last_projection(loaded)
-    with torch.no_grad():
-        projection.weight.div_(value)
-        if projection.bias is not None:
-            projection.bias.div_(value)
-    setattr(loaded.config, RECORDED, round(value, 6))
-    context.console.note(f"{label}: temperature {value:.3f}, calibration error {before:.4f} before")
     plan = plan_in(context.path(model.folder))
     saved = keep(context, loaded, f"{label}-scaled", reading.processor, plan)
-    return Scaled(folder=saved.folder, temperature=round(value, 6))
+    return Scaled(folder=saved.folder, temperature=None if value is None else round(value, 6))
+
+
+def divide_(model: Any, value: float, predict: Callable[[], NDArray[np.float32]]) -> bool:
+    """Divide a model's logits by a number, in its last projection. In place.
+
+    Args:
+        model: whose head is not known here: a plug-in's may do more with what the projection gives.
+        predict: logits of some rows, of the model as it is.
+
+    Returns:
+        Whether its logits are divided; if not, it is as it was.
+    """
+    try:
+        _, _, projection = last_projection(model)
+    except UnsupportedModelError:
+        return False
+    before = predict()
+    kept = {name: tensor.clone() for name, tensor in projection.state_dict().items()}
+    with torch.no_grad():
+        for tensor in projection.parameters(recurse=False):
+            tensor.div_(value)
+    if np.allclose(predict() * value, before, rtol=1e-3, atol=1e-4 * float(np.abs(before).max())):
+        return True
+    projection.load_state_dict(kept)
+    return False
 
 
 def fitted(context: Context, reading: Reading, model: Any) -> tuple[Decisions | None, float | None]:
