@@ -11,6 +11,7 @@ import transformers
 from hfprune.core.errors import CheckpointError, HFPruneError, UnsupportedModelError
 from hfprune.core.faults import is_out_of_memory
 from hfprune.core.text import one_line
+from hfprune.pruning.surgery import CODE_MODULE, RECORD_KEY
 
 
 def refuse_code(name: str, key: str, auto_map: Any) -> None:
@@ -25,6 +26,18 @@ def refuse_code(name: str, key: str, auto_map: Any) -> None:
             "not run unless the recipe says so: read that code, then set "
             "model.trust_remote_code: true, or name a model without it"
         )
+
+
+def code_of(config: Any) -> Any:
+    """The ``auto_map`` of a config, but for the file that hfprune wrote for those without it.
+
+    A model with hfprune's record is built by that record, and no file of the folder is run.
+    """
+    auto_map = getattr(config, "auto_map", None)
+    if not isinstance(auto_map, dict) or getattr(config, RECORD_KEY, None) is None:
+        return auto_map
+    ours = all(str(name).startswith(f"{CODE_MODULE}.") for name in auto_map.values())
+    return None if ours else auto_map
 
 
 @contextlib.contextmanager

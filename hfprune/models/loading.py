@@ -38,7 +38,7 @@ from hfprune.models.adapters import (
 )
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
-from hfprune.models.explaining import explained, find, refuse_code, untold
+from hfprune.models.explaining import code_of, explained, find, refuse_code, untold
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
 from hfprune.models.heads import new_head_
@@ -140,7 +140,7 @@ def load_classifier(
             ),
         )
         if not trust_remote_code:
-            refuse_code(name, key, getattr(config, "auto_map", None))
+            refuse_code(name, key, code_of(config))
         adapter_for(str(config.model_type))
         if trained:
             _check_task(config, data, name, key)

@@ -23,9 +23,8 @@ from hfprune.families import BlockView, adapter_of, layer_views
 from hfprune.families.parts import PartsAdapter
 from hfprune.models.saved import load_saved
 from hfprune.pruning.layout import loads_alone
-from hfprune.pruning.surgery import HINT, RECORD_KEY
+from hfprune.pruning.surgery import CODE_MODULE, HINT, RECORD_KEY
 
-MODULE: Final = "modeling_pruned"
 # What stands where a block stood, by the class of ours that stands there.
 _STAND_INS: Final = {
     "PassInput": "stream",
@@ -163,11 +162,11 @@ def write_modeling_file(folder: str | Path) -> Path:
             f"transformers loads the model in {folder} by itself, so it needs no file of code"
         )
     text = modeling_file(model)
-    file = place / f"{MODULE}.py"
+    file = place / f"{CODE_MODULE}.py"
     atomic_write_text(file, text)
     config = read_json(place / "config.json")
     auto = f"AutoModelFor{kind_of_model(model).ending.removeprefix('For')}"
-    config["auto_map"] = {auto: f"{MODULE}.Pruned{type(model).__name__}"}
+    config["auto_map"] = {auto: f"{CODE_MODULE}.Pruned{type(model).__name__}"}
     for key in ("_attn_implementation", "attn_implementation"):
         config[key] = f"{HINT} or with trust_remote_code set to true"
     atomic_write_json(place / "config.json", config)

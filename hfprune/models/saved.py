@@ -15,7 +15,7 @@ from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config, plain_outputs_, read_raw
-from hfprune.models.explaining import find, refuse_code, untold
+from hfprune.models.explaining import code_of, find, refuse_code, untold
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
 from hfprune.models.layout import layout_or_note
@@ -46,7 +46,7 @@ def load_saved(folder: str) -> Any:
             )
         check_files(folder)
         config = load_config(folder)
-        refuse_code(folder, "the model", getattr(config, "auto_map", None))
+        refuse_code(folder, "the model", code_of(config))
         fetch(folder, None)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} holds no model: {error}") from error

@@ -25,7 +25,7 @@ from hfprune.families import adapter_of, position_limit
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config, plain_outputs_, read_raw
 from hfprune.models.embedding import as_embedder_
-from hfprune.models.explaining import explained, find, refuse_code
+from hfprune.models.explaining import code_of, explained, find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
 from hfprune.models.layout import (
@@ -174,7 +174,7 @@ def load_transformer(place: str) -> Any:
 
     check_files(place)
     config = load_config(place)
-    refuse_code(place, "the model", getattr(config, "auto_map", None))
+    refuse_code(place, "the model", code_of(config))
     if was_pruned(config, place):
         model = from_pretrained(place)
     else:

@@ -17,7 +17,7 @@ from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.reading import read_json
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config
-from hfprune.models.explaining import explained, find, refuse_code
+from hfprune.models.explaining import code_of, explained, find, refuse_code
 from hfprune.models.folders import check_files
 from hfprune.models.layout import read_layout
 from hfprune.models.sentences import local_folder
@@ -76,7 +76,7 @@ def load_as(kind: type[ModelT], name: str | PathLike[str]) -> ModelT:
         place = str(folder if layout is None else layout.transformer)
         check_files(place)
         config = load_config(place)
-        refuse_code(place, "the model", getattr(config, "auto_map", None))
+        refuse_code(place, "the model", code_of(config))
         tokenizer = Path(place) / "tokenizer_config.json"
         if tokenizer.is_file():
             refuse_code(place, "the tokenizer of", read_json(tokenizer).get("auto_map"))

@@ -19,6 +19,8 @@ from hfprune.families.blocks import KINDS, UNIT_NAMES
 from hfprune.pruning.plan import PruningPlan
 
 RECORD_KEY = "hfprune"
+# The file of code that a folder may hold for those without hfprune, as a module.
+CODE_MODULE = "modeling_pruned"
 RECORD_VERSION = 1
 
 # What plain ``from_pretrained`` of transformers says of a model whose layers differ, before it

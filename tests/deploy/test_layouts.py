@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from tiny import TRANSFORMERS_5, random_plan, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import hfprune.cli
-from hfprune.core.errors import CheckpointError, ExportError, OutputError
+from hfprune.core.errors import CheckpointError, ExportError, OutputError, UnsupportedModelError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import LAYOUTS, onnx_to_serve, write_layout
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.quantize.outcome import PLAIN
 from hfprune.deploy.quantize.quantizing import quantize_onnx
+from hfprune.models.saved import load_saved
 from hfprune.pruning.surgery import shrink_
 
 LABELS = {0: "bad", 1: "so so", 2: "good"}
@@ -154,6 +156,19 @@ def test_remote_code_by_the_command(folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     model = AutoModelForSequenceClassification.from_pretrained(target, trust_remote_code=True)
     assert type(model).__name__ == "PrunedDistilBertForSequenceClassification"
+    # hfprune itself needs no code to load it, and runs none: its own record says how.
+    (target / "modeling_pruned.py").write_text("raise SystemExit('run')")
+    batch = {"input_ids": torch.tensor([[1, 2, 3]])}
+    with torch.no_grad():
+        wanted = model(**batch).logits
+        for again in (hfprune.from_pretrained(target), load_saved(str(target))):
+            torch.testing.assert_close(again(**batch).logits, wanted)
+    file = target / "config.json"
+    config = json.loads(file.read_text())
+    config["auto_map"]["AutoModel"] = "another.Model"
+    file.write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="brings Python code of its own"):
+        load_saved(str(target))
 
 
 def test_what_no_server_reads_is_refused(folder: Path, tmp_path: Path) -> None:
