@@ -86,6 +86,15 @@ def test_all_ways_of_serving_have_to_be_right() -> None:
         judge([], MOST)
 
 
+def test_what_others_are_compared_with_has_the_benefit_of_the_doubt() -> None:
+    """Refused is what is shown to lose; what float32 merely fears is not."""
+    feared = evidence(expected=0.004, expected_low=-0.001)
+    assert not judge([feared], MOST).eligible
+    assert judge([feared], MOST, in_doubt=True).eligible
+    shown = evidence(drop=0.03, low=0.01, high=0.05)
+    assert not judge([shown], MOST, in_doubt=True).eligible
+
+
 def test_how_many_rows_would_do() -> None:
     # The gap is 0.0015, the reach 0.005: (10 / 3) ** 2 times the rows.
     assert rows_that_would_do(evidence(), MOST) == math.ceil(ROWS * (0.005 / 0.0015) ** 2)

@@ -162,19 +162,21 @@ def gather(
     )
 
 
-def judge(evidence: Sequence[Evidence], max_drop: float) -> Verdict:
+def judge(evidence: Sequence[Evidence], max_drop: float, *, in_doubt: bool = False) -> Verdict:
     """Whether a candidate may be deployed.
 
     Args:
         evidence: one for each way in which it will be served; all have to be right.
         max_drop: what the metric may lose, in the metric's unit.
+        in_doubt: whether all that is undecided may be: for what others are compared with, which is
+            to be no slower than it has to be.
 
     Raises:
         DataError: without evidence.
     """
     if not evidence:
         raise DataError("nothing to judge: expected evidence of at least one way of serving")
-    found = [_judge_one(one, max_drop) for one in evidence]
+    found = [_judge_one(one, max_drop, in_doubt) for one in evidence]
     order: dict[State, int] = {"refused": 0, "undecided": 1, "kept": 2}
     worst = min(found, key=lambda v: (order[v.state], v.eligible, -v.divergence))
     needed = [v.rows_needed for v in found if v.state == "undecided"]
@@ -191,7 +193,7 @@ def judge(evidence: Sequence[Evidence], max_drop: float) -> Verdict:
     )
 
 
-def _judge_one(found: Evidence, max_drop: float) -> Verdict:
+def _judge_one(found: Evidence, max_drop: float, in_doubt: bool) -> Verdict:
     state: State = "undecided"
     eligible = False
     needed = None
@@ -210,7 +212,7 @@ def _judge_one(found: Evidence, max_drop: float) -> Verdict:
         )
     else:
         steady = found.expected if math.isfinite(found.expected) else found.drop
-        eligible = steady <= max_drop
+        eligible = in_doubt or steady <= max_drop
         needed = rows_that_would_do(found, max_drop)
         why = (
             f"undecided: the metric drops by {found.drop:.4f} ({found.low:.4f} to {found.high:.4f};"

@@ -148,7 +148,8 @@ class Trials:
         judging: the rows.
         calibration: training rows.
         batch_size, threads: of the deployment.
-        most_rows: that candidates are judged on, a quarter of them also one by one.
+        most_rows: that candidates are judged on, a quarter of them also one by one; what these do
+            not decide may be deployed.
 
     Attributes:
         ms: of float32, milliseconds of processor time a text in batches.
@@ -171,6 +172,7 @@ class Trials:
         self._judging = judging = _some(judging, most_rows)
         self._calibration = calibration
         self._batch_size, self._threads = batch_size, threads
+        self._in_doubt = most_rows is not None  # few rows are for what others are compared with
         self.ranges: dict[str, Any] = {}
         self._rule: str | None = None
         rng = np.random.default_rng(0)
@@ -300,7 +302,7 @@ class Trials:
         if candidate.depends:  # else it says the same, and on fewer rows
             found.append(self._evidence(before, alone, labels[self._alone], "one by one"))
         candidate.evidence = tuple(found)
-        candidate.verdict = judge(found, judging.max_drop)
+        candidate.verdict = judge(found, judging.max_drop, in_doubt=self._in_doubt)
 
     def _evidence(
         self, before: NDArray[Any], after: NDArray[Any], labels: NDArray[Any], served: str
