@@ -32,6 +32,7 @@ import numpy as np
 
 def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
     """One recovery and what it came to."""
+    from hfprune.core.machine import bfloat16_pays
     from hfprune.deploy.runtimes.predicting import predict_logits
     from hfprune.measure.scores import score
     from hfprune.pipeline.context import Context
@@ -45,6 +46,9 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="hfprune-recovery-") as name:
         changes = [*options.overrides, *way.split(), f"training.seed={seed}"]
         recipe = load_recipe(options.recipe, [*changes, f"output_dir={name}/out"])
+        if recipe.training.bf16 == "auto":  # which a run notes as a stage, and here is no run
+            changes.append(f"training.bf16={str(bfloat16_pays()).lower()}")
+            recipe = load_recipe(options.recipe, [*changes, f"output_dir={name}/out"])
         context = Context.of(recipe, Console(quiet=options.quiet))
         prepared = data.prepare(context)
         start = keep(

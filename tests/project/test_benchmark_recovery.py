@@ -51,6 +51,7 @@ def test_two_ways_from_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFi
         "data": {"train_file": str(tmp_path / "reviews.csv"), "max_length": 32},
         "pruning": {"sparsity": 0.5},
         "recovery": {"num_train_epochs": 1},
+        "training": {"bf16": "auto"},
         "output_dir": str(tmp_path / "never"),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
