@@ -132,12 +132,14 @@ def task_of_config(config: Any) -> Task:
     """What a model predicts, by its config alone."""
     names = getattr(config, "architectures", None) or [""]
     if str(names[0]).endswith(EMBEDDING.ending):
-        return "sentence_embedding"
-    kind = next((kind for kind in KINDS if str(names[0]).endswith(kind.ending)), TEXT)
-    if kind is TOKENS:
-        return "token_classification"
-    if kind is IMAGE:
-        return "image_classification"
+        return task_by(EMBEDDING, config)
+    return task_by(next((k for k in KINDS if str(names[0]).endswith(k.ending)), TEXT), config)
+
+
+def task_by(kind: Kind, config: Any) -> Task:
+    """What a model of a kind predicts, by what its config says besides."""
+    if kind is not TEXT:
+        return task_of_kind(kind)
     if is_reranker(config):
         return "reranking"
     for task in ("single_label_classification", "multi_label_classification", "regression"):

@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
-from hfprune.core.kinds import EMBEDDING, IMAGE, TOKENS, is_reranker, kind_of_model, outputs_of
+from hfprune.core.kinds import kind_of_model, outputs_of, task_by
 from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
@@ -129,7 +129,7 @@ def evaluate(
     _check_single(folder)
     recipe = _recipe_of(folder)
     model = load_saved_classifier(str(folder))
-    task = _task_of(model) if recipe is None else recipe.task
+    task = task_by(kind_of_model(model), model.config) if recipe is None else recipe.task
     processor = load_processor(
         str(folder), task, revision=None, trust_remote_code=False, key="the folder"
     )
@@ -246,23 +246,6 @@ def _check_single(folder: Path) -> None:
 def _recipe_of(folder: Path) -> Recipe | None:
     file = folder / RECIPE_FILE
     return load_recipe(file) if file.is_file() else None
-
-
-def _task_of(model: Any) -> Task:
-    """What a model without a recipe predicts."""
-    kind, config = kind_of_model(model), model.config
-    if kind is EMBEDDING:
-        return "sentence_embedding"
-    if kind is TOKENS:
-        return "token_classification"
-    if kind is IMAGE:
-        return "image_classification"
-    if is_reranker(config):
-        return "reranking"
-    for task in ("single_label_classification", "multi_label_classification", "regression"):
-        if config.problem_type == task:
-            return task
-    return "regression" if config.num_labels == 1 else "single_label_classification"
 
 
 def _rows(

@@ -32,9 +32,9 @@ def run(
         number: of the round, from 1.
         learning_rate: in place of the recipe's.
     """
-    recovery, again = context.recipe.recovery, "" if number == 1 else f"-{number}"
+    judged = number > 1
+    again = f"-{number}" if judged else ""
     stage, dense = f"recover-{label}{again}", prepared.teacher(context, teacher)
-    judged = recovery.in_rounds and number > 1
     rows = []
     if judged:
         rows.append(by_rows(context, prepared, prepared.saved(context, before.folder), dense))
@@ -44,7 +44,7 @@ def run(
         prepared.saved(context, before.folder),
         dense,
         stage,
-        num_train_epochs=recovery.round_epochs,
+        num_train_epochs=context.recipe.recovery.round_epochs,
         **({} if learning_rate is None else {"learning_rate": learning_rate}),
     )
     train(prepared, trainer, checkpoint_of(context, stage))
@@ -59,7 +59,7 @@ def run(
             + ("nearer" if nearer else "not shown to be nearer, so it is left out")
         )
     history: Sequence[Mapping[str, Any]] = trainer.state.log_history
-    if number > 1 and before.log is not None:
+    if judged and before.log is not None:
         earlier = json.loads(context.path(before.log).read_text(encoding="utf-8"))
         history = chained(earlier, history)
     saved = keep(
