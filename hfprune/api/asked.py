@@ -95,7 +95,7 @@ class Asked:
     def trains_while_pruning(self) -> bool:
         """Whether the removal itself takes a training."""
         pruning = self.pruning
-        return pruning is not None and pruning.method == "gates" and pruning.keep_layers is None
+        return pruning is not None and pruning.by_gates
 
     @property
     def staged(self) -> bool:

@@ -20,6 +20,7 @@ from hfprune.pipeline.prepared import keep, plan_in
 from hfprune.pipeline.results import SavedModel
 from hfprune.pipeline.stages.prune import layers_plan
 from hfprune.pruning.cost import parameter_costs
+from hfprune.training.checks import NO_SHARDED_GATES
 from hfprune.training.distillation.reading import OtherTokenizer
 
 
@@ -34,6 +35,8 @@ def check_staged(trainer: Any, asked: Asked) -> None:
     pruning, model = asked.pruning, trainer.bare_model()
     if pruning is None:
         return
+    if trainer.is_fsdp_enabled and pruning.by_gates:
+        raise TrainingError(NO_SHARDED_GATES)
     if trainer._own_optimizer:
         raise TrainingError(
             "optimizers hold the weights of one model, and this target takes several trainings: "

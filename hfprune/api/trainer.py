@@ -114,9 +114,9 @@ class HFPruneTrainer(OneTraining):
         search: how ``max_metric_drop`` was searched for; else ``None``.
 
     Raises:
-        TrainingError: for settings that cannot work (DeepSpeed, FSDP, DataParallel, a teacher that
-            does not match, rows that a target needs and that are not there), before anything is
-            trained.
+        TrainingError: for settings that cannot work (DeepSpeed, gates under FSDP, DataParallel, a
+            teacher that does not match, rows that a target needs and that are not there), before
+            anything is trained.
         RecipeError: for keys and values of the sections.
         UnsupportedModelError: if the model's family has no adapter.
     """

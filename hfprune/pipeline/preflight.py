@@ -24,6 +24,9 @@ from hfprune.models.loading import check_model
 from hfprune.pipeline.context import Context
 from hfprune.pruning.layout import check_family
 from hfprune.publish.push import find_token
+from hfprune.recipe.sections.pruning import PruningConfig
+from hfprune.training.checks import NO_SHARDED_GATES
+from hfprune.training.sharding import asked_for_fsdp, why_not
 
 # Disks that machines share may show a new file late.
 SECONDS_TO_APPEAR = 30.0
@@ -82,12 +85,28 @@ def check_places(context: Context) -> None:
     store.check()
 
 
+def check_sharding(pruning: PruningConfig) -> None:
+    """Refuse gates, and launches that cannot do, where accelerate was told to use FSDP.
+
+    Raises:
+        TrainingError: saying how to launch instead.
+    """
+    if not asked_for_fsdp():
+        return
+    reason = why_not()
+    if reason is None and pruning.by_gates:
+        reason = NO_SHARDED_GATES
+    if reason is not None:
+        raise TrainingError(reason)
+
+
 def check(context: Context) -> None:
     """Refuse a recipe whose output, exporter, metrics, token or model's family will not do."""
     recipe, store = context.recipe, context.store
     check_output_dir(store.output, recipe.overwrite or (recipe.resume and store.folder.is_dir()))
     if recipe.overwrite or recipe.resume:
         require_replaceable(store.output)
+    check_sharding(recipe.pruning)
     check_backend()
     load_metrics(recipe.evaluation.metrics, problem_of(recipe.task), 2)
     if recipe.hub.push_to_hub:

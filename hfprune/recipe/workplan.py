@@ -45,7 +45,7 @@ def describe(recipe: Recipe) -> list[str]:
         + (
             f"{pruning.score} scores, {pruning.schedule} schedule, while training for {amount}"
             + (" with distillation" if recipe.distillation else "")
-            if pruning.method == "gates" and pruning.keep_layers is None
+            if pruning.by_gates
             else "the others dropped whole"
             if pruning.keep_layers is not None
             else f"by reconstruction ({pruning.selection}) on {pruning.scoring_samples} rows"

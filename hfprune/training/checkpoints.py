@@ -27,6 +27,9 @@ WEIGHTS = (
     "*/adapter_model.bin",
 )
 
+# Written last of an optimizer's shards under FSDP.
+SHARDED_OPTIMIZER = "optimizer_0/.metadata"
+
 
 def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
     """What a checkpoint of a run that prunes holds besides the Trainer's own files."""
@@ -118,7 +121,10 @@ def _damage(folder: Path, needed: Sequence[str]) -> str | None:
         states = {"optimizer.pt": False, "scheduler.pt": False, "rng_state*.pth": False}
         for pattern in states:
             files = sorted(folder.glob(pattern))
-            states[pattern] = bool(files)
+            if pattern == "optimizer.pt":  # or those of FSDP, whole or in shards
+                files += sorted(folder.glob("optimizer.bin"))
+            sharded = pattern == "optimizer.pt" and (folder / SHARDED_OPTIMIZER).is_file()
+            states[pattern] = bool(files) or sharded
             missing += [f"the end of {file.name}" for file in files if not zipfile.is_zipfile(file)]
         if any(states.values()):
             missing += [pattern for pattern, there in states.items() if not there]

@@ -144,6 +144,17 @@ OPTIMIZER_GONE = (
     "trainer.create_optimizer() for that of the arguments"
 )
 
+NO_SHARDED_GATES = (
+    "FSDP shards parameters, which gates cannot follow: prune with pruning.method reconstruction, "
+    "whose trainings (of the teacher, and of what is left) may be sharded, or use plain data "
+    "parallelism (accelerate launch --multi_gpu)"
+)
+
+NO_SHARDED_SENTENCES = (
+    "FSDP shards parameters, which trainers of sentence-transformers save and load in ways of "
+    "their own: use plain data parallelism (accelerate launch --multi_gpu)"
+)
+
 NOT_TAUGHT = (
     "the loss was computed without the teacher: compute_loss was replaced after the trainer was "
     "made; override it in a subclass instead, or leave the teacher out"
@@ -183,21 +194,23 @@ def check_target(pruning: PruningConfig, latency: LatencyTable | None) -> None:
         )
 
 
-def check_environment(args: Any, *, deepspeed: bool, fsdp: bool) -> None:
+def check_environment(args: Any, *, deepspeed: bool, fsdp: str | None) -> None:
     """Refuse what gates and physical removal cannot follow.
 
     Args:
         args: the ``TrainingArguments``.
+        fsdp: what stands in the way of FSDP, in words; ``None``: nothing, or it is not used.
 
     Raises:
-        TrainingError: for DeepSpeed, FSDP and DataParallel.
+        TrainingError: for DeepSpeed, FSDP where it cannot be, and DataParallel.
     """
-    for enabled, name in ((deepspeed, "DeepSpeed"), (fsdp, "FSDP")):
-        if enabled:
-            raise TrainingError(
-                f"{name} shards parameters, which gates and physical removal cannot follow; "
-                "use plain data parallelism (accelerate launch --multi_gpu)"
-            )
+    if deepspeed:
+        raise TrainingError(
+            "DeepSpeed shards parameters, which gates and physical removal cannot follow; "
+            "use plain data parallelism (accelerate launch --multi_gpu)"
+        )
+    if fsdp is not None:
+        raise TrainingError(fsdp)
     if args.n_gpu > 1:
         raise TrainingError(
             f"torch.nn.DataParallel over {args.n_gpu} GPUs is not supported; start with "

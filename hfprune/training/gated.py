@@ -36,7 +36,13 @@ class TrainsWithGates(SavesAsPruned):
     _batch = ""
 
     def set_up(self, pruning: PruningConfig | None, latency: LatencyTable | None) -> None:
-        """What trainings from now on prune; the model of now is where they begin."""
+        """What trainings from now on prune; the model of now is where they begin.
+
+        Raises:
+            TrainingError: parameters are sharded, which gates cannot follow.
+        """
+        if pruning is not None and self.is_fsdp_enabled:
+            raise TrainingError(checks.NO_SHARDED_GATES)
         self.pruning = pruning
         self.pruner = Pruner(pruning, latency, self.args.seed)
         self.pruner.forget(self.pruned_model())
@@ -76,6 +82,7 @@ class TrainsWithGates(SavesAsPruned):
                 found = checkpoint_to_resume(str(self.args.output_dir), needed)
                 resume_from_checkpoint = True if found is None else str(found)
             result = super().train(resume_from_checkpoint, *args, **kwargs)
+            self.unshard()
         except Exception as error:
             if isinstance(error, TrainingError) or not is_out_of_memory(error):
                 raise

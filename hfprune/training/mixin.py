@@ -63,7 +63,9 @@ class PruningMixin(TrainsWithGates):
         self.careful, self._as_it_is = True, False
         super().__init__(*args, **kwargs)
         checks.check_environment(
-            self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled
+            self.args,
+            deepspeed=self.is_deepspeed_enabled,
+            fsdp=checks.NO_SHARDED_SENTENCES if self.is_fsdp_enabled else None,
         )
         checks.train_in_float32_(self.pruned_model())
         self.set_up(asked, latency)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,13 @@ from hfprune.training import faults
 from hfprune.training.checkpoints import require_resumable
 from hfprune.training.pruner import Pruner
 from hfprune.training.pushing import small_beside_checkpoint
+from hfprune.training.sharding import (
+    is_sharded,
+    load_whole_,
+    shard_by_layers_,
+    weights_in,
+    whole_weights,
+)
 
 
 class SavesAsPruned(Trainer):
@@ -27,6 +35,7 @@ class SavesAsPruned(Trainer):
     pruner: Pruner
     pruning: PruningConfig | None
     _as_it_is: bool
+    _unsharded: Any = None  # under FSDP: what the model of one process looks like
 
     def bare_model(self) -> Any:
         """``self.model`` without what accelerate wraps it in; a search has none between trials."""
@@ -42,7 +51,17 @@ class SavesAsPruned(Trainer):
         return faults.last_good(str(self.args.output_dir), needed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As ``Trainer.save_model``; while something is gated, the model without it."""
+        """As ``Trainer.save_model``; while something is gated, the model without it.
+
+        Under FSDP it is the whole model, whatever its ``state_dict_type``; all processes call it.
+        """
+        if self.is_fsdp_enabled:
+            with self._made_whole():
+                if self.args.should_save:
+                    self._save(output_dir)
+            if self.args.push_to_hub and not _internal_call:
+                self.push_to_hub(commit_message="Model save")
+            return
         if self._as_it_is or self.pruner.gates is None or not self.args.should_save:
             super().save_model(output_dir, _internal_call)
             return
@@ -63,9 +82,51 @@ class SavesAsPruned(Trainer):
         finally:
             self.model = whole
 
+    def _wrap_model(self, model: Any, training: bool = True, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled and training and not is_sharded(model):
+            self._unsharded = copy.deepcopy(model).cpu()
+            shard_by_layers_(self.accelerator, self.pruned_model())
+        return super()._wrap_model(model, training, *args, **kwargs)
+
+    def _with_whole_weights(self) -> Any:
+        self._unsharded.load_state_dict(whole_weights(self.bare_model()))
+        return self._unsharded
+
+    @contextmanager
+    def _made_whole(self) -> Iterator[None]:
+        """``self.model`` with all of its weights, for as long as it is written."""
+        sharded = self.model
+        if sharded is not None and is_sharded(sharded):
+            self.model = self._with_whole_weights()
+        try:
+            yield
+        finally:
+            self.model = sharded
+
+    def unshard(self) -> None:
+        """After a training under FSDP: ``self.model`` as one process has it, in every process."""
+        if self.model is None or not is_sharded(self.model):
+            return
+        whole = self._with_whole_weights().to(self.args.device)
+        self.model = self.model_wrapped = whole
+        self._unsharded = self.optimizer = self.lr_scheduler = None
+
+    def _load_best_model(self) -> None:
+        if self.model is None or not is_sharded(self.model):
+            super()._load_best_model()
+            return
+        self._read_sharded(str(self.state.best_model_checkpoint))
+
+    def _read_sharded(self, folder: str) -> None:
+        """The first process reads, and all get their parts."""
+        weights = weights_in(folder) if self.is_world_process_zero() else {}
+        load_whole_(self.bare_model(), weights)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As the Trainer's, and who may read the folder's files may read the weights as well."""
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # transformers 5 calls this in every process
+            return
         folder = self.args.output_dir if output_dir is None else output_dir
         follow_umask(str(folder), "model*.safetensors")
 
@@ -105,4 +166,7 @@ class SavesAsPruned(Trainer):
 
     def _read_weights(self, folder: str, model: nn.Module | None) -> None:
         """The Trainer's own part of going on from a checkpoint."""
+        if model is not None and is_sharded(model):
+            self._read_sharded(folder)
+            return
         super()._load_from_checkpoint(folder, *([] if model is None else [model]))

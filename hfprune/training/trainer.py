@@ -45,6 +45,7 @@ from hfprune.training.distillation.teaching import (
 )
 from hfprune.training.gated import TrainsWithGates
 from hfprune.training.samplers import by_query, evaluated_in_order, in_fixed_order
+from hfprune.training.sharding import version_of, why_not
 
 
 class HFPruneTrainer(TrainsWithGates):
@@ -60,8 +61,8 @@ class HFPruneTrainer(TrainsWithGates):
         pruning to careful, trainer_arguments: as of the other.
 
     Raises:
-        TrainingError: for settings that cannot work (DeepSpeed, FSDP, DataParallel, a teacher that
-            does not match), and targets of several trainings, before anything is trained.
+        TrainingError: for settings that cannot work (DeepSpeed, gates under FSDP, DataParallel, a
+            teacher that does not match), and targets of several trainings, before any training.
         RecipeError: for keys and values of ``pruning`` and ``distillation``.
         UnsupportedModelError: if the model's family has no adapter.
     """
@@ -116,7 +117,9 @@ class HFPruneTrainer(TrainsWithGates):
             **trainer_arguments,
         )
         checks.check_environment(
-            self.args, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled
+            self.args,
+            deepspeed=self.is_deepspeed_enabled,
+            fsdp=why_not(version_of(self.accelerator)) if self.is_fsdp_enabled else None,
         )
         if self._differs:
             # The loss of each micro-batch is its own mean, so the Trainer must divide by the number

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from tiny import random_plan, tiny_model
 
 from hfprune import HFPruneTrainer, PruningConfig
@@ -29,24 +30,39 @@ LAUNCHED = {
 }
 
 
-@pytest.mark.parametrize("sharding", ["is_deepspeed_enabled", "is_fsdp_enabled"])
 @pytest.mark.parametrize("pruning", [None, PruningConfig(sparsity=0.5)])
-def test_sharded_parameters_are_refused_before_training(
-    sharding: str, pruning: Any, tmp_path: Path
+def test_deepspeed_is_refused_before_training(pruning: Any, tmp_path: Path) -> None:
+    class Sharded(HFPruneTrainer):
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            self.is_deepspeed_enabled = True
+
+    with pytest.raises(TrainingError, match="DeepSpeed shards parameters.*use plain data parallel"):
+        make(tmp_path, cls=Sharded, pruning=pruning)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("target", [{"sparsity": 0.5}, {"max_metric_drop": 0.1}])
+def test_gates_and_the_first_fsdp_are_refused_before_training(
+    version: int, target: dict[str, float], tmp_path: Path
 ) -> None:
     class Sharded(HFPruneTrainer):
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
-            setattr(self, sharding, True)
+            self.is_fsdp_enabled = True
+            self.accelerator.state.fsdp_plugin = SimpleNamespace(fsdp_version=version)
 
-    name = "DeepSpeed" if "deep" in sharding else "FSDP"
-    with pytest.raises(TrainingError, match=f"{name} shards parameters.*use plain data parallel"):
-        make(tmp_path, cls=Sharded, pruning=pruning)
+    told = "version 1 flattens parameters" if version == 1 else "FSDP shards.*gates cannot follow"
+    try:
+        with pytest.raises(TrainingError, match=told):
+            make(tmp_path, cls=Sharded, pruning=PruningConfig(**target))
+    finally:
+        AcceleratorState._reset_state()  # which all trainers of a process share
 
 
 def test_several_gpus_in_one_process_are_refused() -> None:
     with pytest.raises(TrainingError, match="DataParallel over 2 GPUs is not supported; start"):
-        check_environment(SimpleNamespace(n_gpu=2), deepspeed=False, fsdp=False)
+        check_environment(SimpleNamespace(n_gpu=2), deepspeed=False, fsdp=None)
 
 
 def test_different_plans_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

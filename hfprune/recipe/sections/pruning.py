@@ -161,6 +161,11 @@ class PruningConfig(Section):
         description="A feed-forward block left with fewer neurons is removed whole; 0 or 1: never.",
     )
 
+    @property
+    def by_gates(self) -> bool:
+        """Whether the removal itself is a training, with gates on heads and neurons."""
+        return self.method == "gates" and self.keep_layers is None
+
     def _clashes(self) -> Iterator[Clash]:
         targets = ("sparsity", "speedup", "max_metric_drop", "keep_layers")
         given = [key for key in targets if getattr(self, key) is not None]
