@@ -36,11 +36,12 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
     from hfprune.deploy.runtimes.predicting import predict_logits
     from hfprune.measure.scores import score
     from hfprune.pipeline.context import Context
+    from hfprune.pipeline.fingerprint import recipe_digest
     from hfprune.pipeline.prepared import keep
     from hfprune.pipeline.results import SavedModel
     from hfprune.pipeline.stages import data, recover
     from hfprune.pipeline.stages.trial import by_rows
-    from hfprune.recipe.reading import load_recipe
+    from hfprune.recipe.reading import dump_recipe, load_recipe
     from hfprune.report.console import Console
 
     with tempfile.TemporaryDirectory(prefix="hfprune-recovery-") as name:
@@ -50,6 +51,7 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
             changes.append(f"training.bf16={str(bfloat16_pays()).lower()}")
             recipe = load_recipe(options.recipe, [*changes, f"output_dir={name}/out"])
         context = Context.of(recipe, Console(quiet=options.quiet))
+        context.store.open(recipe_digest(recipe), dump_recipe(recipe), resume=False, overwrite=True)
         prepared = data.prepare(context)
         start = keep(
             context,

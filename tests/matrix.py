@@ -184,9 +184,10 @@ def rows(family: str, task: str, count: int = 8) -> list[dict[str, Any]]:
         "reranking": torch.linspace(0, 1, count)[:, None],
         "sentence_embedding": torch.randn(count, 32, generator=generator),
     }.get(task, torch.randint(0, 3, (count,), generator=generator))
+    of_query = [{"query_row": row // 4} if task == "reranking" else {} for row in range(count)]
     return [
-        {**{name: value[row] for name, value in batch.items()}, "labels": labels[row]}
-        for row in range(count)
+        {**{name: value[row] for name, value in batch.items()}, "labels": labels[row], **more}
+        for row, more in enumerate(of_query)
     ]
 
 

@@ -1,18 +1,24 @@
-"""Serve a classifier of texts over HTTP. Needs onnxruntime, tokenizers and numpy; no hfprune.
+"""Serve a classifier, a sentence encoder or a reranker over HTTP, without hfprune.
+
+Needs onnxruntime, tokenizers and numpy.
 
 Takes a run's folder, what `--layout plain` wrote of it, or a family with its cascade.json.
 
 hfprune export runs/reviews --layout plain --output served
 python examples/server/server.py served --port 8000
 curl localhost:8000/classify -d '["a moving film", "dull"]'
+curl localhost:8000/embed -d '["a text", "another one"]'
+curl localhost:8000/rerank -d '{"query": "a moving film", "texts": ["dull", "it made me cry"]}'
 """
 
 import argparse
 import json
 import sys
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -35,22 +41,37 @@ def file_of(folder: Path) -> Path:
     return files[0]
 
 
-class Classifier:
-    """The ONNX file of a folder, with its tokenizer."""
+def said(folder: Path, name: str) -> dict[str, Any]:
+    """What a file of JSON says, if it is there."""
+    file = folder / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+class Model:
+    """The ONNX file of a folder, with its tokenizer.
+
+    Kinds of models differ in the path that answers, in what its body must be, and in the answer.
+    """
+
+    path: str
+    wanted = 'a JSON list of texts: ["a moving film"]'
 
     def __init__(self, folder: Path, threads: int, max_length: int) -> None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = said(folder, "config.json")
         names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         self.labels = [names[number] for number in sorted(names, key=int)]
         self.several = config.get("problem_type") == "multi_label_classification"
         self.number = config.get("problem_type") == "regression" or len(self.labels) == 1
+        settings = said(folder, "config_sentence_transformers.json")
+        self.prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"), "")
         padding = config.get("pad_token_id") or 0
         # RoBERTa and its kin count positions from after the padding's id.
         first = padding + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_padding(pad_id=padding)
         longest = config.get("max_position_embeddings", max_length + first) - first
-        self.tokenizer.enable_truncation(min(max_length, longest))
+        most = said(folder, "sentence_bert_config.json").get("max_seq_length") or max_length
+        self.tokenizer.enable_truncation(min(most, longest))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
@@ -60,7 +81,12 @@ class Classifier:
         # One batch at a time: more at once would only share the same cores.
         self.lock = threading.Lock()
 
-    def __call__(self, texts: list[str]) -> list[dict[str, object]]:
+    def read(self, body: object) -> list[Any] | None:
+        """The texts of a request, or the pairs; None where it is something else."""
+        return body if is_texts(body) else None
+
+    def outputs(self, texts: Sequence[Any]) -> np.ndarray:
+        """The only output of the graph, of texts or pairs: logits, or embeddings."""
         rows = self.tokenizer.encode_batch(texts)
         columns = {
             "input_ids": [row.ids for row in rows],
@@ -69,8 +95,14 @@ class Classifier:
         }
         feed = {name: np.array(columns[name], dtype=np.int64) for name in self.inputs}
         with self.lock:
-            logits = self.session.run(["logits"], feed)[0].astype(np.float64)
-        return [self.answer(row) for row in logits]
+            return self.session.run(None, feed)[0].astype(np.float64)
+
+
+class Classifier(Model):
+    path = "/classify"
+
+    def __call__(self, texts: list[str]) -> list[dict[str, object]]:
+        return [self.answer(row) for row in self.outputs(texts)]
 
     def answer(self, logits: np.ndarray) -> dict[str, object]:
         if self.number:
@@ -85,7 +117,50 @@ class Classifier:
         return {"label": best, "score": scores[best], "scores": scores}
 
 
-class Cascade:
+class Encoder(Model):
+    """An embedding a text, with the prompt before it that the folder names as its default."""
+
+    path = "/embed"
+
+    def __call__(self, texts: list[str]) -> list[list[float]]:
+        return self.outputs([self.prompt + text for text in texts]).tolist()
+
+
+class Reranker(Model):
+    """The texts of a query, by their places, the best first."""
+
+    path, wanted = "/rerank", 'a JSON object: {"query": "a moving film", "texts": ["dull"]}'
+
+    def read(self, body: object) -> list[Any] | None:
+        if not isinstance(body, dict) or not isinstance(body.get("query"), str):
+            return None
+        texts = body.get("texts")
+        return [(body["query"], text) for text in texts] if is_texts(texts) else None
+
+    def __call__(self, pairs: list[tuple[str, str]]) -> list[dict[str, object]]:
+        scores = self.outputs(pairs)[:, 0]
+        return [{"index": int(n), "score": float(scores[n])} for n in np.argsort(-scores)]
+
+
+def is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def model_of(folder: Path, threads: int, max_length: int) -> Model:
+    """By what the folder says; hfprune gives a reranker one label, without a name."""
+    if (folder / "cascade.json").is_file():
+        return Cascade(folder, threads, max_length)
+    config = said(folder, "config.json")
+    ranks = config.get("problem_type") == "multi_label_classification"
+    kind: type[Model] = Classifier
+    if not any(name.endswith("ForSequenceClassification") for name in config["architectures"]):
+        kind = Encoder
+    elif ranks and list(config["id2label"].values()) == ["LABEL_0"]:
+        kind = Reranker
+    return kind(folder, threads, max_length)
+
+
+class Cascade(Classifier):
     """Two models of a family: the fast one answers when it is sure, else the slow one (`by`)."""
 
     def __init__(self, folder: Path, threads: int, max_length: int) -> None:
@@ -104,7 +179,7 @@ class Cascade:
         return answers
 
 
-def handler(classify: Classifier | Cascade) -> type[BaseHTTPRequestHandler]:
+def handler(model: Model) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 30  # seconds that a client may be silent
 
@@ -113,8 +188,8 @@ def handler(classify: Classifier | Cascade) -> type[BaseHTTPRequestHandler]:
             self.say(200 if known else 404, {"status": "ok"} if known else {"error": "not found"})
 
         def do_POST(self) -> None:
-            if self.path != "/classify":
-                self.say(404, {"error": "not found: POST to /classify"})
+            if self.path != model.path:
+                self.say(404, {"error": f"not found: POST to {model.path}"})
                 return
             size = self.headers.get("content-length", "")
             if not size.isdecimal() or not 0 < int(size) <= MOST_BYTES:
@@ -122,15 +197,15 @@ def handler(classify: Classifier | Cascade) -> type[BaseHTTPRequestHandler]:
                 self.say(413, {"error": f"a body of 1 to {MOST_BYTES} bytes, with its length"})
                 return
             try:
-                texts = json.loads(self.rfile.read(int(size)))
+                texts = model.read(json.loads(self.rfile.read(int(size))))
             except ValueError:
                 texts = None
-            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-                self.say(400, {"error": 'a JSON list of texts: ["a moving film"]'})
+            if texts is None:
+                self.say(400, {"error": model.wanted})
             elif not 0 < len(texts) <= MOST_TEXTS:
                 self.say(400, {"error": f"1 to {MOST_TEXTS} texts, got {len(texts)}"})
             else:
-                self.say(200, classify(texts))
+                self.say(200, model(texts))
 
         def say(self, status: int, value: object) -> None:
             body = json.dumps(value).encode()
@@ -152,11 +227,13 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
     parser.add_argument("--threads", type=int, default=1, help="of one batch, as measured")
-    parser.add_argument("--max-length", type=int, default=128, help="data.max_length of the recipe")
+    parser.add_argument(
+        "--max-length", type=int, default=128,
+        help="data.max_length of the recipe; a sentence encoder's folder says its own",
+    )  # fmt: skip
     given = parser.parse_args()
-    kind = Cascade if (given.folder / "cascade.json").is_file() else Classifier
-    classify = kind(given.folder, given.threads, given.max_length)
-    server = ThreadingHTTPServer((given.host, given.port), handler(classify))
+    model = model_of(given.folder, given.threads, given.max_length)
+    server = ThreadingHTTPServer((given.host, given.port), handler(model))
     print(f"http://{given.host}:{server.server_address[1]}", flush=True)
     try:
         server.serve_forever()

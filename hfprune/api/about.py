@@ -7,16 +7,25 @@ from typing import Any, Final
 
 from hfprune.core.kinds import IMAGE, TOKENS, gives_embeddings, is_reranker, kind_of_model
 from hfprune.core.tasks import Task
+from hfprune.models.cross_encoder import ranks_by_its_files
 
 _LIBRARY: Final = "sentence_transformers."
+_CLASSES: Final = ("SentenceTransformer", "CrossEncoder")
 
 
 def task_of(model: Any) -> Task:
-    """The task of a model in memory; of a path or a name, that of most models."""
-    if gives_embeddings(model) or is_sentence_transformer(model):
+    """The task of a model in memory; of a path or a name, that of most models, or of its folder.
+
+    Raises:
+        CheckpointError: the small files of a folder cannot be read.
+    """
+    of_library = sentence_transformers_class(model)
+    if gives_embeddings(model) or of_library == "SentenceTransformer":
         return "sentence_embedding"
+    if of_library == "CrossEncoder":
+        return "reranking"
     if isinstance(model, str | Path):
-        return "single_label_classification"
+        return "reranking" if ranks_by_its_files(model) else "single_label_classification"
     kind = kind_of_model(model)
     if kind is TOKENS:
         return "token_classification"
@@ -30,12 +39,12 @@ def task_of(model: Any) -> Task:
     return "regression" if model.config.num_labels == 1 else "single_label_classification"
 
 
-def is_sentence_transformer(model: Any) -> bool:
-    """Whether it is a ``SentenceTransformer``, which brings its tokenizer and its modules."""
-    return any(
-        kind.__name__ == "SentenceTransformer" and kind.__module__.startswith(_LIBRARY)
-        for kind in type(model).__mro__
-    )
+def sentence_transformers_class(model: Any) -> str | None:
+    """``SentenceTransformer`` or ``CrossEncoder``, which bring their tokenizer and modules."""
+    for kind in type(model).__mro__:
+        if kind.__module__.startswith(_LIBRARY) and kind.__name__ in _CLASSES:
+            return kind.__name__
+    return None
 
 
 def all_names_of(model: Any) -> list[str]:

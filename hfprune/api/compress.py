@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hfprune.api.about import is_sentence_transformer, names_of, task_of
+from hfprune.api.about import names_of, sentence_transformers_class, task_of
 from hfprune.api.compressed import Compressed
 from hfprune.api.rows import Rows, as_file, columns_of
 from hfprune.core.errors import RecipeError
@@ -184,7 +184,7 @@ def _as_folder(model: Any, tokenizer: Any, folder: Path) -> tuple[str, str | Non
             return str(model), None if tokenizer is None else str(tokenizer)
         tokenizer.save_pretrained(folder / "tokenizer")
         return str(model), str(folder / "tokenizer")
-    if is_sentence_transformer(model) and tokenizer is None:
+    if sentence_transformers_class(model) and tokenizer is None:
         model.save_pretrained(str(folder / "model"))
         return str(folder / "model"), None
     if tokenizer is None:

@@ -83,6 +83,12 @@ def _columns(rows: Any, what: str) -> dict[str, Sequence[Any]]:
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas.DataFrame
         return {str(name): rows[name].tolist() for name in rows.columns}
     if isinstance(rows, Mapping):
+        for name, values in rows.items():
+            if isinstance(values, str):  # of which a list would be made of its characters
+                raise DataError(
+                    f"{what} has the text {values!r:.80} for the column {name!r}; expected a list "
+                    "of values, one a row"
+                )
         return {str(name): list(values) for name, values in rows.items()}
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows) and rows:
         names = dict.fromkeys(name for row in rows for name in row)

@@ -23,6 +23,9 @@ OPTIONS: Final = {
     "data.test_file": "--data",
     "evaluation.metrics": "--metric",
     "evaluation.confidence": "--confidence",
+    "task is": "--task is",
+    "data.highest_relevance": "data.highest_relevance (of a recipe)",
+    "data.negative_column": "data.negative_column (of a recipe)",
     "data.encoding": "data.encoding (of a recipe)",
     "data.format": "data.format (of a recipe)",
 }
@@ -32,6 +35,7 @@ OPTIONS: Final = {
     epilog=example(
         "hfprune evaluate runs/reviews",
         "hfprune evaluate runs/reviews --data new.csv --text-column review --label-column stars",
+        "hfprune evaluate my-cross-encoder --data pairs.csv --task reranking",
         "hfprune evaluate my-model --data test.csv --label-name negative --label-name positive",
     )
 )
@@ -44,11 +48,26 @@ def evaluate(
             "test rows of the run's recipe."
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="As recipes spell it, such as reranking or regression. Without: the recipe's, or "
+            "what model and columns say; a CrossEncoder, and a model of one output on queries and "
+            "texts, is evaluated as reranking."
+        ),
+    ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Column of the text. Without: the recipe's, or text.")
+        str | None,
+        typer.Option(
+            help="Column of the text (of reranking: of the query). Without: the recipe's, or text."
+        ),
     ] = None,
     text_pair_column: Annotated[
-        str | None, typer.Option(help="Column of a second text. Without: the recipe's, or none.")
+        str | None,
+        typer.Option(
+            help="Column of a second text (of reranking: of the text). Without: the recipe's, or "
+            "none."
+        ),
     ] = None,
     label_column: Annotated[
         list[str] | None,
@@ -87,7 +106,8 @@ def evaluate(
 ) -> None:
     """Measure how right a saved model is, in PyTorch and in the ONNX files beside it.
 
-    Accuracy, precision, recall and F1 (other metrics for other tasks), each with its interval.
+    Accuracy, precision, recall and F1 (other metrics for other tasks: nDCG, MRR and recall of
+    rerankers), each with its interval.
     """
     words = OPTIONS if data else None  # else the rows are the recipe's, and so are its keys
     again = "nothing was changed, run the same command again"
@@ -103,6 +123,7 @@ def evaluate(
             report = measure(
                 folder,
                 data or [],
+                task=task,
                 text_column=text_column,
                 text_pair_column=text_pair_column,
                 label_column=columns if len(columns) > 1 else next(iter(columns), None),

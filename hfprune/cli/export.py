@@ -28,8 +28,9 @@ def export(
         str | None,
         typer.Option(
             help="Copy what a server reads of a finished run instead: plain (ONNX Runtime), tei "
-            "(text-embeddings-inference), transformersjs, triton, or remote-code (weights of an "
-            "uneven model with a file of code that loads it without hfprune)."
+            "(text-embeddings-inference), transformersjs, sentence-transformers (its "
+            "backend='onnx'), triton, or remote-code (weights of an uneven model with a file of "
+            "code that loads it without hfprune)."
         ),
     ] = None,
     quantize: Annotated[bool, typer.Option(help="Also write model_quantized.onnx.")] = True,

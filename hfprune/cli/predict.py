@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "hfprune predict runs/reviews reviews.csv --column review --json",
         "cat reviews.txt | hfprune predict runs/reviews -",
         'hfprune predict runs/nli "It rains." --pair "The street is wet."',
+        'hfprune predict runs/reranker "a query" --pair "a text" --pair "another text"',
     )
 )
 def predict(
@@ -37,7 +38,10 @@ def predict(
     ] = None,
     pair: Annotated[
         list[str] | None,
-        typer.Option(help="A second text; once for each text, of models that read pairs."),
+        typer.Option(
+            help="A second text, of models that read pairs: once for each text, or several times "
+            "for one. Of rerankers a text that may answer the query."
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="Column of the text. Without: the recipe's, or text.")
@@ -57,32 +61,42 @@ def predict(
     """Say what a model says of texts: labels with probabilities, a number, or entities.
 
     From the file that deploy.json recommends, else the int8 or float32 ONNX file, else PyTorch.
-    Rows are answered as they come, a line each; with --json an object a line.
+    Rows are answered as they come, a line each; with --json an object a line. A reranker puts texts
+    of the command line in order, the best first; those of a file stay in the file's.
     """
     with explained(
         "what was printed stands, run the same command again for the rest", as_json=as_json
     ):
         import json
 
+        from hfprune.core.errors import DataError
         from hfprune.core.text import visible_json
-        from hfprune.deploy.predict.answers import as_line
+        from hfprune.deploy.predict.answers import as_line, best_first
+        from hfprune.deploy.predict.places import columns_of
         from hfprune.deploy.predict.rows import STDIN, given_rows, is_file_of_rows
-        from hfprune.deploy.predict.serving import columns_of, opened
+        from hfprune.deploy.predict.serving import opened
 
         given = texts or [STDIN]
         rows: Iterable[Row]
-        if len(given) == 1 and is_file_of_rows(given[0]):
+        streamed = len(given) == 1 and is_file_of_rows(given[0])
+        if streamed and pair:
+            raise DataError(
+                f"--pair is for texts of the command line, and {given[0]!r} is read as a file: "
+                "name its column of second texts with --pair-column"
+            )
+        if streamed:
             recorded = columns_of(folder)
             source = _streamed(given[0], column or recorded[0], pair_column or recorded[1])
         else:
             source = _as_they_are(given_rows(given, pair))
         with source as rows:
-            alone = texts is not None and len(texts) == 1 and not is_file_of_rows(texts[0])
+            alone = not streamed and len(given) == 1 and len(pair or ()) < 2
             ask = opened(
                 folder, batch_size=batch_size, threads=threads, use="single" if alone else None
             )
             say(f"{ask.file.path} ({ask.file.precision}, {ask.file.why})", err=True)
-            for told in ask(rows):
+            answers = ask(rows)
+            for told in answers if streamed else best_first(list(answers)):
                 if as_json:
                     typer.echo(visible_json(json.dumps(told, ensure_ascii=False)))
                 else:

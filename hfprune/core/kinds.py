@@ -128,6 +128,15 @@ def is_reranker(config: Any) -> bool:
     return problem == problem_type_of("reranking") and names == ["LABEL_0"]
 
 
+def become_reranker_(config: Any) -> None:
+    """Let a config of one output that says nothing of its task say that it ranks. In place.
+
+    Configs of CrossEncoders say nothing; by themselves they would be of a regression.
+    """
+    if config.num_labels == 1 and getattr(config, "problem_type", None) is None:
+        config.problem_type = problem_type_of("reranking")
+
+
 def task_of_config(config: Any) -> Task:
     """What a model predicts, by its config alone."""
     names = getattr(config, "architectures", None) or [""]

@@ -43,6 +43,17 @@ TOKENIZER_FILES: Final = frozenset(
     }
 )
 
+# What a sentence encoder, or a CrossEncoder, holds besides a model of transformers, by path.
+MODULES_OF_ENCODERS: Final = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "[1-9]_Pooling/config.json",
+    "[1-9]_Dense/config.json",
+    "[1-9]_Dense/model.safetensors",
+    "[1-9]_Dense/pytorch_model.bin",
+)
+
 # What a finished run, and the commands that add to one, may have written, by path.
 OURS: Final = (
     MARKER,
@@ -65,6 +76,7 @@ OURS: Final = (
     "onnx/*",
     "openvino/*",
     "sentence-encoder/*",
+    *MODULES_OF_ENCODERS,
     *sorted(TOKENIZER_FILES),
     "chat_template.jinja",
 )

@@ -45,6 +45,7 @@ class ModelQuality(Part):
             the dense model also its own ``temperature``, ``scaled_ece`` and ``scaled_brier``, if
             one helps.
         difference: first metric minus the dense model's on the same rows, and its interval.
+        intervals, differences: the same of all metrics that are of the test rows, by name.
         by_class, changes: where the task has such a thing.
     """
 
@@ -52,6 +53,8 @@ class ModelQuality(Part):
     interval: tuple[float, float]
     probabilities: dict[str, float] | None = None
     difference: tuple[float, float, float] | None = None
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    differences: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     by_class: ClassScores | None = None
     changes: dict[str, Any] | None = None
 

@@ -38,7 +38,10 @@ CLASSIFICATION_METRICS = (
     "mcc",
 )
 TOKEN_METRICS = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
-RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_10")
+RANKING_METRICS = (
+    *("ndcg_at_10", "mrr_at_10", "recall_at_10"),
+    *("recall_at_1", "recall_at_5", "recall_at_100"),
+)
 # Of embeddings, against those of the dense model.
 EMBEDDING_METRICS = ("similarity_spearman", "neighbours_at_10", "mean_cosine")
 _OWN_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
@@ -56,7 +59,7 @@ DEFAULT_METRICS: Final[Mapping[Task, tuple[str, ...]]] = {
     "regression": ("pearson", "spearman", "mse"),
     "token_classification": TOKEN_METRICS,
     "image_classification": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
-    "reranking": RANKING_METRICS,
+    "reranking": RANKING_METRICS[:3],
     "sentence_embedding": EMBEDDING_METRICS,
 }
 """Metrics computed where a recipe names none; the first one chooses the best checkpoint."""

@@ -64,6 +64,11 @@ def candidates_of(
     found: dict[tuple[Any, ...], Candidate] = {}
     for row in range(count):
         answers = [Candidate(row, column, text, 1) for text in _listed(columns[column][row])]
+        if any(is_null(one.text) or one.text == "" for one in answers):
+            raise DataError(
+                f"{rows.where(row, column)}: the text that answers is empty; of each query one "
+                "text at least must be known to answer it: fill it in, or remove the row"
+            )
         others = [
             Candidate(row, name, text, 0)
             for name in negative_columns(config)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
+from hfprune.data.answers import spell_lists
 from hfprune.data.candidates import candidates_of, expanded
 from hfprune.data.images import fingerprints, image_column
-from hfprune.data.readers.columns import label_columns
+from hfprune.data.readers.columns import label_columns, wanted_columns
 from hfprune.data.readers.table import Rows, Table, check_whole, is_null, show
 
 if TYPE_CHECKING:
@@ -66,10 +67,23 @@ def _check_candidates(split: str, source: str, table: Table, config: DataConfig)
     queries = table.columns[config.text_column]
     rows = Rows(split, source, queries, None, {}, table.classes, notices=list(table.notices))
     _check_texts(rows, config.text_column, queries)
+    for name in wanted_columns(config, "reranking"):
+        if name != config.text_column:
+            _check_no_spelled_list(rows, name, table.columns[name])
     candidates = candidates_of(rows, table.columns, config)
     for candidate in candidates:
         check_text(rows, candidate.row, candidate.column, candidate.text)
     return expanded(rows, candidates, config)
+
+
+def _check_no_spelled_list(rows: Rows, column: str, cells: Sequence[Any]) -> None:
+    """Refuse lists that became text, as they do in a CSV file: each would be read as one text."""
+    if spell_lists(cells):
+        raise DataError(
+            f"{rows.where(0, column)}: expected a text or a number, or a list of such, got "
+            f"{show(cells[0])}, a text that spells a list. CSV holds no lists: write such rows as "
+            "JSON Lines or Parquet, or one row for each text"
+        )
 
 
 def _check_words(rows: Rows, config: DataConfig) -> None:

@@ -175,6 +175,7 @@ def _rare(pieces: Mapping[str, Piece], label_names: Sequence[str], task: Task) -
 def _blank(pieces: Mapping[str, Piece], config: DataConfig, task: Task) -> Iterator[Notice]:
     if task in ("token_classification", "image_classification"):
         return  # refused before
+    what = "what is said of nothing" if task == "sentence_embedding" else "the label"
     for name, piece in pieces.items():
         columns = {config.text_column: piece.texts}
         if config.text_pair_column is not None:
@@ -185,7 +186,7 @@ def _blank(pieces: Mapping[str, Piece], config: DataConfig, task: Task) -> Itera
                 first = piece.rows.where(piece.chosen[blank[0]], column)
                 yield Notice(
                     f"{len(blank)} of {len(texts)} {name} rows have an empty text (the first: "
-                    f"{first}): a model reads nothing there, and learns the label all the same",
+                    f"{first}): a model reads nothing there, and learns {what} all the same",
                     "warning",
                 )
 

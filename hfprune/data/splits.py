@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
@@ -46,6 +46,10 @@ class Piece:
         return texts if pairs is None else list(zip(texts, pairs, strict=True))
 
 
+# Rows without which a task cannot be measured: embeddings are compared with one another.
+FEWEST: Final[Mapping[Task, int]] = {"sentence_embedding": 2}
+
+
 def hold_out(pieces: dict[str, Piece], config: DataConfig, task: Task) -> None:
     """Add the splits that the recipe does not name, out of train; copies of a text stay together.
 
@@ -59,7 +63,7 @@ def hold_out(pieces: dict[str, Piece], config: DataConfig, task: Task) -> None:
         if name in pieces:
             continue
         total = len(train.chosen)
-        count = max(1, round(fraction * all_rows))
+        count = max(FEWEST.get(task, 1), round(fraction * all_rows))
         if count >= total:
             raise DataError(
                 f"train ({train.rows.source}) has {all_rows} rows: too few to hold out {count} for "
@@ -95,6 +99,13 @@ def take_subsets(pieces: dict[str, Piece], config: DataConfig, task: Task) -> No
         groups = _groups(piece.chosen_labels, task)
         places = _draw(groups, limit, f"{config.split_seed}/subset/{name}", keep_one=False)
         piece.chosen = [piece.chosen[place] for place in places]
+    for name, piece in pieces.items():
+        if len(piece.chosen) < FEWEST.get(task, 1):
+            raise DataError(
+                f"{name} ({piece.rows.source}) has {len(piece.chosen)} rows, and it takes "
+                f"{FEWEST.get(task, 1)} to measure {task.replace('_', ' ')}: give more rows, or "
+                f"raise data.max_{name}_samples"
+            )
     train = pieces["train"]
     if task in ONE_LABEL and len(set(train.chosen_labels)) == 1:
         limit = config.max_train_samples

@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from hfprune.core.errors import CheckpointError, DataError, RecipeError
-from hfprune.core.kinds import kind_of_model, outputs_of, task_by
+from hfprune.core.kinds import outputs_of
 from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
 from hfprune.core.results import METRICS_FILE
@@ -25,13 +25,15 @@ from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_rows, load_task_data
 from hfprune.data.task_data import TaskData
 from hfprune.data.words import IGNORED
+from hfprune.deploy.evaluated_as import evaluated_as
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.deploy.runtimes.registry import usable_runtimes
+from hfprune.deploy.sentences import Uses, read_uses
 from hfprune.families import position_limit
 from hfprune.measure.intervals import interval
 from hfprune.measure.metrics import compute
 from hfprune.measure.scores import predict
-from hfprune.models.layout import prompt_of
+from hfprune.models.layout import prompt_of, search_prompts
 from hfprune.models.loading import check_fits, load_processor
 from hfprune.models.saved import load_saved_classifier
 from hfprune.models.sentences import load_embedder
@@ -49,8 +51,9 @@ class FormQuality(Part):
     """One form of the model on the rows.
 
     Attributes:
-        metrics: by name.
-        intervals: of each metric, its lower and upper end.
+        metrics: by name. Of an encoder's own test rows also what it is used for, as far as the
+            recipe names rows for that (``scored_spearman``, ``retrieval_*``).
+        intervals: lower and upper end of each metric, but of what it is used for.
         agreement: fraction of predictions that are those of PyTorch; ``None`` for regression,
             reranking and embeddings.
     """
@@ -89,6 +92,7 @@ def evaluate(
     folder: str | Path,
     files: Sequence[str | Path] = (),
     *,
+    task: str | None = None,
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | list[str] | None = None,
@@ -105,12 +109,15 @@ def evaluate(
         folder: what a run or ``save_pretrained`` wrote, with its tokenizer; files of all
             runtimes that are installed are looked for in it, in its ``onnx`` and ``openvino``.
         files: rows to measure on; without, the test rows of the recipe in the folder.
+        task: as recipes spell it; without, the recipe's. Where there is none, a CrossEncoder, and
+            a model of one output whose rows name queries and texts, is evaluated as reranking, and
+            others as their config says.
         text_column, text_pair_column, label_column: columns of ``files``; without, those of the
-            recipe, or ``text`` and ``label``.
+            recipe, or ``text`` and ``label``; of reranking what is known by its name.
         label_names: names of the labels as ``files`` spell them, in the order of the model's
             classes; without, the model's own.
-        metrics: without, those of the recipe, or the usual ones of the task. The first is
-            called primary.
+        metrics: without, those of the recipe (and what it tries embeddings on besides), or the
+            usual ones of the task. The first is called primary.
         confidence: level of the intervals; without, the recipe's, or 0.95.
         max_length: most tokens of a row; without, the recipe's, or what the model takes.
         batch_size: rows a forward pass.
@@ -122,17 +129,15 @@ def evaluate(
 
     Raises:
         CheckpointError: there is no classifier, or none that fits the recipe beside it.
-        DataError: no rows are named, or they cannot be read or do not fit the model.
-        RecipeError: a metric is not one of the task, or a setting out of bounds.
+        DataError: no rows are named, they cannot be read or do not fit the model, or hold queries
+            that would not be read.
+        RecipeError: the task is none of the model's, a metric none of the task, or a setting out
+            of bounds.
     """
     folder = Path(folder)
     _check_single(folder)
     recipe = _recipe_of(folder)
     model = load_saved_classifier(str(folder))
-    task = task_by(kind_of_model(model), model.config) if recipe is None else recipe.task
-    processor = load_processor(
-        str(folder), task, revision=None, trust_remote_code=False, key="the folder"
-    )
     columns: dict[str, Any] = {
         "text_column": text_column,
         "text_pair_column": text_pair_column,
@@ -140,20 +145,25 @@ def evaluate(
         "max_length": max_length,
     }
     given = {name: value for name, value in columns.items() if value is not None}
+    settled, given = evaluated_as(folder, model, recipe, list(map(str, files)), given, task)
+    processor = load_processor(
+        str(folder), settled, revision=None, trust_remote_code=False, key="the folder"
+    )
     # Of a recipe's metrics those of the Hub, which are code from elsewhere, are left out.
-    recorded = [n for n in recipe.evaluation.metrics if n in METRICS[task]] if recipe else []
-    names = list(metrics or recorded or DEFAULT_METRICS[task])
+    recorded = [n for n in recipe.evaluation.metrics if n in METRICS[settled]] if recipe else []
+    names = list(metrics or recorded or DEFAULT_METRICS[settled])
     for name in names:
-        if name not in METRICS[task]:
+        if name not in METRICS[settled]:
             raise RecipeError(
-                f"{name!r} is not a metric of task {task}; choose from {', '.join(METRICS[task])}"
+                f"{name!r} is not a metric of task {settled}; choose from "
+                f"{', '.join(METRICS[settled])}"
             )
     if confidence is None:
         confidence = recipe.evaluation.confidence if recipe else 0.95
     if not 0 < confidence < 1:
         raise RecipeError(f"the confidence is {confidence}; expected a number between 0 and 1")
-    data, rows = _rows(folder, recipe, files, model, processor, task, given, label_names)
-    if task == "sentence_embedding":
+    data, rows = _rows(folder, recipe, files, model, processor, settled, given, label_names)
+    if settled == "sentence_embedding":
         data = _embedded(folder, recipe, data, processor, batch_size)
     if data.num_labels != outputs_of(model):
         raise DataError(
@@ -171,6 +181,8 @@ def evaluate(
                 candidates[each.forms[precision]] = (each, file, precision)
     found: dict[str, FormQuality] = {}
     base: Any = None
+    collate = data_collator(processor, settled)
+    uses = None if files or metrics else _uses(folder, recipe, processor, data)
     labels = data.label_array("test")
     told = (data.task, data.num_labels, data.label_names)
     for number, (name, candidate) in enumerate(candidates.items()):
@@ -180,14 +192,13 @@ def evaluate(
         if isinstance(candidate, tuple):
             each, file, precision = candidate
             runner = each.open(file, usable_cpus(), precision)
-        logits = predict_logits(
-            runner, data.test, data_collator(processor, task), batch_size=batch_size
-        )
+        logits = predict_logits(runner, data.test, collate, batch_size=batch_size)
         logits = data.by_text("test", logits)
         predictions = predict(logits, data.task, data.num_labels)
         base = predictions if base is None else base
+        more = {} if uses is None else uses.measure(runner, collate, batch_size)
         found[name] = FormQuality(
-            metrics=compute(logits, labels, names, *told),
+            metrics=compute(logits, labels, names, *told) | more,
             intervals={
                 metric: interval(metric, logits, labels, *told, confidence) for metric in names
             },
@@ -197,7 +208,7 @@ def evaluate(
         progress(len(candidates), len(candidates))
     return EvaluationReport(
         format_version=1,
-        task=task,
+        task=settled,
         labels=data.label_names,
         rows=rows,
         samples=data.size("test"),
@@ -214,7 +225,8 @@ def table(report: EvaluationReport) -> Table:
     cut = report.truncated
     shown = Table(
         caption=markup(
-            f"{report.samples} rows of {', '.join(report.rows)}, {report.confidence:.0%} intervals"
+            f"{report.task.replace('_', ' ')}: {report.samples} rows of {', '.join(report.rows)}, "
+            f"{report.confidence:.0%} intervals"
             + (f"; {cut} rows cut at {report.max_length} tokens" if cut else "")
         )
     )
@@ -225,12 +237,16 @@ def table(report: EvaluationReport) -> Table:
         shown.add_row(
             cell(name),
             *(
-                f"{entry.metrics[metric]:.4f} ({low:.3f}-{high:.3f})"
-                for metric, (low, high) in entry.intervals.items()
+                _with_interval(value, entry.intervals.get(metric))
+                for metric, value in entry.metrics.items()
             ),
             "-" if entry.agreement is None else f"{entry.agreement:.2%}",
         )
     return shown
+
+
+def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
+    return f"{value:.4f}" if ends is None else f"{value:.4f} ({ends[0]:.3f}-{ends[1]:.3f})"
 
 
 def _check_single(folder: Path) -> None:
@@ -272,10 +288,7 @@ def _rows(
         try:
             data = load_task_data(named, processor, task, prompt=prompt)
         except DataError as error:
-            raise DataError(
-                f"the data of {folder / RECIPE_FILE} cannot be read: {error}. Start where the run "
-                "was started, or name files of rows (--data)"
-            ) from error
+            raise _moved(folder, error) from error
         return data, ["the test split of its recipe"]
     names = list(map(str, files))
     if recipe is None:
@@ -290,6 +303,27 @@ def _rows(
     return load_rows(config, names, processor, task, prompt=prompt), [
         Path(name).name for name in names
     ]
+
+
+def _moved(folder: Path, error: DataError) -> DataError:
+    return DataError(
+        f"the data of {folder / RECIPE_FILE} cannot be read: {error}. Start where the run was "
+        "started, or name files of rows (--data)"
+    )
+
+
+def _uses(folder: Path, recipe: Recipe | None, processor: Any, data: TaskData) -> Uses | None:
+    """What embeddings are tried on besides, as in the run, if the recipe names such rows."""
+    if recipe is None:
+        return None
+    named = recipe.evaluation
+    try:
+        return read_uses(
+            named.scored_pairs, named.retrieval, processor, data.max_length, data.prompt,
+            search_prompts(folder, recipe.data.prompt),
+        )  # fmt: skip
+    except DataError as error:
+        raise _moved(folder, error) from error
 
 
 def _embedded(

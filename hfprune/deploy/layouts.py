@@ -1,10 +1,12 @@
 """A run's output in the form that a server reads, written anew in a folder of its own.
 
 What each reads was taken from its source. text-embeddings-inference: ``backends/ort/src/lib.rs``
-(``model.onnx``, then ``onnx/model.onnx``, and a few keys of ``config.json``). Triton: the
-documentation of its model repository, and ``model_config.proto``. Transformers.js:
-``src/utils/dtypes.js`` and ``configs.js``. ``tests/deploy/test_layouts.py`` holds the folders
-against it.
+(``model.onnx``, then ``onnx/model.onnx``, and a few keys of ``config.json``; from 1.8 on an output
+``sentence_embedding`` is given as it is) and ``router/src/lib.rs`` (of sentence-transformers' files
+the old forms). Triton: the documentation of its model repository, and ``model_config.proto``.
+Transformers.js: ``src/utils/dtypes.js`` and ``configs.js``. sentence-transformers:
+``backend/load.py`` (``onnx/model.onnx``, or the name that it is given).
+``tests/deploy/test_layouts.py`` holds the folders against it.
 """
 
 from __future__ import annotations
@@ -24,11 +26,26 @@ from hfprune.deploy.exporters.pooling import token_graph
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
 from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade, write_cascade
 from hfprune.deploy.staging import data_files
-from hfprune.models.layout import layout_or_note
+from hfprune.models.layout import (
+    LENGTH_FILE,
+    PROMPTS_FILE,
+    SentenceLayout,
+    cross_encoder_files,
+    layout_or_note,
+    longest_of,
+    prompts_of,
+    write_modules,
+)
 from hfprune.models.remote import write_modeling_file
 from hfprune.pruning.surgery import RECORD_KEY
 
-READERS: Final = (*sorted(TOKENIZER_FILES), "preprocessor_config.json")
+READERS: Final = (
+    *sorted(TOKENIZER_FILES),
+    "preprocessor_config.json",
+    # Of a sentence encoder: who tokenizes puts its prompt before texts, and cuts them.
+    PROMPTS_FILE,
+    LENGTH_FILE,
+)
 WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
 # Of the names of ONNX's types in Triton's configuration.
 _TRITON_TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
@@ -95,6 +112,7 @@ def _plain(source: Path, place: Path, name: str) -> None:
     """The file to serve under its own name, for programs that call ONNX Runtime themselves."""
     file = onnx_to_serve(source)
     _copy_readers(source, place)
+    _copy_modules(source, place)
     _write_config(place, _config(source))
     _copy_graph(file, place / "onnx" / file.name)
 
@@ -110,8 +128,9 @@ def _cascade(source: Path, place: Path) -> None:
 
 def _tei(source: Path, place: Path, name: str) -> None:
     """``model.onnx`` at the top; the config has the keys that every model must have there."""
-    config = _config(source)
-    _refuse_others(config, "text-embeddings-inference", ("ForSequenceClassification",))
+    config, layout = _config(source), _layout_of(source)
+    if layout is None:
+        _refuse_others(config, "text-embeddings-inference", ("ForSequenceClassification",))
     if not (source / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{source} holds no tokenizer.json, the only tokenizer that text-embeddings-inference "
@@ -125,32 +144,80 @@ def _tei(source: Path, place: Path, name: str) -> None:
         if wanted not in config and others[0] not in config and others[1] in config:
             config[wanted] = config[others[1]]
     _copy_readers(source, place)
+    if layout is not None:
+        _tei_settings(layout, config, place)
     _write_config(place, config)
     _copy_graph(onnx_to_serve(source), place / MODEL_FILE)
 
 
+def _tei_settings(layout: SentenceLayout, config: Mapping[str, Any], place: Path) -> None:
+    """Pooling, length and prompts, in the only forms of these files that it reads."""
+    # The graph pools: this only lets the server start, which knows no pooling by the maximum.
+    first = layout.pooling == "cls_token"
+    modes = {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
+    (place / "1_Pooling").mkdir()
+    atomic_write_json(place / "1_Pooling" / "config.json", modes)
+    longest = longest_of(layout) or config.get("max_position_embeddings")
+    if isinstance(longest, int):
+        atomic_write_json(place / LENGTH_FILE, {"max_seq_length": longest, "do_lower_case": False})
+    prompts, default = prompts_of(layout)
+    atomic_write_json(place / PROMPTS_FILE, {"prompts": prompts, "default_prompt_name": default})
+
+
 def _transformers_js(source: Path, place: Path, name: str) -> None:
     """Both precisions under the names that ``dtype`` looks for; the config says which is meant."""
-    files = onnx_files(source)
-    if not files:
-        onnx_to_serve(source)  # says what to do
-    config = _config(source)
+    config, layout = _config(source), _layout_of(source)
     _copy_readers(source, place)
-    names = {"float32": MODEL_FILE, "int8": QUANTIZED_FILE}
-    for precision, file in files.items():
-        target = place / "onnx" / names[precision]
-        if _embeds(source):  # its feature-extraction pools by itself, as the caller says
-            target.parent.mkdir(exist_ok=True)
-            token_graph(file, target)
-        else:
-            _copy_graph(file, target)
-    config["transformers.js_config"] = {"dtype": "q8" if "int8" in files else "fp32"}
+    file = place / "tokenizer_config.json"
+    if layout is not None and longest_of(layout) is not None and file.is_file():
+        # Its pipelines cut texts where the tokenizer says, and nowhere else.
+        atomic_write_json(file, {**read_json(file), "model_max_length": longest_of(layout)})
+    precisions = _copy_graphs(source, place)
+    config["transformers.js_config"] = {"dtype": "q8" if "int8" in precisions else "fp32"}
     _write_config(place, config)
 
 
-def _embeds(source: Path) -> bool:
-    """Whether the folder is a sentence encoder's."""
-    return layout_or_note(source)[0] is not None
+def _sentence_transformers(source: Path, place: Path, name: str) -> None:
+    """What its ``backend="onnx"`` loads of an encoder or a CrossEncoder: no weights but graphs."""
+    config = _config(source)
+    if _layout_of(source) is None:
+        _refuse_others(config, "sentence-transformers", ("ForSequenceClassification",))
+    _copy_readers(source, place)
+    _copy_modules(source, place)
+    _copy_graphs(source, place)
+    _write_config(place, config)
+
+
+def _copy_graphs(source: Path, place: Path) -> list[str]:
+    """Both precisions, by Optimum's names; of an encoder with the hidden states as their output.
+
+    Who calls them pools by itself.
+    """
+    files = onnx_files(source)
+    if not files:
+        onnx_to_serve(source)  # says what to do
+    for precision, file in files.items():
+        target = place / "onnx" / {"float32": MODEL_FILE, "int8": QUANTIZED_FILE}[precision]
+        if _layout_of(source) is None:
+            _copy_graph(file, target)
+        else:
+            target.parent.mkdir(exist_ok=True)
+            token_graph(file, target)
+    return list(files)
+
+
+def _layout_of(source: Path) -> SentenceLayout | None:
+    """What a sentence encoder's folder says; ``None`` for others."""
+    return layout_or_note(source)[0]
+
+
+def _copy_modules(source: Path, place: Path) -> None:
+    """Of a sentence encoder pooling and what follows it, of a CrossEncoder what it lists."""
+    layout = _layout_of(source)
+    if layout is not None:
+        write_modules(layout, place)
+    for name, file in cross_encoder_files(source).items():
+        shutil.copyfile(file, place / name)
 
 
 def _triton(source: Path, place: Path, name: str) -> None:
@@ -162,7 +229,7 @@ def _triton(source: Path, place: Path, name: str) -> None:
     (place / "tokenizer").mkdir()
     _copy_readers(source, place / "tokenizer")
     _write_config(place / "tokenizer", config)
-    if _embeds(source):
+    if _layout_of(source) is not None:
         (place / "config.pbtxt").write_text(triton_config(file, name), encoding="utf-8")
         return
     labels = [str(label) for _, label in sorted(_labels(config).items())]
@@ -224,6 +291,7 @@ def _remote_code(source: Path, place: Path, name: str) -> None:
         shutil.copyfile(file, place / file.name)
     shutil.copyfile(source / "config.json", place / "config.json")
     _copy_readers(source, place)
+    _copy_modules(source, place)
     write_modeling_file(place)
 
 
@@ -231,6 +299,7 @@ LAYOUTS: Final[Mapping[str, Callable[[Path, Path, str], None]]] = {
     "plain": _plain,
     "tei": _tei,
     "transformersjs": _transformers_js,
+    "sentence-transformers": _sentence_transformers,
     "triton": _triton,
     "remote-code": _remote_code,
 }

@@ -10,15 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfprune.core.errors import DataError
+from hfprune.data.candidates import RELEVANT
 from hfprune.data.encode import tokenize
 from hfprune.data.readers.reading import read_files
+from hfprune.data.readers.table import Rows
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.measure.embeddings import directions
-from hfprune.measure.ranking import by_query
+from hfprune.measure.ranking import DEPTH, by_query
 from hfprune.recipe.sections.data import DataConfig
 
 SCORED = ("scored_spearman",)
 RETRIEVAL = ("retrieval_ndcg_at_10", "retrieval_recall_at_10")
+# Cosines of queries and texts that are held at once: some tens of MB with what is made of them.
+_COSINES = 2**20
 
 
 @dataclass(frozen=True)
@@ -72,41 +76,71 @@ def searched(
         pairs: rows of query and text, ``(rows, 2)``.
         relevance: in [0, 1], ``(rows,)``; texts that are not named with a query have none.
     """
-    queries = np.unique(pairs[:, 0])
+    order = np.argsort(pairs[:, 0], kind="stable")
+    pairs, relevance = pairs[order], relevance[order]
+    queries, asked = np.unique(pairs[:, 0], return_inverse=True)
     texts, place = np.unique(pairs[:, 1], return_inverse=True)
-    labels = np.zeros((len(queries), len(texts)))
-    np.maximum.at(labels, (np.searchsorted(queries, pairs[:, 0]), place), relevance)
-    scores = vectors[queries] @ vectors[texts].T
-    numbers = np.repeat(np.arange(len(queries)), len(texts))
-    told = np.stack([labels.reshape(-1), numbers], axis=1)
-    means = [by_query(f"{name}_at_10", scores.reshape(-1), told) for name in ("ndcg", "recall")]
-    return float(means[0].mean()), float(means[1].mean())
+    found = vectors[texts]
+    step = max(1, _COSINES // len(texts))
+    values = []
+    for start in range(0, len(queries), step):
+        of_block = slice(*np.searchsorted(asked, [start, start + step]))
+        scores = vectors[queries[start : start + step]] @ found.T
+        labels = np.zeros(scores.shape)
+        np.maximum.at(labels, (asked[of_block] - start, place[of_block]), relevance[of_block])
+        values.append(_first_ten(scores, labels))
+    ndcg, recall = np.concatenate(values, axis=1).mean(axis=1)
+    return float(ndcg), float(recall)
+
+
+def _first_ten(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """nDCG@10 and recall@10 of some queries that count, ``(2, queries)``.
+
+    Only texts that come first, and those with a relevance, have a say: the rest is not put in
+    order. Texts that score as the tenth does all stay, so that equal scores are ranked as ever.
+
+    Args:
+        scores, labels: ``(queries, texts)``.
+    """
+    depth = min(DEPTH, scores.shape[1])
+    least = np.partition(scores, -depth, axis=1)[:, [-depth]]
+    numbers, texts = np.nonzero(~(scores < least) | (labels > 0))  # NaN is kept, and seen
+    told = np.stack([labels[numbers, texts], numbers], axis=1)
+    chosen = scores[numbers, texts]
+    return np.stack([by_query(f"{name}_at_{DEPTH}", chosen, told) for name in ("ndcg", "recall")])
 
 
 def read_uses(
-    pairs: str | None, search: str | None, processor: Any, max_length: int, prompt: str
+    pairs: str | None,
+    search: str | None,
+    processor: Any,
+    max_length: int,
+    prompt: str,
+    search_prompts: tuple[str, str],
 ) -> Uses | None:
     """The rows of the files that a recipe's ``evaluation`` names; ``None`` without any.
 
     Args:
         pairs: file of ``sentence1``, ``sentence2``, ``score``.
-        search: file of ``query``, ``text``, ``label``.
+        search: file of ``query``, ``text``, ``label``; grades above 1 are divided by the highest,
+            as of reranking.
         processor: the tokenizer.
         max_length: most tokens of a text.
-        prompt: what stands before each text.
+        prompt: what stands before each text of the pairs.
+        search_prompts: before each query, and before each text to find.
 
     Raises:
         DataError: they cannot be read, hold a score that is no number, or nothing to find.
     """
     places: dict[str, int] = {}
 
-    def rows_of(texts: Sequence[str]) -> list[int]:
-        return [places.setdefault(text, len(places)) for text in texts]
+    def rows_of(texts: Sequence[str], before: str) -> list[int]:
+        return [places.setdefault(before + text, len(places)) for text in texts]
 
     both: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-    for name, file, columns in (
-        ("pairs", pairs, ("sentence1", "sentence2", "score")),
-        ("search", search, ("query", "text", "label")),
+    for name, file, columns, prompts in (
+        ("pairs", pairs, ("sentence1", "sentence2", "score"), (prompt, prompt)),
+        ("search", search, ("query", "text", "label"), search_prompts),
     ):
         if file is None:
             continue
@@ -116,21 +150,35 @@ def read_uses(
         )
         rows = read_files("test", [file], config, "regression")
         numbers = [_number(rows, row, label) for row in range(len(rows.texts))]
-        chosen = np.array([rows_of(rows.texts), rows_of(rows.text_pairs or [])]).T
+        numbers = _relevance(rows, label, numbers) if name == "search" else numbers
+        sides = (rows.texts, rows.text_pairs or [])
+        chosen = np.array(list(map(rows_of, sides, prompts))).T
         both[name] = chosen, np.array(numbers)
     if not both:
         return None
-    if "search" in both and not (both["search"][1] >= 0.5).any():
+    if "search" in both and not (both["search"][1] >= RELEVANT).any():
         raise DataError(
-            f"{search}: no text has a label of 0.5 or more, so there is nothing to find; give "
-            "relevance from 0 to 1"
+            f"{search}: no text has a label of {RELEVANT} or more, so there is nothing to find; "
+            "give relevance from 0 to 1, or grades from 0"
         )
-    texts = [prompt + text for text in places]
-    rows, _ = tokenize(texts, None, None, processor, max_length, "sentence_embedding")
+    rows, _ = tokenize(list(places), None, None, processor, max_length, "sentence_embedding")
     return Uses(rows, both.get("pairs"), both.get("search"))
 
 
-def _number(rows: Any, row: int, column: str) -> float:
+def _relevance(rows: Rows, column: str, numbers: Sequence[float]) -> list[float]:
+    """In [0, 1], by the rule of :func:`hfprune.data.candidates.scaled`."""
+    highest = max(1.0, *numbers)
+    for row, number in enumerate(numbers):
+        if number < 0 or (highest > 1 and not number.is_integer()):
+            raise DataError(
+                f"{rows.where(row, column)}: expected how relevant the text is to its query, from "
+                f"0 to 1 or a whole grade from 0 in all rows (the highest here is {highest:g}), "
+                f"got {number:g}"
+            )
+    return [number / highest for number in numbers]
+
+
+def _number(rows: Rows, row: int, column: str) -> float:
     value = rows.labels[column][row]
     try:
         number = float(value)

@@ -13,10 +13,10 @@ from typing import Any, Final
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
 from hfprune.core.text import one_line
+from hfprune.data.answers import PAIRS, Answers, asked_in, find_answers, found_answers, spell_lists
 from hfprune.data.class_names import spelled
 from hfprune.data.readers.columns import check_columns
 from hfprune.data.readers.table import is_null
-from hfprune.early.answers import QUERIES, find_answers
 
 TEXT_NAMES: Final = (
     *("text", "sentence", "texts", "review", "content", "body", "message", "description"),
@@ -26,10 +26,6 @@ TEXT_NAMES: Final = (
 LABEL_NAMES: Final = (
     *("label", "labels", "class", "category", "topic", "sentiment", "intent", "target", "tag"),
     *("tags", "ner_tags", "stars", "rating", "score", "emotion", "y", "output", "priority"),
-)
-PAIRS: Final = (
-    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2")),
-    *(("text_a", "text_b"), ("text1", "text2")),
 )
 # More classes than these of whole numbers may be a quantity: the user says which.
 MANY_NUMBERS: Final = 20
@@ -93,6 +89,7 @@ def choose_columns(
     label: Sequence[str] = (),
     pair: str | None = None,
     task: Task | None = None,
+    ranker: bool | None = None,
 ) -> Chosen:
     """Which columns to read, for which task.
 
@@ -100,6 +97,8 @@ def choose_columns(
         columns: values by name, in the file's order.
         where: the file, for errors.
         text, label, pair, task: what the user said; the rest is found.
+        ranker: whether the model gives one score, as rerankers do; ``None``: it has no head that
+            says so.
 
     Raises:
         DataError: a named column is not there, or it is unclear which is meant.
@@ -107,6 +106,10 @@ def choose_columns(
     _check_named(columns, where, text, label, pair)
     if task == "reranking":
         return _ranked(columns, where, text, label, pair)
+    if task is None and (text is None or pair is not None) and len(label) < 2:
+        found = _ranks_by_itself(columns, text, label, pair, ranker)
+        if found is not None:
+            return found
     looks = {name: _look(name, values) for name, values in columns.items()}
     if task == "sentence_embedding":
         found_text = text or _text(looks, (), where)
@@ -116,10 +119,10 @@ def choose_columns(
     said: list[str] = []
     given = [name for name in (pair, *label) if name is not None]
     if text is None and pair is None:
-        found = next((two for two in PAIRS if set(two) <= set(looks) and not set(two) & set(given)),
-                     None)  # fmt: skip
-        if found is not None:
-            text, pair = found
+        two = next((two for two in PAIRS if set(two) <= set(looks) and not set(two) & set(given)),
+                   None)  # fmt: skip
+        if two is not None:
+            text, pair = two
             said.append(f"pairs of texts: {text!r} and {pair!r}")
             given.append(pair)
     if text is None:
@@ -128,8 +131,13 @@ def choose_columns(
     rest = [look for name, look in looks.items() if name not in (text, pair)]
     chosen = list(label) or _label(rest, where, said)
     settled = task or _task(looks, text, chosen, where)
-    if task is None and text.lower() in QUERIES and {"text", "passage"} & set(looks) - {text}:
-        said.append("queries with texts that may answer them? For a reranker say --task reranking")
+    asked = asked_in(list(looks))
+    if asked is not None and pair is None and asked not in chosen:
+        unread = "" if asked == text else f"column {asked!r} is not read. "
+        said.append(
+            f"{unread}Queries with texts that may answer them? For a reranker say --task "
+            "reranking, for pairs --text-column and --text-pair-column"
+        )
     named: str | list[str] = chosen if len(chosen) > 1 else chosen[0]
     if isinstance(named, list) and settled != "multi_label_classification":
         raise DataError(
@@ -137,6 +145,48 @@ def choose_columns(
             "multi_label_classification, 0 or 1 in each; name one for another task"
         )
     return Chosen(text, named, pair, settled, tuple(said))
+
+
+def _ranks_by_itself(
+    columns: Mapping[str, Sequence[Any]],
+    text: str | None,
+    label: Sequence[str],
+    pair: str | None,
+    ranker: bool | None,
+) -> Chosen | None:
+    """Rows that can hardly be for anything but a reranker, by a model that can become one.
+
+    Those are triplets, lists of texts with their labels, and, unless the model is fine-tuned for
+    classes, queries with a text each whose labels are relevance from 0 to 1; to a model of one
+    score also grades.
+    """
+    found = found_answers(columns, query=text, text=pair, label=label[0] if label else None)
+    if found is None or (text is not None and text != asked_in(list(columns))):
+        return None
+    if found.label is not None and not _are_relevance(columns, found, ranker):
+        return None
+    told = "a reranker is proposed; for something else say --task, such as --task " + (
+        "sentence_embedding" if found.label is None else "single_label_classification"
+    )
+    return _as_chosen(found, (*found.said, told))
+
+
+def _are_relevance(
+    columns: Mapping[str, Sequence[Any]], found: Answers, ranker: bool | None
+) -> bool:
+    """Whether labels can be how relevant texts are, and are not all the same."""
+    cells = columns[str(found.label)]
+    if spell_lists(cells):
+        return True  # and refused as such, when the rows are checked
+    listed = {isinstance(cell, list) for cell in (*cells, *columns[found.text])}
+    if len(listed) > 1 or (ranker is False and listed == {False}):
+        return False  # of a pair a classifier may say something else
+    numbers = [_number(one) for cell in cells for one in (cell if True in listed else [cell])]
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers) or len(set(known)) < 2 or min(known) < 0:
+        return False
+    graded = ranker is True or True in listed
+    return max(known) <= 1 or (graded and all(number.is_integer() for number in known))
 
 
 def _ranked(
@@ -152,8 +202,12 @@ def _ranked(
             f"{', '.join(map(repr, label))}: name one"
         )
     found = find_answers(columns, where, query=text, text=pair, label=label[0] if label else None)
+    return _as_chosen(found, found.said)
+
+
+def _as_chosen(found: Answers, said: tuple[str, ...]) -> Chosen:
     named: str | list[str] = [] if found.label is None else found.label
-    return Chosen(found.query, named, found.text, "reranking", found.said, found.negatives)
+    return Chosen(found.query, named, found.text, "reranking", said, found.negatives)
 
 
 def _check_named(

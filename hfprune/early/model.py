@@ -14,6 +14,7 @@ from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.core.kinds import KINDS, OWN_MODEL_TYPES, TEXT, Kind
 from hfprune.core.reading import read_json
 from hfprune.core.text import one_line
+from hfprune.models.cross_encoder import is_cross_encoder
 from hfprune.models.folders import check_place, has_tokenizer, model_folder
 
 _LAYERS: Final = ("num_hidden_layers", "n_layers", "n_layer")
@@ -42,6 +43,7 @@ class ModelFacts:
         tokenizer_limit, positions: most tokens of an input, special ones included, as its tokenizer
             and its positions have it.
         tokenizer: ``tokenizer.json``, which lengths are measured with.
+        cross_encoder: whether it is a folder of a CrossEncoder, which reads pairs.
         near: of a name that is no folder, one of a model here that is spelled nearly so.
     """
 
@@ -58,7 +60,15 @@ class ModelFacts:
     tokenizer_limit: int | None = None
     positions: int | None = None
     tokenizer: Path | None = None
+    cross_encoder: bool = False
     near: str | None = None
+
+    @property
+    def ranks(self) -> bool | None:
+        """Whether it gives one score, as rerankers do; ``None``: it has no head that says so."""
+        if self.kind is None:
+            return None
+        return self.kind is TEXT and len(self.labels or ()) == 1
 
     @property
     def unseen(self) -> str | None:
@@ -135,6 +145,7 @@ def look_at(name: str, key: str) -> ModelFacts:
         tokenizer_limit=_limit_of_tokenizer(folder),
         positions=_positions(raw),
         tokenizer=_tokenizer(folder),
+        cross_encoder=is_cross_encoder(folder),
     )
 
 

@@ -17,7 +17,7 @@ from hfprune.data.class_names import spelled
 from hfprune.early.columns import Chosen
 from hfprune.early.duration import Work, seconds_of
 from hfprune.early.model import ModelFacts
-from hfprune.early.ranks import RANKS, TASKS, adapted, few_to_test_on
+from hfprune.early.ranks import RANKS, TASKS, adapted, few_to_test_on, other_head, read_alone
 
 LENGTHS: Final = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 # No longer than this unless the recipe is changed by hand: attention grows with the square.
@@ -118,6 +118,7 @@ def propose(
         raise RecipeError(f"{names} are different targets: name one")
     order, own, why = teacher_of(rows, model)
     said += why
+    said += read_alone(model.name) if model.cross_encoder and rows.chosen.pair is None else []
     teacher = teacher or (model.name if own else None)
     shape = _shape(rows, model, said)
     work = _work(rows, model, shape, target, fine_tunes=teacher is None, cores=cores)
@@ -213,7 +214,7 @@ def teacher_of(rows: RowFacts, model: ModelFacts) -> tuple[list[str] | None, boo
         return None, False, []
     if task == "reranking":
         own = len(labels) == 1 and model.kind.ending == "ForSequenceClassification"
-        return None, own, _as_teacher(model.name) if own else []
+        return None, own, _as_teacher(model.name) if own else other_head(model.name, len(labels))
     tokens = task == "token_classification"
     if tokens != (model.kind.ending == "ForTokenClassification"):
         return None, False, [f"{model.name} is fine-tuned for another kind of task: it is trained"]

@@ -76,6 +76,7 @@ def look(
         label=columns.label,
         pair=columns.pair,
         task=columns.task,
+        ranker=facts.ranks,
     )
     rows = row_facts(head, chosen, facts, test_file)
     proposal = propose(

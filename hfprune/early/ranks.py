@@ -81,3 +81,19 @@ def few_to_test_on(task: Task, count: int) -> list[str]:
         f"{count} {what} leave about {test:.0f} to test on: a difference of less than "
         f"{100 / math.sqrt(max(test, 1)):.0f} points will not be told from chance"
     ]
+
+
+def read_alone(name: str) -> list[str]:
+    """What to tell of a CrossEncoder that is to read single texts."""
+    return [
+        f"{name} is a CrossEncoder, which reads two texts, and one of each row is read: for a "
+        "reranker say --task reranking, with --text-column and --text-pair-column"
+    ]
+
+
+def other_head(name: str, labels: int) -> list[str]:
+    """What to tell of a fine-tuned model that is to become a reranker."""
+    return [
+        f"{name} is fine-tuned for another task ({labels} labels) and becomes a reranker: if "
+        "training stops at that, set model.new_head: true"
+    ]

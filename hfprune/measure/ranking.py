@@ -12,12 +12,13 @@ With r_i the relevance of the text at place i (from 1):
   and Kekalainen, Cumulated gain-based evaluation of IR techniques, 2002; linear gains, as in
   trec_eval);
 * ``mrr_at_10``: 1 / place of the first relevant text, 0 if that is beyond 10;
-* ``recall_at_10``: the fraction of the relevant texts at places up to 10.
+* ``recall_at_10``: the fraction of the relevant texts at places up to 10; likewise at 1, 5 and 100.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,17 +97,17 @@ class Ranking:
         first = self.first_relevant()
         return np.where((first >= 0) & (first < DEPTH), 1.0 / (first + 1.0 + (first < 0)), 0.0)
 
-    def recall(self) -> NDArray[np.float64]:
-        """By query; 0 where there is nothing to find."""
+    def recall(self, depth: int = DEPTH) -> NDArray[np.float64]:
+        """By query, up to a place; 0 where there is nothing to find."""
         there = self._sums(self._relevant)
-        found = self._sums(self._relevant & (self.place < DEPTH))
+        found = self._sums(self._relevant & (self.place < depth))
         return np.divide(found, there, out=np.zeros_like(there), where=there > 0)
 
 
 _BY_QUERY: dict[str, Callable[[Ranking], NDArray[np.float64]]] = {
     "ndcg_at_10": Ranking.ndcg,
     "mrr_at_10": Ranking.mrr,
-    "recall_at_10": Ranking.recall,
+    **{f"recall_at_{depth}": partial(Ranking.recall, depth=depth) for depth in (1, 5, 10, 100)},
 }
 
 

@@ -25,7 +25,7 @@ from hfprune.core.files import atomic_write_json
 from hfprune.core.kinds import POOLING_KEY, gives_embeddings
 from hfprune.core.reading import read_json
 from hfprune.models.layout import SentenceLayout, write_modules
-from hfprune.models.pooling import later_modules, pooled
+from hfprune.models.pooling import later_modules, pooled, width_after
 
 # Key of a model's config: the sizes to which its embeddings may be cut.
 MATRYOSHKA_KEY = "matryoshka_dimensions"
@@ -138,7 +138,7 @@ def as_embedder_(model: Any, layout: SentenceLayout) -> Any:
     model.__class__ = _class_of(cast(Hashable, base))
     device = next(model.parameters()).device
     model.later.to(device)
-    model.embedding_width = _width_of(model)
+    model.embedding_width = width_after(model.later, int(model.config.hidden_size))
     return model
 
 
@@ -158,14 +158,6 @@ def as_encoder_(model: Any) -> Any:
             delattr(model, name)
         del model.later
     return model
-
-
-def _width_of(model: Any) -> int:
-    """How many numbers an embedding has."""
-    width = int(model.config.hidden_size)
-    for module in model.later:
-        width = getattr(module, "out_features", width)
-    return width
 
 
 def matryoshka_of(config: Any) -> tuple[int, ...]:

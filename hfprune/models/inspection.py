@@ -16,13 +16,24 @@ from rich.table import Table
 from torch import nn
 
 from hfprune.core.errors import UnsupportedModelError
-from hfprune.core.kinds import image_tokens, kind_of_model, takes_images
+from hfprune.core.kinds import (
+    EMBEDDING,
+    gives_embeddings,
+    image_tokens,
+    kind_of_model,
+    takes_images,
+    task_by,
+)
 from hfprune.core.reading import read_json
+from hfprune.core.tasks import WITHOUT_CLASSES
 from hfprune.core.text import cell, markup
 from hfprune.families import BlockView, adapter_of, layer_views, model_sizes
 from hfprune.measure.sizes import count_macs, count_parameters
+from hfprune.models.cross_encoder import task_in
 from hfprune.models.folders import model_folder
-from hfprune.models.saved import load_saved
+from hfprune.models.layout import NEW_MODES, SentenceLayout, layout_or_note
+from hfprune.models.pooling import later_modules, width_after
+from hfprune.models.saved import is_encoder, load_saved
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.search import plan_sparsity
@@ -71,7 +82,12 @@ class Inspection:
         model_type: of the config.
         architecture: name of its class in transformers.
         task: as Optimum and pipelines name it.
-        labels: the names of the classes, in order.
+        predicts: the task as recipes spell it; ``None`` for an encoder without a head, whose folder
+            says nothing of pooling.
+        labels: the names of the classes, in order; empty where there are none.
+        pooling: of a sentence encoder, as ``model.pooling`` of recipes spells it.
+        normalize: whether its embeddings are scaled to length 1.
+        embedding_size: how many numbers one has.
         pruned: whether hfprune shrank it.
         sparsity: fraction, in [0, 1], of the dense encoder's prunable weights that is gone.
         parameters: ``total``, ``encoder``, ``embeddings``.
@@ -87,7 +103,11 @@ class Inspection:
     model_type: str
     architecture: str
     task: str
+    predicts: str | None
     labels: tuple[str, ...]
+    pooling: str | None
+    normalize: bool | None
+    embedding_size: int | None
     pruned: bool
     sparsity: float
     parameters: dict[str, int]
@@ -120,10 +140,12 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
     """
     files: dict[str, int] = {}
     plan: PruningPlan | None = None
+    place: Path | None = None
     if isinstance(model, nn.Module):
         loaded: Any = model
     else:
-        loaded = load_saved(model_folder(str(model)))
+        place = Path(model_folder(str(model)))
+        loaded = load_saved(str(place))
         files = _files(Path(model))
         plan = _plan_beside(Path(model))
     adapter_of(loaded)
@@ -147,8 +169,7 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
     return Inspection(
         model_type=str(config.model_type),
         architecture=type(loaded).__name__,
-        task=kind_of_model(loaded).export_task,
-        labels=tuple(str(config.id2label[number]) for number in sorted(config.id2label)),
+        **_said(loaded, place),
         pruned=record is not None or sparsity > 0,
         sparsity=round(sparsity, 6),
         parameters=count_parameters(loaded),
@@ -160,6 +181,36 @@ def inspect(model: nn.Module | str | Path, *, sequence_length: int | None = None
         layers=layers,
         files=files,
     )
+
+
+def _said(model: Any, folder: Path | None) -> dict[str, Any]:
+    """What a model gives, as its class, its config and the modules of its folder say."""
+    layout: SentenceLayout | None = None
+    if gives_embeddings(model):
+        layout = model.sentence_layout
+    elif folder is not None and is_encoder(folder):
+        layout = layout_or_note(folder)[0]
+    bare = layout is None and getattr(model, "base_model", model) is model
+    kind = EMBEDDING if bare or layout is not None else kind_of_model(model)
+    predicts = None if bare else task_by(kind, model.config)
+    if predicts is not None and folder is not None:
+        predicts = task_in(folder, predicts)
+    names = model.config.id2label if predicts not in (None, *WITHOUT_CLASSES) else {}
+    said = {
+        "task": kind.export_task,
+        "predicts": predicts,
+        "labels": tuple(str(names[number]) for number in sorted(names)),
+        "pooling": None,
+        "normalize": None,
+        "embedding_size": None,
+    }
+    if layout is None:
+        return said
+    return said | {
+        "pooling": next(name for name, mode in NEW_MODES.items() if mode == layout.pooling),
+        "normalize": layout.normalize,
+        "embedding_size": width_after(later_modules(layout), int(model.config.hidden_size)),
+    }
 
 
 def _sparsity(
@@ -190,7 +241,8 @@ def _of_plan(model: nn.Module, plan: PruningPlan) -> float:
 
 def tables(found: Inspection) -> list[Table]:
     """What was found, for a terminal: the layers, and below them the whole and the files."""
-    of = f" of {found.model_type}, {found.task}"
+    what = "an encoder without a head" if found.predicts is None else found.predicts
+    of = f" of {found.model_type}, {what.replace('_', ' ')}"
     title = f"{found.architecture}{'' if not found.pruned else ', pruned'}{of}"
     layers = Table(title=markup(title))
     for name in ("layer", "heads", "neurons", "parameters", "can be pruned", "MACs"):
@@ -214,13 +266,24 @@ def tables(found: Inspection) -> list[Table]:
         "pruned so far": f"{found.sparsity:.1%} of the encoder's weights",
         "hidden size": f"{found.hidden_size:,}",
         "vocabulary": "none" if found.vocabulary is None else f"{found.vocabulary:,}",
-        "labels": ", ".join(found.labels[:10]) + (", ..." if len(found.labels) > 10 else ""),
+        **_given(found),
         f"MACs at {found.sequence_length} tokens": f"{found.macs:,}",
         **{name: f"{size / 1e6:.2f} MB" for name, size in found.files.items()},
     }
     for name, text in rows.items():
         whole.add_row(cell(name), cell(text))
     return [layers, whole]
+
+
+def _given(found: Inspection) -> dict[str, str]:
+    """What the model gives, in words, by what they are about; nothing of one number."""
+    if found.pooling is not None:
+        scaled = ", scaled to length 1" if found.normalize else ""
+        return {"embedding": f"{found.embedding_size:,} numbers, {found.pooling} pooling{scaled}"}
+    if not found.labels:
+        return {}
+    more = ", ..." if len(found.labels) > 10 else ""
+    return {"labels": ", ".join(found.labels[:10]) + more}
 
 
 def _of(kept: int, total: int) -> str:

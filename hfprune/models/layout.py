@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +27,14 @@ NEW_MODES: Final = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_token
 _LATER: Final = ("Dense", "Normalize")
 # Of a module, what is copied.
 MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
-# Beside the modules, and carried along as they are.
-_FILES: Final = ("config_sentence_transformers.json", "sentence_bert_config.json")
+# Beside the modules, and carried along: prompts and the size to cut to; how long texts may be.
+PROMPTS_FILE: Final = "config_sentence_transformers.json"
+LENGTH_FILE: Final = "sentence_bert_config.json"
+_FILES: Final = (PROMPTS_FILE, LENGTH_FILE)
+# What stands before queries and before the texts among which they search, by name: the first that
+# there is, as `encode_query` and `encode_document` of sentence-transformers take it.
+QUERY_PROMPTS: Final = ("query",)
+TEXT_PROMPTS: Final = ("document", "passage", "corpus")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class SentenceLayout:
         later: the modules after the pooling, in order.
         files: further files to carry along, by name.
         types: the ``type`` of every module, as ``modules.json`` spells it.
+        said: by the name of a file, values that count in place of those in it.
     """
 
     transformer: Path
@@ -65,6 +72,7 @@ class SentenceLayout:
     later: tuple[LaterModule, ...]
     files: Mapping[str, Path]
     types: tuple[str, ...]
+    said: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def normalize(self) -> bool:
@@ -136,6 +144,8 @@ def write_modules(layout: SentenceLayout, folder: Path) -> None:
     for source, target in copies:
         if source.is_file() and not (target.exists() and target.samefile(source)):
             shutil.copyfile(source, target)
+    for name in layout.said:
+        atomic_write_json(folder / name, _settings(layout, name))
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": kind}
         for index, (path, kind) in enumerate(zip(paths, layout.types, strict=True))
@@ -169,9 +179,7 @@ def prompts_of(layout: SentenceLayout) -> tuple[dict[str, str], str | None]:
     Raises:
         CheckpointError: prompts that are no texts, or a default that is none of them.
     """
-    file = layout.files.get("config_sentence_transformers.json")
-    said = {} if file is None else read_json(file)
-    said = said if isinstance(said, dict) else {}
+    file, said = layout.files.get(PROMPTS_FILE), _settings(layout, PROMPTS_FILE)
     prompts, default = said.get("prompts") or {}, said.get("default_prompt_name")
     sound = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
     if not sound or not (default is None or default in prompts):
@@ -210,21 +218,76 @@ def prompt_of(layout: SentenceLayout, name: str | None = None) -> str:
     return prompts[chosen]
 
 
+def search_prompts(folder: str | Path, name: str | None = None) -> tuple[str, str]:
+    """What is put before queries, and before the texts among which they search.
+
+    Args:
+        folder: of the encoder; a bare one has no prompts.
+        name: of the prompt for what the folder has no prompt of its own; as :func:`prompt_of`.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as :func:`prompt_of`.
+    """
+    layout = read_layout(folder) or usual_layout(folder, "mean", False, 0)
+    prompts, _ = prompts_of(layout)
+
+    def first(names: tuple[str, ...]) -> str:
+        return prompt_of(layout, next((one for one in names if one in prompts), name))
+
+    return first(QUERY_PROMPTS), first(TEXT_PROMPTS)
+
+
 def longest_of(layout: SentenceLayout) -> int | None:
     """The most tokens of a text (``max_seq_length``), if the folder says so."""
-    wanted = _settings(layout).get("max_seq_length")
+    wanted = _settings(layout, LENGTH_FILE).get("max_seq_length")
     return wanted if type(wanted) is int and wanted > 0 else None
 
 
 def lower_of(layout: SentenceLayout) -> bool:
     """Whether texts are put in small letters before the tokenizer reads them."""
-    return _settings(layout).get("do_lower_case") is True
+    return _settings(layout, LENGTH_FILE).get("do_lower_case") is True
 
 
-def _settings(layout: SentenceLayout) -> dict[str, Any]:
-    settings = layout.files.get("sentence_bert_config.json")
-    said = {} if settings is None else read_json(settings)
-    return said if isinstance(said, dict) else {}
+def cut_of(layout: SentenceLayout) -> int | None:
+    """How many numbers of an embedding are kept, the first ones (``truncate_dim``); ``None``: all.
+
+    Raises:
+        CheckpointError: it is no count.
+    """
+    size = _settings(layout, PROMPTS_FILE).get("truncate_dim")
+    if size is not None and (type(size) is not int or size < 1):
+        raise CheckpointError(
+            f"{layout.files.get(PROMPTS_FILE)} names the truncate_dim {size!r:.80}; expected a "
+            "whole number of at least 1, or null"
+        )
+    return size
+
+
+def served_as(layout: SentenceLayout, prompt: str | None, max_length: int) -> SentenceLayout:
+    """The layout of what is pruned: it is served as it was trained and measured.
+
+    Args:
+        layout: of the dense encoder.
+        prompt: the name of the prompt that stood before each text; ``None``: the folder's default.
+        max_length: tokens, where texts were cut.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as :func:`prompt_of`.
+    """
+    prompt_of(layout, prompt)
+    said = dict(layout.said)
+    if prompt is not None and prompt != prompts_of(layout)[1]:
+        said[PROMPTS_FILE] = {**said.get(PROMPTS_FILE, {}), "default_prompt_name": prompt}
+    if max_length != longest_of(layout):
+        said[LENGTH_FILE] = {**said.get(LENGTH_FILE, {}), "max_seq_length": max_length}
+    return replace(layout, said=said)
+
+
+def _settings(layout: SentenceLayout, name: str) -> dict[str, Any]:
+    """What one of the files beside the modules says."""
+    file = layout.files.get(name)
+    found = {} if file is None else read_json(file)
+    return {**(found if isinstance(found, dict) else {}), **layout.said.get(name, {})}
 
 
 def layout_or_note(folder: str | Path) -> tuple[SentenceLayout | None, str | None]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.models.folders import check_files
-from hfprune.models.layout import LaterModule, SentenceLayout
+from hfprune.models.layout import LaterModule, SentenceLayout, cut_of
 
 # What a Dense layer may do to its outputs. A name is looked up here and never imported.
 ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
@@ -101,11 +101,46 @@ class Normalize(nn.Module):
         return F.normalize(embeddings, dim=1)
 
 
+class Cut(nn.Module):
+    """To the first numbers of an embedding, whose length is then not 1 any more."""
+
+    kind: Final = "Cut"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """``(texts, width)`` to ``(texts, at most size)``."""
+        return embeddings[:, : self.size]
+
+
 def later_modules(layout: SentenceLayout) -> nn.ModuleList:
-    """The modules after the pooling; errors as of :class:`DenseLayer`."""
-    return nn.ModuleList(
+    """What follows the pooling; errors as of :class:`DenseLayer` and :func:`cut_of`.
+
+    sentence-transformers cuts (``truncate_dim``) after its last module, so after normalising.
+    """
+    found: list[nn.Module] = [
         DenseLayer(module) if module.kind == "Dense" else Normalize() for module in layout.later
-    )
+    ]
+    size = cut_of(layout)
+    return nn.ModuleList(found if size is None else [*found, Cut(size)])
+
+
+def width_after(later: Iterable[nn.Module], hidden: int) -> int:
+    """How many numbers an embedding has.
+
+    Args:
+        later: what follows the pooling.
+        hidden: the size of hidden states.
+    """
+    width = hidden
+    for module in later:
+        if isinstance(module, DenseLayer):
+            width = module.out_features
+        elif isinstance(module, Cut):
+            width = min(width, module.size)
+    return width
 
 
 def pooled(states: Tensor, mask: Tensor, pooling: str, later: Iterable[nn.Module]) -> Tensor:

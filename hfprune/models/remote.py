@@ -23,7 +23,7 @@ from hfprune.families import BlockView, adapter_of, layer_views
 from hfprune.families.parts import PartsAdapter
 from hfprune.models.saved import load_saved
 from hfprune.pruning.layout import loads_alone
-from hfprune.pruning.surgery import CODE_MODULE, HINT, RECORD_KEY
+from hfprune.pruning.surgery import CODE_MODULE, RECORD_KEY, hint_of
 
 # What stands where a block stood, by the class of ours that stands there.
 _STAND_INS: Final = {
@@ -165,10 +165,11 @@ def write_modeling_file(folder: str | Path) -> Path:
     file = place / f"{CODE_MODULE}.py"
     atomic_write_text(file, text)
     config = read_json(place / "config.json")
-    auto = f"AutoModelFor{kind_of_model(model).ending.removeprefix('For')}"
+    headless = getattr(model, "base_model", model) is model
+    auto = "AutoModel" if headless else kind_of_model(model).auto_class
     config["auto_map"] = {auto: f"{CODE_MODULE}.Pruned{type(model).__name__}"}
     for key in ("_attn_implementation", "attn_implementation"):
-        config[key] = f"{HINT} or with trust_remote_code set to true"
+        config[key] = f"{hint_of(model)} or with trust_remote_code set to true"
     atomic_write_json(place / "config.json", config)
     return file
 

@@ -39,9 +39,9 @@ from hfprune.models.layout import (
     usual_layout,
     write_modules,
 )
-from hfprune.models.pooling import DenseLayer, later_modules, pooled
+from hfprune.models.pooling import later_modules, pooled, width_after
 from hfprune.models.whole import load_whole
-from hfprune.pruning.surgery import RECORD_KEY
+from hfprune.pruning.surgery import RECORD_KEY, as_encoder_hint_
 
 __all__ = ["SentenceEncoder", "SentenceLayout", "load_encoder", "read_layout", "save_encoder"]
 
@@ -65,6 +65,7 @@ def save_encoder(model: nn.Module, tokenizer: Any, layout: SentenceLayout, folde
             config.pop(key, None)
         if record is not None:
             config[RECORD_KEY] = record
+        as_encoder_hint_(config)
         atomic_write_json(place / "config.json", config)
         tokenizer.save_pretrained(place)
         write_modules(layout, place)
@@ -98,9 +99,9 @@ class SentenceEncoder:
         self._later = later_modules(layout)
 
     def encode(
-        self, texts: Sequence[str], batch_size: int = 32, prompt_name: str | None = None
+        self, texts: str | Sequence[str], batch_size: int = 32, prompt_name: str | None = None
     ) -> NDArray[np.float32]:
-        """Embeddings, float32 ``(texts, hidden)``, or as wide as the last dense layer.
+        """Embeddings, float32 ``(texts, width)``; of one text alone ``(width,)``.
 
         Args:
             texts: what to embed.
@@ -111,10 +112,12 @@ class SentenceEncoder:
         Raises:
             CheckpointError: there is no such prompt.
         """
-        if not texts:
-            layers = [one.out_features for one in self._later if isinstance(one, DenseLayer)]
+        if isinstance(texts, str):
+            alone: NDArray[np.float32] = self.encode([texts], batch_size, prompt_name)[0]
+            return alone
+        if not len(texts):
             config: Any = self.model.config
-            return np.zeros((0, layers[-1] if layers else config.hidden_size), dtype=np.float32)
+            return np.zeros((0, width_after(self._later, config.hidden_size)), dtype=np.float32)
         prompt = prompt_of(self.layout, prompt_name)
         device = next(self.model.parameters()).device
         found = []
@@ -137,16 +140,23 @@ class SentenceEncoder:
         return pooled(states, mask, self.layout.pooling, self._later)
 
 
-def load_encoder(folder: str | Path) -> SentenceEncoder:
+def load_encoder(folder: str | Path, *, revision: str | None = None) -> SentenceEncoder:
     """Load a sentence encoder, pruned by hfprune or dense.
 
+    Args:
+        folder: or a name on the Hub.
+        revision: of the latter.
+
     Raises:
-        CheckpointError: if it is no such folder, or its weights do not fit.
+        CheckpointError: it cannot be found, is no such encoder, or its weights do not fit.
         UnsupportedModelError: as :func:`read_layout`.
     """
     from transformers import AutoTokenizer
 
-    layout = read_layout(folder)
+    key, named = "the sentence encoder", str(folder)
+    with explained(named, revision, key, False):
+        place = find(named, key, lambda: local_folder(named, revision))
+    layout = read_layout(place)
     if layout is None:
         raise CheckpointError(
             f"{folder} holds no {MODULES}, so it is no sentence encoder (or one that lists a "
@@ -154,7 +164,7 @@ def load_encoder(folder: str | Path) -> SentenceEncoder:
             "hfprune.from_pretrained or transformers"
         )
     place = str(layout.transformer)
-    with explained(str(folder), None, "the sentence encoder", False):
+    with explained(named, revision, key, False):
         model = load_transformer(place)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))

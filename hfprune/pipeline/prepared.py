@@ -14,6 +14,7 @@ from datasets import Dataset
 from hfprune.core.files import atomic_directory, atomic_write_json
 from hfprune.data.collate import data_collator
 from hfprune.data.task_data import TaskData
+from hfprune.models.layout import served_as
 from hfprune.models.loading import load_classifier
 from hfprune.models.sentences import load_embedder
 from hfprune.pipeline.context import Context
@@ -144,16 +145,18 @@ class Prepared:
 
 
 def load_dense_embedder(recipe: Recipe, name: str, revision: str | None, key: str) -> Any:
-    """A sentence encoder, pooled as its folder or the recipe says."""
+    """A sentence encoder, pooled as its folder or the recipe says, and saved as it is served."""
     named = name in (recipe.model.name_or_path, recipe.teacher.name_or_path)
-    settings = recipe.model
-    return load_embedder(
+    settings, data = recipe.model, recipe.data
+    model = load_embedder(
         name,
         revision=revision,
         key=key,
         pooling=settings.pooling if named else None,
         normalize=settings.normalize if named else None,
     )
+    model.sentence_layout = served_as(model.sentence_layout, data.prompt, data.max_length)
+    return model
 
 
 def plan_in(folder: Path) -> PruningPlan:

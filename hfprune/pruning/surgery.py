@@ -26,23 +26,46 @@ RECORD_VERSION = 1
 # What plain ``from_pretrained`` of transformers says of a model whose layers differ, before it
 # reads a weight: it refuses a kind of attention that it does not know, by this name. Versions 4 and
 # 5 read it under different keys. Without it there is still the size mismatch, which names nobody.
-HINT = "none: layers differ in size, load it with hfprune.from_pretrained(folder)"
+_DIFFER = "none: layers differ in size, "
+HINT = f"{_DIFFER}load it with hfprune.from_pretrained(folder)"
+# Of an encoder without a head, which as a rule is a sentence encoder's: it pools besides.
+ENCODER_HINT = (
+    f"{_DIFFER}load a sentence encoder with hfprune.load_encoder(folder) or "
+    "hfprune.load_as(SentenceTransformer, folder), a bare encoder with "
+    "hfprune.from_pretrained(folder)"
+)
 _HINT_KEYS = ("_attn_implementation", "attn_implementation")
 
 
-def hint_(config: Any, *, wanted: bool) -> None:
+def hint_(config: Any, *, wanted: bool, hint: str = HINT) -> None:
     """Make a config say, once it is saved, who can build its model; or take that back. In place."""
     for key in _HINT_KEYS:
         if wanted:
-            vars(config)[key] = HINT
-        elif str(vars(config).get(key)).startswith(HINT):
+            vars(config)[key] = hint
+        elif _is_hint(vars(config).get(key)):
             vars(config).pop(key)
+
+
+def hint_of(model: nn.Module) -> str:
+    """Who can build a model, in words, by whether it has a head."""
+    return ENCODER_HINT if getattr(model, "base_model", model) is model else HINT
+
+
+def as_encoder_hint_(raw: dict[str, Any]) -> None:
+    """In a saved classifier's config, of which the encoder alone is kept. In place."""
+    for key in _HINT_KEYS:
+        if _is_hint(raw.get(key)):
+            raw[key] = ENCODER_HINT
+
+
+def _is_hint(value: Any) -> bool:
+    return str(value).startswith(_DIFFER)
 
 
 def forget_hint_(config: Any) -> Any:
     """The config, of which a model can be built though the hint stood in its file. In place."""
     hint_(config, wanted=False)
-    if str(getattr(config, "_attn_implementation", None)).startswith(HINT):
+    if _is_hint(getattr(config, "_attn_implementation", None)):
         config._attn_implementation = None
     return config
 
@@ -81,7 +104,7 @@ def shrink_(model: nn.Module, plan: PruningPlan) -> nn.Module:
         _slice_vocabulary(model, plan.vocabulary)
     adapter_of(model).settle(model)
     write_record_(model)
-    hint_(model.config, wanted=differs)
+    hint_(model.config, wanted=differs, hint=hint_of(model))
     return model
 
 

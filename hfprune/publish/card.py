@@ -16,8 +16,10 @@ from hfprune.core.kinds import IMAGE, TOKENS, kind_of_task
 from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
+from hfprune.deploy.calling import calls, reader
 from hfprune.deploy.choose.told import recommended_files
 from hfprune.deploy.worth import layout_in_words, probabilities_in_words
+from hfprune.models.layout import layout_or_note, prompt_of
 from hfprune.publish.finished import (
     CARD_NAME,
     FIGURES,
@@ -29,13 +31,11 @@ from hfprune.publish.finished import (
 from hfprune.publish.metadata import base_model, card_metadata
 from hfprune.publish.usage import (
     WHAT_EMBEDDINGS_ARE,
-    calls,
     embedding,
     how_embeddings_were_made,
     javascript,
     onnx_runtime,
     openvino,
-    reader,
 )
 from hfprune.recipe.public import public_recipe, title_of
 from hfprune.recipe.reading import dump_recipe
@@ -226,7 +226,10 @@ class _Card:
         yield _row(["---", *["---:"] * (len(heads) - 1)])
         for name, entry in self.evaluation.models.items():
             cells = [name, f"{entry.metrics[primary]:.4f}", _span(entry.interval)]
-            cells += [f"{entry.metrics[other]:.4f}" for other in others]
+            for other in others:
+                sure = entry.intervals.get(other)
+                told = "" if sure is None else f" ({_span(sure)})"
+                cells.append(f"{entry.metrics[other]:.4f}{told}")
             cells.append(f"{self.benchmark.file_bytes[name] / 1e6:.1f}")
             for shape in shapes:
                 row = times[name, shape]
@@ -253,10 +256,15 @@ class _Card:
         alone = self.results.members[PRUNED].stock is True
         recommended = list(recommended_files(self.results, PRUNED))
         if self.embeds:
-            yield from embedding(visible(self.repo_id), file, recommended, alone=alone)
+            layout = layout_or_note(self.folder)[0]
+            yield from embedding(
+                visible(self.repo_id), file, recommended, alone=alone,
+                prompt="" if layout is None else prompt_of(layout),
+                max_length=self.results.data["max_length"],
+            )  # fmt: skip
             return
         loader, variable = reader(self.kind)
-        call = calls(self.kind, self.ranks)
+        call = calls(self.kind, self.ranks, self.results.data["max_length"])
         auto = self.kind.auto_class
         yield from (
             "In PyTorch:",
@@ -274,7 +282,14 @@ class _Card:
             "All layers have one size, so hfprune is not needed."
             if alone
             else "`from_pretrained` of transformers itself stops with an error that says the same, "
-            "since it builds all layers alike. The ONNX files need no hfprune.",
+            "since it builds all layers alike. "
+            + (
+                "As a CrossEncoder of sentence-transformers it comes with "
+                f"`hfprune.load_as(CrossEncoder, {json.dumps(visible(self.repo_id))})`. "
+                if self.ranks
+                else ""
+            )
+            + "The ONNX files need no hfprune.",
             "",
             *onnx_runtime(self.kind, self.ranks, visible(self.repo_id), file),
         )

@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from hfprune.core.errors import HubError
-from hfprune.core.ownership import TOKENIZER_FILES
+from hfprune.core.ownership import MODULES_OF_ENCODERS, TOKENIZER_FILES
 from hfprune.core.waiting import SECONDS_TO_ANSWER, ResultT, seconds_for, within
 from hfprune.publish.card import build_card
 from hfprune.publish.failures import MOST_SECONDS_TO_WAIT, Failure, diagnose, redact
@@ -84,9 +85,9 @@ def push(
 ) -> str:
     """Upload a finished run to the Hub, in one commit.
 
-    Model, tokenizer, ``onnx/``, ``openvino/``, ``deploy.json``, ``metrics.json``, ``plan.json``,
-    ``recipe.yaml`` (without local paths) and the model card with its figures are uploaded, no other
-    file. What an earlier upload
+    Model, tokenizer, modules of a sentence encoder, ``onnx/``, ``openvino/``, ``deploy.json``,
+    ``metrics.json``, ``plan.json``, ``recipe.yaml`` (without local paths) and the model card with
+    its figures are uploaded, no other file. What an earlier upload
     left of the model's own files and this one lacks is removed. The directory is only read. A card
     that was edited is uploaded as it is; else it names ``repo_id`` in its examples.
 
@@ -169,6 +170,8 @@ def _command(folder: Path, repo_id: str, private: bool, revision: str | None) ->
 def _is_ours(path: str) -> bool:
     """Whether a path inside the repository is one that hfprune uploads."""
     if path in FIGURES or path in _DEPLOYED:
+        return True
+    if any(fnmatch(path.removeprefix("onnx/"), one) for one in MODULES_OF_ENCODERS):
         return True
     folder, _, name = path.rpartition("/")
     if folder not in ("", "onnx"):

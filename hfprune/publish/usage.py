@@ -7,20 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hfprune.core.kinds import IMAGE, Kind
+from hfprune.deploy.calling import reader
 from hfprune.deploy.choose.told import Told
 from hfprune.recipe.sections.whole import Recipe
-
-
-def calls(kind: Kind, ranks: bool) -> list[str]:
-    """Python that makes a pipeline of ``model``, and puts ``texts`` of a ``query`` in order."""
-    if ranks:
-        return [
-            f'score = pipeline("{kind.export_task}", model=model, tokenizer=tokenizer)',
-            'rows = score([{"text": query, "text_pair": text} for text in texts])',
-            'order = sorted(range(len(texts)), key=lambda place: -rows[place]["score"])',
-        ]
-    reader = "image_processor=processor" if kind is IMAGE else "tokenizer=tokenizer"
-    return [f'classify = pipeline("{kind.export_task}", model=model, {reader})']
 
 
 def input_of(kind: Kind, ranks: bool) -> str:
@@ -79,11 +68,6 @@ def _batch(kind: Kind, ranks: bool) -> Iterator[str]:
     yield f'batch = {reader(kind)[1]}({input_of(kind, ranks)}, return_tensors="np")'
 
 
-def reader(kind: Kind) -> tuple[str, str]:
-    """Class and variable: images have a processor where texts have a tokenizer."""
-    return ("AutoImageProcessor", "processor") if kind is IMAGE else ("AutoTokenizer", "tokenizer")
-
-
 def javascript(kind: Kind, name: str) -> Iterator[str]:
     """Of Transformers.js, whose pipelines take no pairs."""
     yield from (
@@ -113,7 +97,15 @@ def how_embeddings_were_made(recipe: Recipe) -> str:
     return "without labels and without training"
 
 
-def embedding(name: str, file: str, recommended: Iterable[Told], *, alone: bool) -> Iterator[str]:
+def embedding(
+    name: str,
+    file: str,
+    recommended: Iterable[Told],
+    *,
+    alone: bool,
+    prompt: str,
+    max_length: int | None,
+) -> Iterator[str]:
     """How a sentence encoder of the Hub is used.
 
     Args:
@@ -121,39 +113,35 @@ def embedding(name: str, file: str, recommended: Iterable[Told], *, alone: bool)
         file: of ONNX, in its folder ``onnx``.
         recommended: files to deploy.
         alone: whether sentence-transformers loads the weights.
+        prompt: what stands before each text, which no file of ONNX does.
+        max_length: tokens, where texts are cut.
     """
     yield from (
         "In PyTorch:",
         "",
         "```python",
         "import hfprune",
-        "from huggingface_hub import snapshot_download",
         "",
-        f"folder = snapshot_download({json.dumps(name)})",
-        "encoder = hfprune.load_encoder(folder)",
+        f"encoder = hfprune.load_encoder({json.dumps(name)})",
         'embeddings = encoder.encode(["a text", "another one"])',
         "```",
         "",
-    )
-    if alone:
-        yield from (
-            "All layers have one size, so sentence-transformers loads it as well:",
-            "",
-            "```python",
-            "from sentence_transformers import SentenceTransformer",
-            "",
-            f"encoder = SentenceTransformer({json.dumps(name)})",
-            "```",
-            "",
-        )
-    else:
-        yield (
-            "`SentenceTransformer` stops with an error that says the same, since it builds all "
-            "layers alike. The ONNX files need neither:"
-        )
-        yield ""
-    yield from (
-        "In ONNX Runtime; pooling and normalisation are in the file:",
+        "All layers have one size, so sentence-transformers loads it as well:"
+        if alone
+        else "`SentenceTransformer` stops with an error that says the same, since it builds all "
+        "layers alike. As one of its models:",
+        "",
+        "```python",
+        *([] if alone else ["import hfprune"]),
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        f"encoder = SentenceTransformer({json.dumps(name)})"
+        if alone
+        else f"encoder = hfprune.load_as(SentenceTransformer, {json.dumps(name)})",
+        "```",
+        "",
+        "In ONNX Runtime; pooling and normalisation are in the file"
+        + ("; the prompt is put before each text:" if prompt else ":"),
         "",
         "```python",
         "import onnxruntime",
@@ -164,12 +152,29 @@ def embedding(name: str, file: str, recommended: Iterable[Told], *, alone: bool)
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f'session = onnxruntime.InferenceSession(f"{{folder}}/onnx/{file}")',
         "names = {one.name for one in session.get_inputs()}",
-        'batch = tokenizer(["a text"], padding=True, truncation=True, return_tensors="np")',
+        f"texts = [{_prompted(prompt)}]",
+        f"batch = tokenizer(texts, padding=True, {_cut(max_length)}, "
+        'return_token_type_ids=True, return_tensors="np")',
         "(embeddings,) = session.run(",
         '    ["sentence_embedding"], {name: batch[name] for name in names}',
         ")",
         "```",
     )
     for told in recommended:
+        load = [
+            line.replace(
+                'reader(["a text"], padding=True',
+                f"reader([{_prompted(prompt)}], padding=True, {_cut(max_length)}",
+            )
+            for line in told.load
+        ]
         yield from ("", f"The file that was the fastest {told.served}, from this folder:",
-                    "", "```python", *told.load, "```")  # fmt: skip
+                    "", "```python", *load, "```")  # fmt: skip
+
+
+def _prompted(prompt: str) -> str:
+    return f'{json.dumps(prompt)} + "a text"' if prompt else '"a text"'
+
+
+def _cut(max_length: int | None) -> str:
+    return "truncation=True" if max_length is None else f"truncation=True, max_length={max_length}"

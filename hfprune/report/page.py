@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from hfprune.core.details import Details, read_details
 from hfprune.core.errors import OutputError, RecipeError
-from hfprune.core.kinds import IMAGE, kind_of_task
+from hfprune.core.kinds import kind_of_task
 from hfprune.core.model_ref import DENSE, REFERENCE
 from hfprune.core.records import SizesCandidate
 from hfprune.core.results import RunResults, Timing, read_results
+from hfprune.deploy.calling import calls, reader
 from hfprune.deploy.worth import layout_in_words
 from hfprune.recipe.public import public_recipe
 from hfprune.recipe.reading import dump_recipe, load_recipe
@@ -72,6 +73,7 @@ class Row:
     colour: int
     metrics: Mapping[str, float]
     interval: Interval
+    intervals: Mapping[str, Interval]
     bytes: int
     times: Sequence[Timing]
 
@@ -229,6 +231,7 @@ class Page:
                 colour=colour_of(results, ref.label),
                 metrics=entry.metrics,
                 interval=entry.interval,
+                intervals=entry.intervals,
                 bytes=benchmark.file_bytes[name],
                 times=[times[name, shape] for shape in benchmark.shapes()],
             )
@@ -351,25 +354,15 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
         return texts
     if found.ref.runtime == "onnxruntime":
         kind = kind_of_task(results.task)
-        name = PurePath(found.file).name
-        loads = "AutoImageProcessor" if kind is IMAGE else "AutoTokenizer"
-        argument = "image_processor" if kind is IMAGE else "tokenizer"
-        texts.append(
-            (
-                "In Python, with Optimum and without hfprune",
-                f"from optimum.onnxruntime import {kind.onnx_class}\n"
-                f"from transformers import {loads}, pipeline\n\n"
-                f'model = {kind.onnx_class}.from_pretrained("{place}", subfolder="onnx", '
-                f'file_name="{name}")\n'
-                f'reader = {loads}.from_pretrained("{place}")\n'
-                + (
-                    f'score = pipeline("{kind.export_task}", model=model, {argument}=reader)\n'
-                    'rows = score([{"text": query, "text_pair": text} for text in texts])\n'
-                    'order = sorted(range(len(texts)), key=lambda place: -rows[place]["score"])'
-                    if ranks
-                    else f'classify = pipeline("{kind.export_task}", model=model, '
-                    f"{argument}=reader)"
-                ),
-            )
+        loads, variable = reader(kind)
+        lines = (
+            f"from optimum.onnxruntime import {kind.onnx_class}",
+            f"from transformers import {loads}, pipeline",
+            "",
+            f'model = {kind.onnx_class}.from_pretrained("{place}", subfolder="onnx", '
+            f'file_name="{PurePath(found.file).name}")',
+            f'{variable} = {loads}.from_pretrained("{place}")',
+            *calls(kind, ranks, results.data["max_length"]),
         )
+        texts.append(("In Python, with Optimum and without hfprune", "\n".join(lines)))
     return texts

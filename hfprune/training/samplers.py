@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,14 @@ def evaluated_in_order(sampler: Any) -> Any:
 def order_of(sampler: Any, rows: int) -> NDArray[np.int64]:
     """In which order a sampler of :func:`evaluated_in_order` gives so many rows."""
     return sampler.order if isinstance(sampler, LongestFirst) else np.arange(rows)
+
+
+def has_queries(dataset: Any) -> bool:
+    """Whether rows say of which query they are: in a column, or as the first row has it."""
+    columns = getattr(dataset, "column_names", None)
+    if columns is None and isinstance(dataset, Sequence) and len(dataset):
+        columns = list(dataset[0]) if isinstance(dataset[0], Mapping) else None
+    return QUERY_ROW in (columns or ())
 
 
 def by_query(dataset: Any, args: Any) -> GroupedByQuery:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from hfprune.core.errors import TrainingError
-from hfprune.core.kinds import gives_embeddings, takes_images
+from hfprune.core.kinds import become_reranker_, gives_embeddings, is_reranker, takes_images
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.pruning.cost import LatencyTable
@@ -44,7 +44,12 @@ from hfprune.training.distillation.teaching import (
     without_rows,
 )
 from hfprune.training.gated import TrainsWithGates
-from hfprune.training.samplers import by_query, evaluated_in_order, in_fixed_order
+from hfprune.training.samplers import (
+    by_query,
+    evaluated_in_order,
+    has_queries,
+    in_fixed_order,
+)
 from hfprune.training.sharding import version_of, why_not
 
 
@@ -99,6 +104,9 @@ class HFPruneTrainer(TrainsWithGates):
         checks.check_teacher(teacher, self.distillation, unlabeled_dataset)
         self.careful = self.pruning is not None if careful is None else careful
         self._differs = self.pruning is not None or teacher is not None or self.careful
+        self._ranks = has_queries(train_dataset)
+        if self._ranks and isinstance(model, PreTrainedModel):
+            become_reranker_(model.config)
         if processing_class is not None:  # transformers 4 refuses it beside an old name of it
             trainer_arguments["processing_class"] = processing_class
         super().__init__(
@@ -194,6 +202,8 @@ class HFPruneTrainer(TrainsWithGates):
     def call_model_init(self, trial: Any = None) -> Any:
         """As ``Trainer.call_model_init``; the model in float32."""
         model = super().call_model_init(trial)
+        if self._ranks:
+            become_reranker_(model.config)
         return checks.train_in_float32_(model) if self._differs else model
 
     def training_step(
@@ -205,6 +215,14 @@ class HFPruneTrainer(TrainsWithGates):
         if self.teaching is not None and self.teaching.lessons == lessons:
             raise TrainingError(checks.NOT_TAUGHT)
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        labels = inputs.get("labels")
+        if labels is not None and labels.dim() == 1 and is_reranker(self.bare_model().config):
+            # One number a pair, as sentence-transformers has it, for one output a pair.
+            inputs["labels"] = labels.float().reshape(-1, 1)
+        return inputs
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.evaluation_loop``, of the model as it is pruned so far.

@@ -16,14 +16,16 @@ from transformers import AutoModel, AutoTokenizer
 
 import hfprune
 from hfprune.api.compressed import Compressed
-from hfprune.core.errors import CheckpointError, RecipeError, UnsupportedModelError
-from hfprune.deploy.evaluation import evaluate
+from hfprune.core.errors import CheckpointError, DataError, RecipeError, UnsupportedModelError
+from hfprune.data.loading import load_task_data
+from hfprune.deploy.evaluation import evaluate, table
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.models.sentences import load_embedder
 from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
+from hfprune.recipe.sections.data import DataConfig
 
 PROMPTS = {"prompts": {"query": "good ", "document": ""}, "default_prompt_name": "query"}
 QUICK: dict[str, Any] = {
@@ -189,6 +191,40 @@ def test_transformers_js_gets_the_tokens(small: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, want.numpy(), atol=1e-4)
     int8 = onnxruntime.InferenceSession(place / "onnx" / "model_quantized.onnx")
     assert [node.name for node in int8.get_outputs()] == ["last_hidden_state"]
+
+
+def test_its_own_test_rows_tell_what_the_run_told(small: Any) -> None:
+    """Also what embeddings are tried on besides, for every file, in JSON and in the table."""
+    report = evaluate(small.folder)
+    more = {"scored_spearman", "retrieval_ndcg_at_10", "retrieval_recall_at_10"}
+    for name in ("PyTorch", "ONNX"):
+        want = small.results.evaluation.models[f"pruned {name}"].metrics
+        assert more <= report.models[name].metrics.keys() == want.keys()
+        assert report.models[name].metrics == pytest.approx(want, abs=1e-6)
+        assert report.models[name].intervals.keys().isdisjoint(more)
+    shown = table(report)
+    assert [str(column.header) for column in shown.columns][4:7] == [
+        "scored_spearman", "retrieval_ndcg_at_10", "retrieval_recall_at_10",
+    ]  # fmt: skip
+    named = evaluate(small.folder, metrics=["mean_cosine"])
+    assert set(named.models["PyTorch"].metrics) == {"mean_cosine"}, "what was asked for"
+
+
+@pytest.mark.parametrize("count", [3, 6, 14])
+def test_of_few_texts_two_are_held_out(count: int, tmp_path: Path) -> None:
+    """Embeddings are compared with one another: one alone would end a run at its first trial."""
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(count)))
+    config = DataConfig(train_file=str(file), max_length=16)
+    if count == 3:
+        with pytest.raises(DataError, match="too few to hold out 2 for validation"):
+            load_task_data(config, tiny_tokenizer(), "sentence_embedding")
+        return
+    data = load_task_data(config, tiny_tokenizer(), "sentence_embedding")
+    assert min(len(data.split(name)) for name in ("validation", "test")) >= 2
+    limited = config.model_copy(update={"max_test_samples": 1})
+    with pytest.raises(DataError, match="has 1 rows, and it takes 2 to measure sentence embeddi"):
+        load_task_data(limited, tiny_tokenizer(), "sentence_embedding")
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:

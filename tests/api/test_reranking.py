@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 import hfprune
+from hfprune.api.about import task_of
 from hfprune.api.compressed import Compressed
 from hfprune.core.errors import CheckpointError
 from hfprune.data.loading import load_task_data
@@ -27,6 +32,7 @@ from hfprune.deploy.quantize.search import quantize_auto
 from hfprune.measure.scores import score
 from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
+from hfprune.report.page import usage
 
 QUICK: dict[str, Any] = {
     "data": {"max_length": 24},
@@ -158,8 +164,19 @@ def test_its_card_and_report_say_what_it_is(small: Any) -> None:
     assert "pipeline_tag: text-ranking" in card
     assert "A pruned reranker." in card
     assert "20 test pairs, 95% intervals over their queries." in card
-    assert 'rows = score([{"text": query, "text_pair": text} for text in texts])' in card
     html = (small.folder / "report.html").read_text(encoding="utf-8")
+    # Every metric of the rows with its interval over queries, and that of its difference.
+    quality = small.results.evaluation.models["pruned int8"]
+    assert quality.intervals.keys() == quality.differences.keys() == quality.metrics.keys()
+    for name, (low, high) in quality.intervals.items():
+        assert low <= quality.metrics[name] <= high
+        told = f"{low:.3f} to {high:.3f}"
+        assert told in html
+        assert (
+            f"{quality.metrics[name]:.4f} {'|' if name == small.results.primary else '('}" in card
+        )
+        dense = small.results.evaluation.models["dense PyTorch"].metrics[name]
+        assert quality.differences[name][0] == pytest.approx(quality.metrics[name] - dense)
     assert "ndcg_at_10" in html
     assert "of 5 test queries have another first text than with the dense model" in html
     details = json.loads((small.folder / "details.json").read_text())
@@ -167,6 +184,27 @@ def test_its_card_and_report_say_what_it_is(small: Any) -> None:
         assert row["before"].startswith("place ")
         assert row["label"] == 1.0
     assert (small.folder / "details.json").is_file()
+
+
+def test_what_its_card_and_report_show_runs_as_it_is(
+    small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also with texts that are longer than the model reads."""
+    monkeypatch.chdir(small.folder)  # as the report's code is for the folder that it lies in
+    card = model_card(small.folder, "me/small").replace('snapshot_download("me/small")', '"."')
+    blocks = re.findall(r"```python\n(.*?)```", card.replace('"me/small"', '"."'), re.DOTALL)
+    ((_, _), (_, code)) = usage(small.results)
+    ranking = [block for block in (*blocks, code) if "order =" in block]
+    assert len(ranking) == 2
+    for block in ranking:
+        long = block.replace('"another text"', f'"{NEUTRAL[0]} " * 900')
+        assert long != block
+        file = tmp_path / "shown.py"
+        file.write_text(long)
+        assert sorted(runpy.run_path(str(file))["order"]) == [0, 1]
+    for block in blocks:
+        file.write_text(block)
+        runpy.run_path(str(file))
 
 
 def test_it_predicts_scores(small: Any) -> None:
@@ -180,6 +218,29 @@ def test_it_predicts_scores(small: Any) -> None:
     np.testing.assert_allclose([told["value"] for told in found], want, atol=0.2)
 
 
+def test_a_cross_encoder_in_memory_brings_what_it_takes(tmp_path: Path) -> None:
+    """Its task and its tokenizer, as an object of sentence-transformers has them."""
+    folder = cross_encoder(tmp_path / "dense")
+
+    class CrossEncoder:
+        __module__ = "sentence_transformers.cross_encoder.model"
+
+        def save_pretrained(self, path: str) -> None:
+            shutil.copytree(folder, path)
+
+    assert task_of(folder) == "reranking"
+    classes = tiny_model("bert", labels=3)  # such as those of natural language inference
+    classes.save_pretrained(cross_encoder(tmp_path / "classes"))
+    assert task_of(tmp_path / "classes") == "single_label_classification"
+    quick = {**QUICK, "recovery": {"num_train_epochs": 0}, "pruning": {"method": "reconstruction"}}
+    found = hfprune.compress(
+        CrossEncoder(), train=rows(12), sparsity=0.4, quiet=True,
+        output_dir=tmp_path / "small", **quick,
+    )  # fmt: skip
+    assert found.results.task == "reranking"
+    assert (tmp_path / "small" / "modules.json").is_file()
+
+
 def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
     other = cross_encoder(tmp_path / "other", problem_type="regression")
     with pytest.raises(CheckpointError, match="fine-tuned for regression, the recipe's task is re"):
@@ -187,6 +248,51 @@ def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
             other, train=rows(12), task="reranking", sparsity=0.4, quiet=True,
             output_dir=tmp_path / "small", **QUICK,
         )  # fmt: skip
+
+
+def tokenized(count: int, tokenizer: Any, *, flat: bool) -> list[dict[str, Any]]:
+    """Pairs of ``count`` queries as a Trainer takes them, labels flat or not."""
+    found = []
+    for number, row in enumerate(rows(count)):
+        encoded = tokenizer(row["query"], row["text"], truncation=True, max_length=24)
+        label = row["label"] if flat else [float(row["label"])]
+        found.append({**encoded, "labels": label, "query_row": number // 4})
+    return found
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("ready", [True, False], ids=["a model", "model_init"])
+def test_the_trainer_takes_a_cross_encoder_as_it_is_loaded(
+    flat: bool, ready: bool, tmp_path: Path
+) -> None:
+    """Its config says nothing of its task: rows that name their query do."""
+    folder, tokenizer = cross_encoder(tmp_path / "dense"), tiny_tokenizer()
+
+    def load() -> Any:
+        return AutoModelForSequenceClassification.from_pretrained(folder)
+
+    trainer = hfprune.HFPruneTrainer(
+        load() if ready else None,
+        TrainingArguments(
+            str(tmp_path / "out"), num_train_epochs=1, use_cpu=True, report_to=[],
+            save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(tokenized(12, tokenizer, flat=flat)),
+        eval_dataset=Dataset.from_list(tokenized(4, tokenizer, flat=flat)),
+        processing_class=tokenizer,
+        model_init=None if ready else load,
+        pruning={"sparsity": 0.3, "min_neurons": 4, "update_every_steps": 1},
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.model.config.problem_type == "multi_label_classification"
+    assert task_of(trainer.model) == "reranking"
+    # The loss is the cross entropy of each pair, by hand.
+    found = trainer.predict(Dataset.from_list(tokenized(4, tokenizer, flat=flat)))
+    truth = torch.tensor([float(row["label"]) for row in rows(4)])
+    want = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(found.predictions[:, 0]), truth
+    )
+    assert found.metrics["test_loss"] == pytest.approx(float(want), abs=1e-5)
 
 
 def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
@@ -226,7 +332,6 @@ def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
 def test_what_it_says_to_type_reads_a_query_with_a_text(small: Any) -> None:
     from hfprune.deploy.runtimes.base import loading
     from hfprune.deploy.runtimes.registry import runtime
-    from hfprune.report.page import usage
 
     ((_, command), (_, code)) = usage(small.results)
     assert command == 'hfprune predict . "a query of yours" --pair "a text that may answer it"'

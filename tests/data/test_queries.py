@@ -106,6 +106,14 @@ def test_answers_and_texts_that_do_not_answer(tmp_path: Path) -> None:
     }
 
 
+def test_an_answer_without_a_text_is_no_answer(tmp_path: Path) -> None:
+    """As CSV leaves a cell that nobody filled in; texts that do not answer may be fewer."""
+    file = tmp_path / "rows.csv"
+    file.write_text("query,positive,negative\ngood,film,plot\nbad,,story\n")
+    with pytest.raises(DataError, match="'positive': the text that answers is empty; of each q"):
+        load(str(file), text_pair_column="positive", negative_column="negative")
+
+
 def test_a_list_of_texts_with_a_list_of_numbers(tmp_path: Path) -> None:
     rows = [
         {"query": f"good {q}", "text": ["film", "plot", "scene"], "label": [3, 0, 1]}

@@ -244,7 +244,9 @@ def test_the_report_as_json_and_as_a_table() -> None:
     report = EvaluationReport.model_validate(values)
     assert json.dumps(report.to_json()) == json.dumps(values)
     found = shown(report)
-    assert found.caption == "3 rows of a.csv, b.csv, 90% intervals; 2 rows cut at 8 tokens"
+    assert found.caption == (
+        "regression: 3 rows of a.csv, b.csv, 90% intervals; 2 rows cut at 8 tokens"
+    )
     assert [[str(c.header), *map(str, c.cells)] for c in found.columns] == [
         ["model", "PyTorch", "int8"],
         ["mse", "0.2500 (0.125-0.500)", "0.2500 (0.125-0.500)"],

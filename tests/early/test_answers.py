@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hfprune.cli import app
 from hfprune.core.errors import DataError
-from hfprune.early.answers import find_answers
+from hfprune.data.answers import find_answers
 from hfprune.early.checks import check_early
 from hfprune.early.ranks import few_to_test_on
 from hfprune.recipe.reading import load_recipe
@@ -136,6 +136,106 @@ def test_what_is_unclear_is_said_with_the_option(place: Path) -> None:
     hint = call("quick", "ranks", "pairs.csv", "--text-column", "query", "--dry-run", "--output",
                 "runs/classes").stderr  # fmt: skip
     assert "For a reranker say --task reranking" in hint
+
+
+def mark(folder: Path) -> None:
+    """As ``CrossEncoder.save_pretrained`` marks its config."""
+    file = folder / "config.json"
+    said = json.loads(file.read_text()) | {"sentence_transformers": {"version": "5.1.0"}}
+    file.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("model", ["ranks", "encodes", "nowhere/yet"])
+def test_rows_of_a_reranker_are_known_without_a_word(model: str, place: Path) -> None:
+    """Of a model of one score, of a bare encoder, and of one that is not on this machine."""
+    mark(place / "ranks")
+    write_csv(place / "pairs.csv", ["query", "text", "label"], pairs())
+    write_csv(place / "asked.csv", ["question", "answer", "label"], pairs())
+    write_lists(place / "lists.jsonl")
+    write_triplets(place / "triplets.jsonl")
+    for file, columns in (
+        ("pairs.csv", ("query", "text", "label")),
+        ("asked.csv", ("question", "answer", "label")),
+        ("lists.jsonl", ("query", "text", "label")),
+        ("triplets.jsonl", ("anchor", "positive", None)),
+    ):
+        done = call("quick", model, file, "--dry-run")
+        data = load_recipe(f"runs/{Path(file).stem}.yaml").data
+        assert load_recipe(f"runs/{Path(file).stem}.yaml").task == "reranking"
+        assert (data.text_column, data.text_pair_column) == columns[:2]
+        assert (data.negative_column is None) == (columns[2] is not None)
+        other = "sentence_embedding" if columns[2] is None else "single_label_classification"
+        assert (
+            f"a reranker is proposed; for something else say --task, such as --task {other}"
+        ) in " ".join(done.stderr.split())
+        assert "new_head" not in done.stderr
+    new = call("recipe", "new", "new.yaml", "--model", model, "--train", "pairs.csv")
+    assert "a reranker is proposed" in new.stderr
+    assert load_recipe("new.yaml").task == "reranking"
+
+
+def test_lists_are_read_under_the_names_of_list_losses(place: Path) -> None:
+    (place / "lists.jsonl").write_text("".join(
+        json.dumps({"query": some[0][0], "docs": [t for _, t, _ in some],
+                    "labels": [n for _, _, n in some]}) + "\n" for some in by_query()
+    ))  # fmt: skip
+    for words in (("--task", "reranking"), ()):
+        call("quick", "ranks", "lists.jsonl", "--dry-run", *words)
+        data = load_recipe("runs/lists.yaml").data
+        assert (data.text_column, data.text_pair_column, data.label_column) == (
+            "query", "docs", "labels",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), ("--task", "reranking")])
+def test_a_csv_file_holds_no_lists(words: tuple[str, ...], place: Path) -> None:
+    rows = [(some[0][0], [t for _, t, _ in some], [n for _, _, n in some]) for some in by_query()]
+    write_csv(place / "lists.csv", ["query", "docs", "labels"], rows)
+    told = call("quick", "ranks", "lists.csv", "--dry-run", *words, code=1).stderr
+    assert "row 1, column 'docs': expected a text or a number, or a list of such, got" in told
+    assert "CSV holds no lists: write such rows as JSON Lines or Parquet" in told
+    write_csv(place / "three.csv", ["query", "positive", "negative"],
+              [(q, t[0], t[1:]) for q, t, _ in rows])  # fmt: skip
+    told = call("quick", "ranks", "three.csv", "--dry-run", *words, code=1).stderr
+    assert "row 1, column 'negative': expected a text" in told
+
+
+def test_what_may_be_something_else_is_not_taken_for_a_reranker(place: Path) -> None:
+    save_tiny_classifier("bert", place / "classes", labels=2)
+    write_csv(place / "pairs.csv", ["query", "text", "label"], pairs())
+    done = call("quick", "classes", "pairs.csv", "--dry-run")
+    assert load_recipe("runs/pairs.yaml").task == "single_label_classification"
+    assert "column 'query' is not read. Queries with texts that may answer them?" in done.stderr
+    assert "For a reranker say --task reranking, for pairs --text-column" in done.stderr
+    named = [(q, t, ("yes", "no", "maybe")[n % 3]) for n, (q, t, _) in enumerate(pairs())]
+    write_csv(place / "said.csv", ["query", "text", "label"], named)
+    hint = call("quick", "encodes", "said.csv", "--dry-run").stderr
+    assert load_recipe("runs/said.yaml").task == "single_label_classification"
+    assert "column 'query' is not read" in hint
+    call("quick", "encodes", "pairs.csv", "--task", "single_label_classification", "--dry-run",
+         "--output", "runs/told")  # fmt: skip
+    assert load_recipe("runs/told.yaml").task == "single_label_classification"
+    # Titles belong to texts of the news as well.
+    write_csv(place / "news.csv", ["title", "text", "label"], pairs())
+    assert "reranker" not in call("quick", "encodes", "news.csv", "--dry-run").stderr
+    # Of a model with another head triplets can be nothing else; grades only of a model that ranks.
+    write_triplets(place / "triplets.jsonl")
+    becomes = call("quick", "classes", "triplets.jsonl", "--dry-run").stderr
+    assert "is fine-tuned for another task (2 labels) and becomes a reranker" in becomes
+    graded = [(q, t, 3 * n) for q, t, n in pairs()]
+    write_csv(place / "graded.csv", ["query", "text", "label"], graded)
+    call("quick", "encodes", "graded.csv", "--dry-run")
+    assert load_recipe("runs/graded.yaml").task == "single_label_classification"
+    call("quick", "ranks", "graded.csv", "--dry-run", "--output", "runs/ranked")
+    assert load_recipe("runs/ranked.yaml").task == "reranking"
+
+
+def test_a_cross_encoder_is_not_given_single_texts_without_a_word(place: Path) -> None:
+    mark(place / "ranks")
+    write_csv(place / "odd.csv", ["q", "text", "label"], pairs())
+    told = call("quick", "ranks", "odd.csv", "--dry-run").stderr
+    assert "ranks is a CrossEncoder, which reads two texts, and one of each row is read" in told
+    assert "say --task reranking, with --text-column and --text-pair-column" in told
 
 
 def test_columns_by_name() -> None:

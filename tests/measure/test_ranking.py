@@ -45,7 +45,16 @@ def falling(labels: Any) -> Any:
 def test_worked_values(relevance: list[float], ndcg: float, mrr: float, recall: float) -> None:
     labels = labelled(relevance)
     found = compute(falling(labels), labels, RANKING_METRICS, "reranking", 1)
-    assert found == pytest.approx({"ndcg_at_10": ndcg, "mrr_at_10": mrr, "recall_at_10": recall})
+    named = {"ndcg_at_10": ndcg, "mrr_at_10": mrr, "recall_at_10": recall}
+    assert {name: found[name] for name in named} == pytest.approx(named)
+
+
+def test_recall_at_other_places() -> None:
+    labels = labelled([0, 1, 0, 0, 0, 1, 1, 0], [1] + [0] * 7)
+    names = ("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_100")
+    found = compute(falling(labels), labels, names, "reranking", 1)
+    want = [1 / 2, (1 / 3 + 1) / 2, 1.0, 1.0]
+    assert [found[name] for name in names] == pytest.approx(want)
 
 
 def slow(name: str, scores: Any, labels: Any) -> list[float]:
@@ -65,7 +74,8 @@ def slow(name: str, scores: Any, labels: Any) -> list[float]:
         elif name == "mrr_at_10":
             values.append(1 / (relevant[0] + 1) if relevant[0] < 10 else 0.0)
         else:
-            values.append(sum(place < 10 for place in relevant) / len(relevant))
+            depth = int(name.rpartition("_")[2])
+            values.append(sum(place < depth for place in relevant) / len(relevant))
     return values
 
 

@@ -211,7 +211,7 @@ def test_a_pruned_encoder_is_saved_and_loaded_as_one(tmp_path: Path) -> None:
     found = encoder.encode(TEXTS)
     want = [pooled(model.bert, "mean_tokens", text) for text in TEXTS]
     np.testing.assert_allclose(found, want, atol=1e-5)
-    with pytest.raises(ValueError, match=r"load it with hfprune.from_pretrained\(folder\)"):
+    with pytest.raises(ValueError, match=r"sentence encoder with hfprune.load_encoder\(folder\)"):
         AutoModel.from_pretrained(tmp_path / "small")
 
 

@@ -12,8 +12,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tiny import save_tiny_classifier, tiny_tokenizer
+from tiny import save_tiny_classifier, tiny_model, tiny_tokenizer
 
 from hfprune.core.errors import OutputError
 from hfprune.deploy.exporters.exporting import export_onnx
@@ -22,6 +23,8 @@ from hfprune.deploy.predict.cascade import Cascade, Measured, read_cascade, writ
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor, opened
 from hfprune.models.saved import load_saved
+from hfprune.models.sentences import load_embedder, load_encoder
+from tests.api.test_embeddings import sentence_encoder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVER = EXAMPLES / "server"
@@ -124,6 +127,45 @@ def call(address: str, method: str, path: str, body: bytes | None = None) -> tup
         return answer.status, json.load(answer)
     finally:
         connection.close()
+
+
+def test_an_encoder_embeds_with_its_prompt(tmp_path: Path) -> None:
+    """As the folder in PyTorch does, of a text that is longer than the folder allows too."""
+    place = sentence_encoder(tmp_path / "encoder")
+    export_onnx(load_embedder(str(place)), tiny_tokenizer(), place / "onnx")
+    texts = [*TEXTS, "a very weak plot " * 20]
+    with started(write_layout(place, "plain", tmp_path / "served")) as address:
+        status, found = post(address, json.dumps(texts).encode(), "/embed")
+        refused, told = post(address, b'{"query": "a"}', "/embed")
+        elsewhere, where = post(address, json.dumps(texts).encode())
+    assert status == 200
+    np.testing.assert_allclose(found, load_encoder(place).encode(texts), atol=1e-5)
+    assert (refused, told) == (400, {"error": 'a JSON list of texts: ["a moving film"]'})
+    assert (elsewhere, where) == (404, {"error": "not found: POST to /embed"})
+
+
+def test_a_reranker_puts_texts_in_order(tmp_path: Path) -> None:
+    place = tmp_path / "reranker"
+    model = tiny_model("bert", labels=1)
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(place)
+    tiny_tokenizer().save_pretrained(place)
+    export_onnx(load_saved(str(place)), tiny_tokenizer(), place / "onnx")
+    body = {"query": "a good film", "texts": MANY}
+    with started(write_layout(place, "plain", tmp_path / "served")) as address:
+        status, found = post(address, json.dumps(body).encode(), "/rerank")
+        refused = [
+            post(address, json.dumps(wrong).encode(), "/rerank")
+            for wrong in (MANY, {"query": "a"}, {"query": "a", "texts": "dull"})
+        ]
+    assert status == 200
+    rows = [Row("a good film", text) for text in MANY]
+    scores = [row["value"] for row in Predictor(place)(rows)]
+    want = sorted(range(len(MANY)), key=lambda place: -scores[place])
+    assert [row["index"] for row in found] == want
+    assert [row["score"] for row in found] == pytest.approx([scores[n] for n in want], abs=1e-5)
+    assert {code for code, _ in refused} == {400}
+    assert all('{"query"' in told["error"] for _, told in refused)
 
 
 def test_it_answers_as_predict_does(address: str, folder: Path) -> None:

@@ -62,6 +62,15 @@ def read_table(file: RowsFile, format: str | None) -> Table:
     return table
 
 
+def column_names(path: str) -> list[str]:
+    """The names of an existing file's columns, as its head has them; no rows are kept.
+
+    Raises:
+        DataError: As :func:`read_file`.
+    """
+    return read_table(RowsFile(Path(path), path, {}, most=1), None).names
+
+
 def _checked(file: RowsFile, table: Table) -> Table:
     """Hold a reader, which may be other people's, to what it has to return."""
     if not isinstance(table, Table):

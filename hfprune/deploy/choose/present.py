@@ -20,6 +20,7 @@ from hfprune.deploy.runtimes.base import Offer
 from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
 from hfprune.measure.runners import Batch, batches_for, config_beside
 from hfprune.measure.traffic import USES, Use
+from hfprune.models.cross_encoder import task_in
 
 # Lengths of made-up texts, where there are no rows: from short sentences to short paragraphs.
 SHORTEST, LONGEST, TEXTS = 8, 96, 64
@@ -66,7 +67,8 @@ def choose_among(
         path: each.runtime.open(place / path, threads, each.offer.precision)
         for path, each in present.items()
     }
-    task = task_of_config(_config(place / next(iter(present))))
+    first = place / next(iter(present))
+    task = task_in(_folder_of_config(first), task_of_config(_config(first)))
     found = Settled(
         place,
         kind_of_task(task).export_task,
@@ -129,6 +131,10 @@ def _made_up(file: Path, use: Use, batch_size: int) -> list[Batch]:
 
 
 def _config(file: Path) -> Any:
-    """The config, which lies beside a file or at the top of the output."""
-    places = (file, file.parent)
-    return config_beside(next((p for p in places if (p.parent / "config.json").is_file()), file))
+    return config_beside(_folder_of_config(file) / file.name)
+
+
+def _folder_of_config(file: Path) -> Path:
+    """The config lies beside a file or at the top of the output."""
+    places = (file.parent, file.parent.parent)
+    return next((place for place in places if (place / "config.json").is_file()), file.parent)

@@ -19,13 +19,14 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from hfprune.core.errors import ExportError
-from hfprune.core.kinds import gives_embeddings
+from hfprune.core.kinds import POOLING_KEY, gives_embeddings
 from hfprune.deploy.exporters.backends import find_backend
 from hfprune.deploy.exporters.pooling import pool_graph
 from hfprune.deploy.files import MODEL_FILE, UNTOUCHED, brief
 from hfprune.deploy.parity import check_parity
 from hfprune.deploy.staging import quietly, staged
 from hfprune.models.embedding import as_encoder_
+from hfprune.models.layout import write_modules
 from hfprune.pruning.surgery import forget_hint_
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def export_onnx(
     """Write a classifier as ONNX, with config and tokenizer, and check it against PyTorch.
 
     Of a model that gives embeddings, pooling and normalisation are in the graph, whose only output
-    is ``sentence_embedding``.
+    is ``sentence_embedding``; prompts and the longest text are said by files beside it.
 
     Works on a float32 copy on the CPU in eval mode, so the model keeps its mode, device, dtype and
     config (and memory for one more copy is needed). Batch and sequence length stay free in the
@@ -79,6 +80,7 @@ def export_onnx(
                 if gives_embeddings(plain):
                     write(as_encoder_(copy.deepcopy(plain)), staging, opset)
                     pool_graph(staging / MODEL_FILE, plain)
+                    write_modules(getattr(plain, POOLING_KEY), staging)
                 else:
                     write(plain, staging, opset)
             except ExportError:

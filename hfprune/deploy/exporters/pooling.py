@@ -80,7 +80,7 @@ def pool_graph(path: Path, model: Any) -> None:
     tail = _Tail(graph, opset)
     found = _pooled(tail, STATES, mask, getattr(model, POOLING_KEY).pooling)
     for module in model.later:
-        found = _dense(tail, found, module) if module.kind == "Dense" else _unit(tail, found)
+        found = _LATER[module.kind](tail, found, module)
     tail.add("Identity", found, called=OUTPUT)
     del graph.output[:]
     shape: list[str | int | None] = ["batch_size", int(model.embedding_width)]
@@ -156,11 +156,20 @@ def _dense(tail: _Tail, values: str, module: Any) -> str:
     return tail.add("Add", found, values)
 
 
-def _unit(tail: _Tail, values: str) -> str:
+def _unit(tail: _Tail, values: str, module: Any) -> str:
     squares = tail.add("Mul", values, values)
     total = tail.add("ReduceSum", squares, tail.constant([1], np.int64), keepdims=1)
     length = tail.add("Max", tail.add("Sqrt", total), tail.constant(1e-12))
     return tail.add("Div", values, length)
+
+
+def _cut(tail: _Tail, values: str, module: Any) -> str:
+    start, end, axis = (tail.constant([n], np.int64) for n in (0, module.size, 1))
+    return tail.add("Slice", values, start, end, axis)
+
+
+# By the kind of a module after the pooling, what adds its nodes.
+_LATER: Final = {"Dense": _dense, "Normalize": _unit, "Cut": _cut}
 
 
 def _drop_unused(graph: Any) -> None:

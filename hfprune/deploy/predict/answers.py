@@ -167,14 +167,30 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
+def best_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Answers on the texts of a query together, the best first; queries as they first came.
+
+    Answers of other tasks stay in order.
+    """
+    places: dict[str, int] = {}
+    for row in rows:
+        places.setdefault(row.get("query", ""), len(places))
+    return sorted(
+        rows,
+        key=lambda row: (places[row["query"]], -row["value"]) if "query" in row else (0, 0.0),
+    )
+
+
 def as_line(row: Mapping[str, Any], *, top: int = 1) -> str:
     """A row's answer for people, in one line.
 
     Args:
-        row: what :func:`answer` or :func:`tagged` gave, with ``text`` (or ``image``).
+        row: what :func:`answer` or :func:`tagged` gave, with ``text`` (or ``image``); of pairs both
+            texts are shown.
         top: of labels that exclude each other, so many are shown.
     """
-    text = " ".join(str(row.get("text", row.get("image", ""))).split())
+    shown_of = [row[name] for name in ("query", "text", "text_pair", "image") if name in row]
+    text = "  |  ".join(" ".join(str(one).split()) for one in shown_of)
     if "value" in row:
         return f"{row['value']:.4f}  {text}"
     if "embedding" in row:

@@ -30,13 +30,15 @@ def is_file_of_rows(argument: str) -> bool:
 
 
 def given_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
-    """Rows of texts, each with its pair if there are pairs.
+    """Rows of texts, each with its pair if there are pairs; one text goes with every pair.
 
     Raises:
-        DataError: as many pairs as texts are needed.
+        DataError: of several texts as many pairs are needed.
     """
     if not pairs:
         return [Row(text) for text in texts]
+    if len(texts) == 1:
+        return [Row(texts[0], pair) for pair in pairs]
     if len(pairs) != len(texts):
         raise DataError(
             f"there are {len(texts)} texts and {len(pairs)} second texts: give one --pair for each"

@@ -16,7 +16,6 @@ from hfprune.core.kinds import (
     IMAGE,
     TEXT_INPUTS,
     kind_of_task,
-    task_of_config,
 )
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.tasks import WITHOUT_CLASSES, Task
@@ -26,17 +25,21 @@ from hfprune.data.windows import mean_by_text, windows
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.predict.answers import answer, split_words, tagged
 from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade
+from hfprune.deploy.predict.places import (
+    columns_of,
+    folder_with,
+    reads_pairs,
+    recipe_of,
+    task_of,
+)
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
 from hfprune.measure.traffic import Use
 from hfprune.models.configs import load_config, longest_input
-from hfprune.models.layout import layout_or_note, prompt_of
+from hfprune.models.layout import MODULES, layout_or_note, longest_of, prompt_of
 from hfprune.models.loading import load_processor
-from hfprune.recipe.reading import load_recipe
-from hfprune.recipe.sections.whole import Recipe
 
-RECIPE_FILE: Final = "recipe.yaml"
 LONGEST: Final = 512
 # Without a record: what is smallest and fastest as a rule comes first.
 _USUAL: Final = (("onnxruntime", "int8"), ("onnxruntime", "float32"), ("torch", "float32"))
@@ -124,10 +127,12 @@ class Predictor:
     Attributes:
         file: that answers.
         task, labels: of the model; no labels for regression, reranking and embeddings.
+        reads_pairs: whether it reads two texts together: a query and a text, or what its recipe
+            names a second column for.
         max_length: tokens, where a text is cut; ``None`` for images.
         session: the opened file.
         stride: of the windows in which long texts are read, as the recipe says.
-        prompt: what stands before each text that is embedded.
+        prompt: what stands before each text that is embedded, by the folder's default.
 
     Raises:
         CheckpointError: the folder holds no model that can be run, no tokenizer, or a family.
@@ -149,27 +154,31 @@ class Predictor:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
         self.folder, self.batch_size = place, batch_size
         self.file = served_file(place, use or ("single" if batch_size == 1 else "batches"))
-        recipe = _recipe_of(place)
-        files = _folder_with(place, "config.json")
+        recipe = recipe_of(place)
+        files = folder_with(place, "config.json")
         config = load_config(files)
-        self.task: Task = task_of_config(config) if recipe is None else recipe.task
+        self.task: Task = task_of(place, config)
+        self.reads_pairs = reads_pairs(place)
         self.labels: list[str] = []
         if self.task not in WITHOUT_CLASSES:
             self.labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
         self.processor: Any = load_processor(
-            str(_folder_with(place, *_readers(self.task))), self.task, revision=None,
+            str(folder_with(place, *_readers(self.task))), self.task, revision=None,
             trust_remote_code=False, key="the folder",
         )  # fmt: skip
-        self.prompt = ""
-        layout = layout_or_note(place)[0] if self.task == "sentence_embedding" else None
+        self.prompt, longest = "", None
+        layout = None
+        if self.task == "sentence_embedding":
+            layout = layout_or_note(folder_with(place, MODULES))[0]
         if layout is not None:
-            self.prompt = prompt_of(layout, None if recipe is None else recipe.data.prompt)
+            self.prompt, longest = prompt_of(layout), longest_of(layout)
         self.max_length, self.stride = None, None
         if self.task != "image_classification":
             limits = [
                 None if recipe is None else recipe.data.max_length,
                 getattr(self.processor, "model_max_length", None),
                 longest_input(config),
+                longest,
             ]
             self.max_length = min(LONGEST if recipe is None else 10**9, *filter(None, limits))
             self.stride = None if recipe is None else recipe.data.stride
@@ -182,12 +191,13 @@ class Predictor:
 
         Yields:
             What :func:`~hfprune.deploy.predict.answers.answer` (or ``tagged``) gives, with the
-            row's ``text`` (and ``text_pair``), or its ``image``.
+            row's ``text`` (and ``text_pair``), of reranking its ``query`` and ``text``, or its
+            ``image``.
 
         Raises:
             DataError: a row that this model does not take.
         """
-        numbered = iter(rows)
+        numbered = _checked(rows)
         while batch := list(itertools.islice(numbered, self.batch_size)):
             yield from self._answers(batch)
 
@@ -208,6 +218,7 @@ class Predictor:
             )
             padded = self.processor.pad(columns, return_tensors="np")
             return mean_by_text(self.session.logits(_inputs(padded)), owners)
+        self._check_pairs(rows)
         pairs = [row.pair for row in rows if row.pair is not None]
         if pairs and len(pairs) < len(rows):
             raise DataError("some rows have a second text and some have none: give all or none one")
@@ -225,12 +236,28 @@ class Predictor:
         if self.task == "token_classification":
             yield from self._tagged(rows)
             return
-        name = "image" if kind_of_task(self.task) is IMAGE else "text"
+        names = ("text", "text_pair")
+        if kind_of_task(self.task) is IMAGE or self.task == "reranking":
+            names = ("query", "text") if self.task == "reranking" else ("image", "")
         for row, logits in zip(rows, self.logits(rows), strict=True):
-            told: dict[str, Any] = {name: row.text}
+            told: dict[str, Any] = {names[0]: row.text}
             if row.pair is not None:
-                told["text_pair"] = row.pair
+                told[names[1]] = row.pair
             yield told | answer(logits, self.task, self.labels)
+
+    def _check_pairs(self, rows: Sequence[Row]) -> None:
+        alone = next((row.text for row in rows if row.pair is None), None)
+        if alone is None or not self.reads_pairs:
+            return
+        first, second = columns_of(self.folder)
+        ranks = self.task == "reranking"
+        what = "scores a text for a query" if ranks else "reads two texts together"
+        other = "a text that may answer it" if ranks else "the second text"
+        raise DataError(
+            f"the model {what}, and {alone!r:.80} came alone: call hfprune predict {self.folder} "
+            f'"{"a query" if ranks else "a text"}" --pair "{other}", or name a file with the '
+            f"columns {first!r} and {second!r} (in Python: Row(text, pair))"
+        )
 
     def _tagged(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         if any(row.pair is not None for row in rows):
@@ -285,7 +312,7 @@ class CascadePredictor:
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         """Answers as they come, each with ``by``: ``fast`` or ``slow``."""
-        numbered = iter(rows)
+        numbered = _checked(rows)
         while batch := list(itertools.islice(numbered, self.batch_size)):
             answers = [told | {"by": "fast"} for told in self.fast(batch)]
             unsure = [n for n, told in enumerate(answers) if told["score"] < self.threshold]
@@ -301,12 +328,21 @@ def opened(folder: str | Path, **options: Any) -> Predictor | CascadePredictor:
     return Predictor(folder, **options)
 
 
-def columns_of(folder: str | Path) -> tuple[str, str | None]:
-    """Columns of the text and the second text in files of rows, as the run's recipe has them."""
-    recipe = _recipe_of(Path(folder))
-    if recipe is None:
-        return "text", None
-    return recipe.data.text_column, recipe.data.text_pair_column
+def _checked(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows as they come.
+
+    Raises:
+        DataError: one that is no :class:`Row`, such as a text by itself.
+    """
+    if isinstance(rows, str):
+        raise DataError(f"expected rows, got the text {rows!r:.80}: give [Row(text)]")
+    for row in rows:
+        if not isinstance(row, Row):
+            raise DataError(
+                f"expected rows, got {row!r:.80} ({type(row).__name__}): give Row(text), or "
+                "Row(text, pair) to a model that reads two texts"
+            )
+        yield row
 
 
 def _inputs(encoded: Any) -> dict[str, NDArray[Any]]:
@@ -327,14 +363,6 @@ def _readers(task: Task) -> tuple[str, ...]:
     return ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
-def _folder_with(place: Path, *names: str) -> Path:
-    """The folder, or its ``onnx``, whichever holds one of the files first."""
-    for folder in (place, place / "onnx"):
-        if any((folder / name).is_file() for name in names):
-            return folder
-    return place
-
-
 def _check_single(folder: Path) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}: give the output_dir of a run")
@@ -346,8 +374,3 @@ def _check_single(folder: Path) -> None:
             f"{folder} holds a family of models: give {' or '.join(map(str, members))}, or make a "
             f"cascade of it (`hfprune cascade {folder}`)"
         )
-
-
-def _recipe_of(folder: Path) -> Recipe | None:
-    file = folder / RECIPE_FILE
-    return load_recipe(file) if file.is_file() else None

@@ -81,14 +81,16 @@ def run(
 
 
 def _complete(context: Context, source: Path, target: Path) -> None:
-    """What else an export holds, the tokenizer say; and the int8 file whose settings were named.
+    """What else an export holds, as the tokenizer; and the int8 file whose settings were named.
 
     That one is written even where it is refused: the recipe asks for it.
     """
     asked = context.recipe.export.quantization not in ("auto", None)
     for file in source.iterdir():
         graph = ".onnx" in file.name and not (asked and file.name.startswith(QUANTIZED_FILE))
-        if file.is_file() and not graph and not (target / file.name).exists():
+        if file.is_dir():  # a module of a sentence encoder
+            shutil.copytree(file, target / file.name, dirs_exist_ok=True)
+        elif not graph and not (target / file.name).exists():
             shutil.copy2(file, target / file.name)
 
 

@@ -11,7 +11,13 @@ from hfprune.core.files import atomic_directory
 from hfprune.data.task_data import SPLITS
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.models.explaining import explained
-from hfprune.models.layout import lower_of, prompt_of, read_layout, usual_layout
+from hfprune.models.layout import (
+    lower_of,
+    prompt_of,
+    read_layout,
+    search_prompts,
+    usual_layout,
+)
 from hfprune.models.loading import check_fits
 from hfprune.models.sentences import local_folder
 from hfprune.pipeline.context import Context
@@ -32,19 +38,28 @@ def prompt(recipe: Recipe) -> str:
     """
     if recipe.task != "sentence_embedding":
         return ""
-    name, revision = recipe.model.name_or_path, recipe.model.revision
-    with explained(name, revision, "model.name_or_path", False):
-        layout = read_layout(local_folder(name, revision))
+    layout = read_layout(_folder(recipe))
     if layout is None:  # a bare encoder, which has no prompts
-        layout = usual_layout(name, "mean", False, 0)
+        layout = usual_layout(recipe.model.name_or_path, "mean", False, 0)
     elif lower_of(layout):
         raise UnsupportedModelError(
-            f"model.name_or_path {name!r} puts texts in small letters before its tokenizer reads "
-            "them (do_lower_case in sentence_bert_config.json), which no exported file would do: "
-            "let the tokenizer do it (do_lower_case in tokenizer_config.json), and set that to "
-            "false"
+            f"model.name_or_path {recipe.model.name_or_path!r} puts texts in small letters before "
+            "its tokenizer reads them (do_lower_case in sentence_bert_config.json), which no "
+            "exported file would do: let the tokenizer do it (do_lower_case in "
+            "tokenizer_config.json), and set that to false"
         )
     return prompt_of(layout, recipe.data.prompt)
+
+
+def prompts_to_search(recipe: Recipe) -> tuple[str, str]:
+    """What stands before queries, and before the texts to find."""
+    return search_prompts(_folder(recipe), recipe.data.prompt)
+
+
+def _folder(recipe: Recipe) -> str:
+    name, revision = recipe.model.name_or_path, recipe.model.revision
+    with explained(name, revision, "model.name_or_path", False):
+        return local_folder(name, revision)
 
 
 def labelled(context: Context, reading: Reading) -> Reading:

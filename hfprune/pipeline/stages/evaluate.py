@@ -24,6 +24,7 @@ from hfprune.measure.probabilities import quality
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
+from hfprune.pipeline.stages import embeddings
 from hfprune.pipeline.stages.export import reading_of
 from hfprune.pipeline.stages.temperature import fitted
 
@@ -157,8 +158,12 @@ def run(
             served = recommended(context, exported, ref.label) or {ModelRef(ref.label, "int8")}
             if ref in served or not served & set(found):
                 changed[str(ref)] = _with_texts(prepared, rows)
-        entry["interval"] = interval(primary, logits, labels, *about, level)
-        entry["difference"] = paired_interval(primary, logits, first, labels, *about, level)
+        entry["intervals"] = {name: interval(name, logits, labels, *about, level) for name in names}
+        entry["differences"] = {
+            name: paired_interval(name, logits, first, labels, *about, level) for name in names
+        }
+        entry["interval"] = entry["intervals"][primary]
+        entry["difference"] = entry["differences"][primary]
         report[str(ref)] = entry
         context.console.note(f"{ref}: {primary} {entry['metrics'][primary]:.4f}")
     evaluation = Evaluation.model_validate(
@@ -185,8 +190,15 @@ def _scaled(
 def _uses(context: Context, reading: Reading) -> Uses | None:
     """What embeddings are tried on besides, if the recipe names such rows."""
     settings, data = context.recipe.evaluation, reading.data
+    if settings.scored_pairs is None and settings.retrieval is None:
+        return None
     return read_uses(
-        settings.scored_pairs, settings.retrieval, reading.processor, data.max_length, data.prompt
+        settings.scored_pairs,
+        settings.retrieval,
+        reading.processor,
+        data.max_length,
+        data.prompt,
+        embeddings.prompts_to_search(context.recipe),
     )
 
 

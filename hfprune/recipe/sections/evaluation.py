@@ -51,7 +51,8 @@ class EvaluationConfig(Section):
     retrieval: Name | None = Field(
         default=None,
         description="Sentence embedding: a file of queries and texts, columns query, text and "
-        "label (how relevant, from 0 to 1). Reported besides are retrieval_ndcg_at_10 and "
+        "label (how relevant, from 0 to 1, or whole grades, which are divided by the highest; from "
+        "half of it on a text counts as relevant). Reported besides are retrieval_ndcg_at_10 and "
         "retrieval_recall_at_10 of each query's search among all texts of the file.",
         examples=["search.jsonl"],
     )

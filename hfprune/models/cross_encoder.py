@@ -1,0 +1,68 @@
+"""Whether a folder is that of a CrossEncoder of sentence-transformers, by its small files alone.
+
+Its ``config.json`` says nothing of what it does: by that alone it would be a classifier, or with
+one output a regression, of single texts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hfprune.core.kinds import TEXT
+from hfprune.core.reading import read_json
+from hfprune.core.tasks import Task
+from hfprune.models.layout import MODULES
+
+# What it writes into config.json from 4 on, and before.
+_MARKS = ("sentence_transformers", "sbert_ce_default_activation_function")
+
+
+def is_cross_encoder(folder: str | Path) -> bool:
+    """Whether a classifier's folder reads two texts together, as its small files say.
+
+    Those are a ``modules.json`` that lists a transformer alone, or a mark in ``config.json``.
+
+    Raises:
+        CheckpointError: one of them cannot be read.
+    """
+    root = Path(folder)
+    if not (root / "config.json").is_file():
+        return False
+    config = read_json(root / "config.json")
+    if not isinstance(config, dict):
+        return False
+    heads = config.get("architectures")
+    first = heads[0] if isinstance(heads, list) and heads else ""
+    if not str(first).endswith(TEXT.ending):
+        return False
+    return any(mark in config for mark in _MARKS) or _lists_one(root / MODULES)
+
+
+def ranks_by_its_files(folder: str | Path) -> bool:
+    """Whether it is the folder of a CrossEncoder that gives one number a pair.
+
+    Raises:
+        CheckpointError: one of its small files cannot be read.
+    """
+    if not is_cross_encoder(folder):
+        return False
+    config = read_json(Path(folder) / "config.json")
+    return len(config.get("id2label") or (0, 1)) == 1
+
+
+def task_in(folder: str | Path, task: Task) -> Task:
+    """What a model predicts by its config alone, or by what else its folder says.
+
+    Args:
+        folder: of the config.
+        task: by the config; a regression of a CrossEncoder is no such thing.
+    """
+    return "reranking" if task == "regression" and is_cross_encoder(folder) else task
+
+
+def _lists_one(file: Path) -> bool:
+    found: Any = read_json(file) if file.is_file() else None
+    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
+        return False
+    return str(found[0].get("type")).rpartition(".")[2] == "Transformer"

@@ -1,0 +1,142 @@
+"""``hfprune predict`` of models that read two texts: rerankers, CrossEncoders, recipes of pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_tiny_classifier, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+import hfprune.cli
+from hfprune.core.errors import DataError
+from hfprune.deploy.choose.present import choose_among
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.predict.answers import as_line, best_first
+from hfprune.deploy.predict.rows import Row, given_rows
+from hfprune.deploy.predict.serving import Predictor
+from hfprune.models.saved import load_saved
+
+QUERY = "good film"
+TEXTS = ["a dull plot", "the great story was moving", "weak but funny"]
+
+
+def call(*words: object, stdin: str | None = None) -> Any:
+    return CliRunner().invoke(hfprune.cli.app, ["predict", *map(str, words)], input=stdin)
+
+
+def lines(result: Any) -> list[str]:
+    """Answers, without the line that says which file gave them."""
+    assert result.exit_code == 0, result.output
+    found: list[str] = result.stdout.splitlines()
+    return found
+
+
+def change(folder: Path, **said: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("pairs") / "reranker"
+    save_tiny_classifier("bert", place, labels=1)
+    change(place, problem_type="multi_label_classification", id2label={"0": "LABEL_0"})
+    return place
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """By text, of transformers alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return {text: float(model(**tokenizer(QUERY, text, return_tensors="pt")).logits[0, 0])
+                for text in TEXTS}  # fmt: skip
+
+
+def test_a_query_with_its_texts_is_put_in_order(folder: Path) -> None:
+    want = scores(folder)
+    ordered = sorted(TEXTS, key=lambda text: -want[text])
+    texts = [word for text in TEXTS for word in ("--pair", text)]
+    found = [json.loads(line) for line in lines(call(folder, QUERY, *texts, "--json"))]
+    assert [row["text"] for row in found] == ordered
+    assert {row["query"] for row in found} == {QUERY}
+    for row in found:
+        assert row["value"] == pytest.approx(want[row["text"]], abs=1e-4)
+    shown = lines(call(folder, QUERY, *texts))
+    assert [line.partition("  ")[2] for line in shown] == [f"{QUERY}  |  {t}" for t in ordered]
+
+
+def test_a_file_of_pairs_stays_in_its_order(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"query": QUERY, "text": t}) + "\n" for t in TEXTS))
+    shown = lines(call(folder, file))
+    assert [line.partition("  ")[2] for line in shown] == [f"{QUERY}  |  {t}" for t in TEXTS]
+    streamed = call(folder, "-", stdin="".join(f"{QUERY}\t{text}\n" for text in TEXTS))
+    assert lines(streamed) == shown
+    refused = call(folder, file, "--pair", "a text")
+    assert refused.exit_code == 1
+    assert "--pair is for texts of the command line" in refused.output
+    assert "with --pair-column" in refused.output
+
+
+def test_a_query_alone_is_refused_with_the_right_call(folder: Path, tmp_path: Path) -> None:
+    alone = call(folder, "just a text")
+    assert alone.exit_code == 1
+    assert alone.stdout == ""
+    assert (
+        f"the model scores a text for a query, and 'just a text' came alone: call hfprune predict "
+        f'{folder} "a query" --pair "a text that may answer it", or name a file with the columns '
+        "'query' and 'text' (in Python: Row(text, pair))"
+    ) in alone.output
+    with pytest.raises(DataError, match="came alone"):
+        list(Predictor(folder)([Row(QUERY, TEXTS[0]), Row(QUERY)]))
+    # A CrossEncoder's config does not say that it ranks.
+    dense = tmp_path / "dense"
+    save_tiny_classifier("bert", dense, labels=1)
+    assert call(dense, "just a text").exit_code == 0, "a regression of one text"
+    change(dense, sentence_transformers={"version": "5.1.0"})
+    assert "'just a text' came alone" in call(dense, "just a text").output
+    assert len(lines(call(dense, QUERY, "--pair", TEXTS[0]))) == 1
+
+
+def test_pairs_of_a_recipe_are_asked_for(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path, labels=3)
+    recipe = {
+        "model": {"name_or_path": "some/model"}, "output_dir": "runs/x",
+        "pruning": {"sparsity": 0.5},
+        "data": {"train_file": "x.csv", "text_column": "premise", "text_pair_column": "hypothesis",
+                 "max_length": 32},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    told = call(tmp_path, "it was good").output
+    assert "the model reads two texts together, and 'it was good' came alone" in told
+    assert '"a text" --pair "the second text"' in told
+    assert "columns 'premise' and 'hypothesis'" in told
+    (line,) = lines(call(tmp_path, "it was good", "--pair", "it was fine"))
+    assert line.endswith("  it was good  |  it was fine")
+
+
+def test_files_of_a_cross_encoder_are_told_to_read_pairs(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path, labels=1)
+    change(tmp_path, sentence_transformers={"version": "5.1.0"})
+    export_onnx(load_saved(str(tmp_path)), tiny_tokenizer(), tmp_path / "onnx")
+    found = choose_among(tmp_path, uses=["batches"], batch_size=2, seconds=0.1)
+    (best,) = found.uses.values()
+    assert any('reader(["a query"], ["a text"], padding' in line for line in best.load)
+
+
+def test_answers_in_order() -> None:
+    rows = [
+        {"query": query, "text": text, "value": value}
+        for query, text, value in (("b", "1", 0.1), ("a", "2", 5.0), ("b", "3", 0.3))
+    ]
+    assert [row["text"] for row in best_first(rows)] == ["3", "1", "2"]
+    others = [{"text": "x", "value": 1.0}, {"text": "y", "value": 2.0}]
+    assert best_first(others) == others
+    assert as_line(rows[0]) == "0.1000  b  |  1"
+    assert given_rows(["a"], ["b", "c"]) == [Row("a", "b"), Row("a", "c")]
