@@ -198,10 +198,12 @@ def evaluate(
         base = predictions if base is None else base
         more = {} if uses is None else uses.measure(runner, collate, batch_size)
         found[name] = FormQuality(
-            metrics=compute(logits, labels, names, *told) | more,
+            metrics=compute(logits, labels, names, *told)
+            | {metric: sample.value for metric, sample in more.items()},
             intervals={
                 metric: interval(metric, logits, labels, *told, confidence) for metric in names
-            },
+            }
+            | {metric: sample.interval(confidence) for metric, sample in more.items()},
             agreement=_agreement(predictions, base, labels, data.task),
         )
     if progress is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from hfprune.data.readers.reading import read_files
 from hfprune.data.readers.table import Rows
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.measure.embeddings import directions
+from hfprune.measure.intervals import bootstrap_interval, paired_bootstrap
 from hfprune.measure.ranking import DEPTH, by_query
 from hfprune.recipe.sections.data import DataConfig
 
@@ -39,37 +40,69 @@ class Uses:
     pairs: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     search: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
 
-    def measure(self, model: Any, collator: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, model: Any, collator: Any, batch_size: int) -> dict[str, Sample]:
         """:data:`SCORED` and :data:`RETRIEVAL`, as far as there are rows for them."""
         found = directions(predict_logits(model, self.rows, collator, batch_size=batch_size))
-        measured: dict[str, float] = {}
+        measured: dict[str, Sample] = {}
         if self.pairs is not None:
-            measured |= dict(zip(SCORED, [scored(found, *self.pairs)], strict=True))
+            pairs, scores = self.pairs
+            measured[SCORED[0]] = Sample(_cosines(found, pairs), scores, correlation)
         if self.search is not None:
-            measured |= dict(zip(RETRIEVAL, searched(found, *self.search), strict=True))
+            for name, values in zip(RETRIEVAL, by_search(found, *self.search), strict=True):
+                measured[name] = Sample(values, values, _mean)
         return measured
 
 
-def scored(vectors: NDArray[Any], pairs: NDArray[Any], scores: NDArray[Any]) -> float:
-    """Spearman's correlation of cosines with scores; 0.0 without spread.
+@dataclass(frozen=True)
+class Sample:
+    """A metric and what it is of: independent witnesses, from which its interval is drawn.
 
-    Args:
-        vectors: of length 1, ``(texts, width)``.
-        pairs: rows of the two texts, ``(pairs, 2)``.
-        scores: ``(pairs,)``.
+    Attributes:
+        values: float64 ``(n,)``: what the model made of each pair, or of each query.
+        truth: float64 ``(n,)``: of pairs, how alike they are.
+        metric: of both.
     """
+
+    values: NDArray[Any]
+    truth: NDArray[Any]
+    metric: Callable[[NDArray[Any], NDArray[Any]], float]
+
+    @property
+    def value(self) -> float:
+        return self.metric(self.values, self.truth)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """By bootstrap over pairs or queries."""
+        return bootstrap_interval(self.metric, self.values, self.truth, confidence)
+
+    def difference(self, dense: Sample, confidence: float) -> tuple[float, float, float]:
+        """From another model's, with its interval: the same pairs or queries drawn for both."""
+        return paired_bootstrap(self.metric, self.values, dense.values, self.truth, confidence)
+
+
+def _mean(values: NDArray[Any], _: NDArray[Any]) -> float:
+    return float(values.mean())
+
+
+def correlation(cosines: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Spearman's correlation; 0.0 without spread."""
     from scipy.stats import spearmanr
 
-    cosines = (vectors[pairs[:, 0]] * vectors[pairs[:, 1]]).sum(axis=1)
     if np.ptp(cosines) == 0 or np.ptp(scores) == 0:
         return 0.0
     return float(spearmanr(cosines, scores)[0])
 
 
-def searched(
+def _cosines(vectors: NDArray[Any], pairs: NDArray[Any]) -> NDArray[np.float64]:
+    """Of texts by their rows, ``(pairs, 2)``; vectors of length 1, ``(texts, width)``."""
+    first, second = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
+    return (first * second).sum(axis=1).astype(np.float64)
+
+
+def by_search(
     vectors: NDArray[Any], pairs: NDArray[Any], relevance: NDArray[Any]
-) -> tuple[float, float]:
-    """nDCG@10 and recall@10 of each query's search among all texts, the mean over queries.
+) -> NDArray[np.float64]:
+    """nDCG@10 and recall@10 of each query's search among all texts, ``(2, queries)``.
 
     Args:
         vectors: of length 1, ``(texts, width)``.
@@ -89,8 +122,7 @@ def searched(
         labels = np.zeros(scores.shape)
         np.maximum.at(labels, (asked[of_block] - start, place[of_block]), relevance[of_block])
         values.append(_first_ten(scores, labels))
-    ndcg, recall = np.concatenate(values, axis=1).mean(axis=1)
-    return float(ndcg), float(recall)
+    return np.concatenate(values, axis=1)
 
 
 def _first_ten(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from tiny import tiny_tokenizer
 
 from hfprune.core.errors import DataError
 from hfprune.deploy import sentences
-from hfprune.deploy.sentences import read_uses, searched
+from hfprune.deploy.sentences import Sample, by_search, correlation, read_uses
 from hfprune.measure.embeddings import directions
 
 
@@ -57,7 +57,7 @@ def test_searches_in_blocks_are_searches(
 ) -> None:
     monkeypatch.setattr(sentences, "_COSINES", block)
     given = search(queries, texts)
-    assert searched(*given) == pytest.approx(by_hand(*given), abs=1e-9)
+    assert by_search(*given).mean(axis=1).tolist() == pytest.approx(list(by_hand(*given)), abs=1e-9)
 
 
 @pytest.mark.parametrize("block", [1, 2**20])
@@ -69,8 +69,8 @@ def test_of_equal_scores_the_less_relevant_come_first(
     vectors[:, 0] = 1.0  # the query and 13 texts: all the same
     pairs = np.array([(0, text) for text in range(1, 14)])
     relevance = np.array([1.0] * 2 + [0.0] * 11)
-    assert searched(vectors, pairs, relevance) == (0.0, 0.0)
-    few = searched(vectors, pairs[:11], relevance[:11])  # 9 others come first
+    assert by_search(vectors, pairs, relevance).tolist() == [[0.0], [0.0]]
+    few = by_search(vectors, pairs[:11], relevance[:11])[:, 0]  # 9 others come first
     assert few[0] == pytest.approx((1 / np.log2(11)) / (1 + 1 / np.log2(3)))
     assert few[1] == 0.5
 
@@ -80,11 +80,29 @@ def test_memory_does_not_grow_with_queries_times_texts() -> None:
     given = search(2000, 6000)
     tracemalloc.start()
     try:
-        searched(*given)
+        by_search(*given)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 48e6
+
+
+def test_intervals_draw_queries_and_pairs() -> None:
+    """The same ones for both models, so what both get wrong is no difference."""
+    rng = np.random.default_rng(0)
+    hit = rng.random(400) < 0.8
+    found = Sample(hit.astype(float), hit.astype(float), lambda values, _: float(values.mean()))
+    low, high = found.interval(0.95)
+    half = 1.96 * np.sqrt(found.value * (1 - found.value) / 400)
+    assert (low, high) == pytest.approx((found.value - half, found.value + half), abs=0.01)
+    assert found.difference(found, 0.95) == (0.0, 0.0, 0.0)
+    truth = rng.normal(size=300)
+    noisy, exact = (Sample(truth + noise * rng.normal(size=300), truth, correlation)
+                    for noise in (1.0, 0.0))  # fmt: skip
+    assert exact.interval(0.95) == pytest.approx((1.0, 1.0))
+    gap, low, high = noisy.difference(exact, 0.95)
+    assert gap == pytest.approx(noisy.value - 1.0)
+    assert low < gap < high < 0
 
 
 def rows(file: Path, labels: list[Any]) -> str:

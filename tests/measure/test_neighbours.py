@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import EMBEDDING_METRICS
 from hfprune.deploy.choose.judge import depends_on_batch, gather
-from hfprune.deploy.sentences import scored, searched
+from hfprune.deploy.sentences import by_search, correlation
 from hfprune.measure import embeddings
 from hfprune.measure.comparison import changes, class_scores
 from hfprune.measure.intervals import interval, paired_interval
@@ -131,11 +131,12 @@ def test_pairs_and_searches_by_hand() -> None:
     pairs = np.array([[0, 1], [0, 2], [0, 3], [2, 3]])
     scores = np.array([5.0, 2.0, 0.0, 3.0])
     cosines = [float(vectors[a] @ vectors[b]) for a, b in pairs]
-    assert scored(vectors, pairs, scores) == pytest.approx(spearmanr(cosines, scores)[0])
-    assert scored(vectors, pairs, np.ones(4)) == 0.0
+    found = correlation(np.array(cosines), scores)
+    assert found == pytest.approx(spearmanr(cosines, scores)[0])
+    assert correlation(np.array(cosines), np.ones(4)) == 0.0
     # Query 0 finds its text first; query 2 ranks the texts 3, 1: its text is second of two.
     asked = np.array([[0, 1], [2, 1], [2, 3]])
-    ndcg, recall = searched(vectors, asked, np.array([1.0, 1.0, 0.0]))
+    ndcg, recall = by_search(vectors, asked, np.array([1.0, 1.0, 0.0])).mean(axis=1)
     assert float(vectors[2] @ vectors[3]) > float(vectors[2] @ vectors[1])
     assert ndcg == pytest.approx((1.0 + 1 / np.log2(3)) / 2)
     assert recall == 1.0

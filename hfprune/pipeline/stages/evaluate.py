@@ -16,7 +16,7 @@ from hfprune.deploy.runtimes.base import Session
 from hfprune.deploy.runtimes.onnxruntime import OnnxClassifier
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
-from hfprune.deploy.sentences import Uses, read_uses
+from hfprune.deploy.sentences import Sample, Uses, read_uses
 from hfprune.measure.comparison import changes, class_scores
 from hfprune.measure.intervals import interval, paired_interval
 from hfprune.measure.metrics import compute
@@ -127,6 +127,7 @@ def run(
     changed: dict[str, list[dict[str, Any]]] = {}
     about = (data.task, data.num_labels, data.label_names)
     first: Any = None  # the dense model in PyTorch, which all are compared with
+    first_more: Mapping[str, Sample] = {}
     found = candidates(context, prepared, models, exported)
     uses = {reading is prepared.dense: _uses(context, reading)
             for reading in (prepared.small, prepared.dense)}  # fmt: skip
@@ -145,12 +146,13 @@ def run(
             model, reading.collator, recipe.training.per_device_eval_batch_size
         )  # fmt: skip
         entry: dict[str, Any] = {
-            "metrics": compute(logits, labels, names, *about) | more,
+            "metrics": compute(logits, labels, names, *about)
+            | {name: sample.value for name, sample in more.items()},
             "by_class": class_scores(logits, labels, *about),
             "probabilities": quality(logits, labels, data.task),
         }
         if first is None:
-            first = logits
+            first, first_more = logits, more
             if recipe.fits_temperature:
                 entry["probabilities"] |= _scaled(context, reading, model, logits, labels)
         elif not ref.is_dense:
@@ -158,10 +160,12 @@ def run(
             served = recommended(context, exported, ref.label) or {ModelRef(ref.label, "int8")}
             if ref in served or not served & set(found):
                 changed[str(ref)] = _with_texts(prepared, rows)
-        entry["intervals"] = {name: interval(name, logits, labels, *about, level) for name in names}
+        entry["intervals"] = {
+            name: interval(name, logits, labels, *about, level) for name in names
+        } | {name: sample.interval(level) for name, sample in more.items()}
         entry["differences"] = {
             name: paired_interval(name, logits, first, labels, *about, level) for name in names
-        }
+        } | {name: one.difference(first_more[name], level) for name, one in more.items()}
         entry["interval"] = entry["intervals"][primary]
         entry["difference"] = entry["differences"][primary]
         report[str(ref)] = entry
