@@ -96,7 +96,8 @@ def correlation(cosines: NDArray[Any], scores: NDArray[Any]) -> float:
 def _cosines(vectors: NDArray[Any], pairs: NDArray[Any]) -> NDArray[np.float64]:
     """Of texts by their rows, ``(pairs, 2)``; vectors of length 1, ``(texts, width)``."""
     first, second = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
-    return (first * second).sum(axis=1).astype(np.float64)
+    found: NDArray[np.float64] = (first * second).sum(axis=1).astype(np.float64)
+    return found
 
 
 def by_search(
