@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.tensor import DTensor
 
 from hfprune.core.errors import CheckpointError
-from hfprune.families import adapter_of
+from hfprune.families import adapter_of, supported_model_types
 
 # What ``accelerate launch --use_fsdp`` tells the processes that it starts.
 _ASKED = "ACCELERATE_USE_FSDP"
@@ -40,10 +40,11 @@ def shard_by_layers_(accelerator: Any, model: Any) -> None:
     """Shard layers one by one, unless the launch or the arguments name other classes.
 
     transformers 5 names the module of all embeddings too, whose word embeddings accelerate shards
-    once more, which fails.
+    once more, which fails. Of families that are not pruned it decides alone.
     """
     plugin = accelerator.state.fsdp_plugin
-    if plugin.transformer_cls_names_to_wrap is None:
+    known = model.config.model_type in supported_model_types()
+    if plugin.transformer_cls_names_to_wrap is None and known:
         layers = adapter_of(model).layers(model)
         filled = {type(layer).__name__ for layer in layers if any(True for _ in layer.parameters())}
         plugin.transformer_cls_names_to_wrap = sorted(filled)

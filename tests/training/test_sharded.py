@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from sharding_here import LAUNCHED
-from tiny import save_tiny_classifier, write_reviews
+from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 from hfprune import PruningConfig
 from hfprune.core.errors import CheckpointError, TrainingError
+from hfprune.families import model_sizes
 from hfprune.pipeline.preflight import check_sharding
-from hfprune.training.sharding import weights_in, why_not
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.surgery import shrink_
+from hfprune.training.sharding import shard_by_layers_, weights_in, why_not
 
 TESTS = Path(__file__).parents[1]
 
@@ -136,6 +140,20 @@ def test_launches_that_cannot_do_are_refused(
         check_sharding(PruningConfig(sparsity=0.5, method="reconstruction"))
     monkeypatch.delenv("FSDP_VERSION")
     assert "FSDP version 1" in (why_not() or "")
+
+
+def test_layers_are_sharded_one_by_one_unless_others_are_named() -> None:
+    def named(model: Any, names: list[str] | None = None) -> list[str] | None:
+        plugin = SimpleNamespace(transformer_cls_names_to_wrap=names)
+        shard_by_layers_(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), model)
+        return plugin.transformer_cls_names_to_wrap
+
+    model = tiny_model("bert")
+    shrink_(model, PruningPlan.first_units(model_sizes(model), [(0, 0), (2, 8), (1, 4)]))
+    assert named(model) == ["BertLayer"]
+    assert named(model, ["BertEmbeddings"]) == ["BertEmbeddings"]
+    model.config.model_type = "unknown"
+    assert named(model) is None
 
 
 def test_a_checkpoint_without_safetensors_is_told(tmp_path: Path) -> None:
