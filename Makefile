@@ -136,6 +136,8 @@ $(VENV5)/.installed: pyproject.toml constraints-v5.txt | $(INSTALLED)
 		"$$(grep '^torch==' constraints-v5.txt)" -c constraints-v5.txt
 	$(VENV5)/bin/python -m pip --disable-pip-version-check install \
 		-c constraints-v5.txt -e ".[onnx,openvino,ner,peft,vision,bench,test]"
+# Its trainers are tested where it can be had; hfprune does not need it, and all that it needs is there.
+	-$(VENV5)/bin/python -m pip --disable-pip-version-check install --no-deps "sentence-transformers>=6,<7"
 	@touch $@
 
 $(FETCHED): scripts/fetch_demo.py scripts/demo-assets.lock scripts/make_bbc_reranking.py | $(INSTALLED)

@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-MOST_BYTES, MOST_TEXTS = 2**20, 64
+MOST_BYTES, MOST_TEXTS = 2**20, 128  # a search has a hundred candidates
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 

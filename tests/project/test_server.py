@@ -186,7 +186,7 @@ def test_it_answers_as_predict_does(address: str, folder: Path) -> None:
         (b'{"a": 1}', "/classify", 400),
         (b"[1]", "/classify", 400),
         (b"[]", "/classify", 400),
-        (json.dumps(["x"] * 65).encode(), "/classify", 400),
+        (json.dumps(["x"] * 129).encode(), "/classify", 400),
         (b" " * (2**20 + 1), "/classify", 413),
         (b"[]", "/other", 404),
     ],
