@@ -57,7 +57,7 @@ def test_gates_and_the_first_fsdp_are_refused_before_training(
         with pytest.raises(TrainingError, match=told):
             make(tmp_path, cls=Sharded, pruning=PruningConfig(**target))
     finally:
-        AcceleratorState._reset_state()  # which all trainers of a process share
+        AcceleratorState._shared_state.pop("fsdp_plugin")  # all trainers of a process share it
 
 
 def test_several_gpus_in_one_process_are_refused() -> None:
