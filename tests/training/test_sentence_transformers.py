@@ -1,7 +1,7 @@
 """Trainers of sentence-transformers with gates: its losses, data sets and evaluators.
 
-Skipped where sentence-transformers is not installed: it is no dependency of hfprune. The environment
-of `make test-v5` has it where pip finds it.
+Skipped where sentence-transformers is not installed: it is no dependency of hfprune. The
+environment of `make test-v5` has it where pip finds it.
 """
 
 from __future__ import annotations
