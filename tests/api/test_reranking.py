@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import re
@@ -197,6 +198,8 @@ def test_what_its_card_and_report_show_runs_as_it_is(
     ranking = [block for block in (*blocks, code) if "order =" in block]
     assert len(ranking) == 2
     for block in ranking:
+        if "optimum" in block and importlib.util.find_spec("optimum") is None:
+            continue  # which is not for transformers 5
         long = block.replace('"another text"', f'"{NEUTRAL[0]} " * 900')
         assert long != block
         file = tmp_path / "shown.py"
