@@ -107,12 +107,12 @@ def compress(
     target = {name: value for name, value in target.items() if value is not None}
     if isinstance(target.get("speedup"), int):
         target["speedup"] = float(target["speedup"])  # type: ignore[arg-type]
+    named = task or task_of(model)
     text_column, text_pair_column, columns = columns_of(
-        task or task_of(model), text_column, text_pair_column, label_column, sections.get("data")
+        named, text_column, text_pair_column, label_column, sections.get("data")
     )
     with _inputs(output) as folder:
         name, reader = _as_folder(model, tokenizer, folder)
-        named = task or task_of(model)
         files = {
             f"{part}_file": as_file(rows, folder / f"{part}.jsonl", what=part, needed=columns)
             for part, rows in (("train", train), ("validation", validation), ("test", test))

@@ -53,7 +53,7 @@ class FormQuality(Part):
     Attributes:
         metrics: by name. Of an encoder's own test rows also what it is used for, as far as the
             recipe names rows for that (``scored_spearman``, ``retrieval_*``).
-        intervals: lower and upper end of each metric, but of what it is used for.
+        intervals: lower and upper end of each metric.
         agreement: fraction of predictions that are those of PyTorch; ``None`` for regression,
             reranking and embeddings.
     """

@@ -18,12 +18,11 @@ from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
-from hfprune.deploy.quantize.outcome import PLAIN
-from hfprune.deploy.quantize.quantizing import quantize_onnx
 from hfprune.models.saved import load_saved
 from hfprune.models.sentences import load_embedder
 from hfprune.pruning.surgery import shrink_
 from tests.api.test_embeddings import PROMPTS, sentence_encoder
+from tests.deploy.test_layouts import left_by_a_run
 from tests.models.test_layouts_6 import new_folder
 
 TEXTS = ["a good film", "dull", "a very very weak plot " * 9]
@@ -34,13 +33,7 @@ def finished(folder: Path, source: Path, *, cut: int | None = None) -> Path:
     """A pruned encoder with its ONNX files, as a run leaves it."""
     if cut is not None:
         (source / SETTINGS).write_text(json.dumps({**PROMPTS, "truncate_dim": cut}))
-    model = load_embedder(str(source))
-    shrink_(model, random_plan(model))
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    export_onnx(model, tiny_tokenizer(), folder / "onnx")
-    quantize_onnx(folder / "onnx", PLAIN)
-    return folder
+    return left_by_a_run(load_embedder(str(source)), folder)
 
 
 @pytest.fixture(scope="module")

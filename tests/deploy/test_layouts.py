@@ -30,7 +30,11 @@ LABELS = {0: "bad", 1: "so so", 2: "good"}
 
 
 def finished(folder: Path, family: str, *, tokens: bool = False) -> Path:
-    model = tiny_model(family, tokens=tokens, id2label=LABELS, label2id={})
+    return left_by_a_run(tiny_model(family, tokens=tokens, id2label=LABELS, label2id={}), folder)
+
+
+def left_by_a_run(model: Any, folder: Path) -> Path:
+    """A folder with the model, pruned, and its ONNX files."""
     shrink_(model, random_plan(model))
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
