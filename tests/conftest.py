@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 
 _home = tempfile.mkdtemp(prefix="hfprune-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
@@ -55,10 +56,18 @@ settings.register_profile("hfprune", derandomize=True, deadline=None, database=N
 settings.load_profile("hfprune")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_mixed_precision_of_another_module() -> None:
+    """What a module's own fixtures train comes before the next one."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+
+
 @pytest.fixture(autouse=True)
-def no_mixed_precision_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_mixed_precision_is_left() -> Iterator[None]:
     """TrainingArguments with bf16 turn it on for all that come after, by this variable."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    yield
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
 
 @pytest.fixture(autouse=True)

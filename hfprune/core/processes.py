@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,24 @@ def leave_processes() -> None:
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def precision_left_alone() -> Iterator[None]:
+    """What this block trains in bfloat16 does not turn it on for what its caller trains next.
+
+    ``TrainingArguments(bf16=True)`` sets a variable of the environment that all later trainers of
+    the process follow, also those that were told ``bf16=False``.
+    """
+    name = "ACCELERATE_MIXED_PRECISION"
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 def lost_processes(environ: Mapping[str, str] = os.environ) -> str | None:

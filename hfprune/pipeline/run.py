@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from hfprune.core.exchange import from_main, tell_failure
 from hfprune.core.locks import FolderLock
-from hfprune.core.processes import lost_processes
+from hfprune.core.processes import lost_processes, precision_left_alone
 from hfprune.core.results import RunResults
 from hfprune.core.signals import terminated_as_interrupted
 from hfprune.pipeline import preflight, progress
@@ -79,6 +79,7 @@ def _working(context: Context) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(terminated_as_interrupted())
+            stack.enter_context(precision_left_alone())
             if context.is_main:
                 preflight.check_places(context)
                 stack.enter_context(FolderLock(context.store.output))

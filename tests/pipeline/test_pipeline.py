@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -19,7 +20,7 @@ from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
 from hfprune import load_recipe
-from hfprune.core.errors import CheckpointError, OutputError, UnsupportedModelError
+from hfprune.core.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.core.memory import release_memory
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
@@ -30,6 +31,7 @@ from hfprune.pipeline.training import make_trainer, recovery_trainer
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.workplan import describe
 from hfprune.report.console import Console
+from hfprune.training.arguments import training_arguments
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "demo-assets"
@@ -128,6 +130,25 @@ def test_bfloat16_where_this_machine_is_faster_in_it(
     ]
     assert prepared(True, 0.9, **fresh)[2] == []
     assert prepared(False, 0.1, **fresh)[2] == []
+
+
+def test_a_run_in_bfloat16_does_not_turn_it_on_for_later_trainers(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, seen = "ACCELERATE_MIXED_PRECISION", list[str | None]()
+
+    def prepared(context: Context) -> None:
+        training_arguments(context.recipe.training, tmp_path / "args")
+        seen.append(os.environ[name])
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(sys.modules["hfprune.pipeline.run"], "_prepare", prepared)
+    recipe = load_recipe(recipe_file(tmp_path, inputs, training={"bf16": True}))
+    for before in ("no", None):
+        monkeypatch.delenv(name) if before is None else monkeypatch.setenv(name, before)
+        with pytest.raises(TrainingError, match="enough"):
+            run(recipe, Console(quiet=True))
+        assert (seen.pop(), os.environ.get(name)) == ("bf16", before)
 
 
 def test_distilling_on_the_rest_of_long_texts(
