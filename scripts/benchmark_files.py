@@ -22,6 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from scripting import carry_out, parser_of
+
 # Rounds of the timing, and the batch sizes that a file must say the same at.
 ROUNDS, SIZES = 40, (1, 8, 32, 64)
 
@@ -164,11 +167,7 @@ def each_file(found: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of a finished run")
     parser.add_argument("--dense", type=Path, required=True, help="with the dense model.onnx")
     parser.add_argument("--dense-best", type=Path, help="with the dense model's deploy.json")
@@ -178,16 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", nargs="*", default=[], dest="overrides", metavar="key.path=value",
         help="of the recipes",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
+    return carry_out(work, parser.parse_args(arguments))
 
-    from hfprune.core.errors import HFPruneError
+
+def work(options: argparse.Namespace) -> int:
     from hfprune.core.files import atomic_write_json
 
-    try:
-        found = [measure(folder, options) for folder in options.folders]
-    except HFPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    found = [measure(folder, options) for folder in options.folders]
     options.output.mkdir(parents=True, exist_ok=True)
     atomic_write_json(options.output / "files.json", found)
     print(f"{table(found)}\n\n{each_file(found)}")

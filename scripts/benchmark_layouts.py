@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
 import benchmark_methods as shared
+import scripting
 
 LAYOUTS = ("uneven", "uniform")
 CASCADE = "cascade"
@@ -152,7 +153,7 @@ def _cascade_table(asked: Sequence[dict[str, Any]]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = shared.parser_of(__doc__ or "", (4.0, 8.0, 12.0), "runs/layouts")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there too")
-    return shared.carry_out(compare, parser.parse_args(arguments))
+    return scripting.carry_out(compare, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

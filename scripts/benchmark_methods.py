@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+import scripting
 from simple_baselines import STATIC, TFIDF, rows_of
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
 
 def parser_of(document: str, speeds: Sequence[float], output: str) -> argparse.ArgumentParser:
     """The arguments that comparisons share."""
-    parser = argparse.ArgumentParser(
-        description=document.split("\n")[0],
-        epilog=document.split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = scripting.parser_of(document)
     parser.add_argument("--recipe", required=True, metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--speeds", type=float, nargs="+", default=list(speeds))
@@ -111,21 +108,7 @@ def parser_of(document: str, speeds: Sequence[float], output: str) -> argparse.A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__ or "", (6.0, 10.0, 16.0), "runs/methods")
-    return carry_out(compare, parser.parse_args(arguments))
-
-
-def carry_out(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """The exit status of a comparison."""
-    from hfprune.core.errors import HFPruneError
-
-    try:
-        return work(options)
-    except HFPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; start again to go on", file=sys.stderr)
-        return 130
+    return scripting.carry_out(compare, parser.parse_args(arguments))
 
 
 def compare(options: argparse.Namespace) -> int:

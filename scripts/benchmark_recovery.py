@@ -29,6 +29,9 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from scripting import carry_out, parser_of
+
 
 def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
     """One recovery and what it came to."""
@@ -107,11 +110,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, metavar="DIR")
     parser.add_argument("--pruned", type=Path, required=True, metavar="DIR")
@@ -123,27 +122,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", nargs="*", default=[], dest="overrides", metavar="key.path=value",
         help="of the recipe, for all ways",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
+    return carry_out(work, parser.parse_args(arguments))
 
-    from hfprune.core.errors import HFPruneError
+
+def work(options: argparse.Namespace) -> int:
     from hfprune.core.files import atomic_write_json
 
     found = []
     about = [str(options.teacher.resolve()), str(options.pruned.resolve()), *options.overrides]
     options.output.mkdir(parents=True, exist_ok=True)
-    try:
-        for seed in options.seeds:
-            for way in options.way or [""]:
-                key = json.dumps([str(options.recipe), *about, way, seed])
-                name = hashlib.sha256(key.encode()).hexdigest()[:16]
-                file = options.output / f"{name}.json"
-                if not file.is_file():
-                    atomic_write_json(file, recovered(options, way, seed))
-                found.append(json.loads(file.read_text(encoding="utf-8")))
-                print(table(found), flush=True)
-    except HFPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for seed in options.seeds:
+        for way in options.way or [""]:
+            key = json.dumps([str(options.recipe), *about, way, seed])
+            name = hashlib.sha256(key.encode()).hexdigest()[:16]
+            file = options.output / f"{name}.json"
+            if not file.is_file():
+                atomic_write_json(file, recovered(options, way, seed))
+            found.append(json.loads(file.read_text(encoding="utf-8")))
+            print(table(found), flush=True)
     return 0
 
 

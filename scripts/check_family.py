@@ -11,7 +11,6 @@ line; the first failure says where to look. Exit status 1 if any fails.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import tempfile
@@ -20,15 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from scripting import parser_of
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("family", help="a family of tests/tiny.py, or a model type")
     parser.add_argument("keys", nargs="*", metavar="key=value", help="of the config")
     parser.add_argument(

@@ -20,6 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from scripting import carry_out, parser_of
+
 # A choice within this of the best is as good.
 GOOD = 1.10
 # Rounds of the long timing at the end.
@@ -115,11 +118,7 @@ def repeat(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="of a finished run")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--busy", type=int, default=10, help="so many of them, the first")
@@ -128,16 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dense", action="store_true", help="DIR/onnx is of the dense model")
     parser.add_argument("--output", type=Path, default=Path("runs/repeats"))
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="of its recipe")
-    options = parser.parse_args(arguments)
+    return carry_out(work, parser.parse_args(arguments))
 
-    from hfprune.core.errors import HFPruneError
+
+def work(options: argparse.Namespace) -> int:
     from hfprune.core.files import atomic_write_json
 
-    try:
-        found = repeat(options)
-    except HFPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    found = repeat(options)
     options.output.mkdir(parents=True, exist_ok=True)
     atomic_write_json(options.output / "repeats.json", found)
     for use, times in found["truth_ms"].items():

@@ -19,9 +19,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from scripting import carry_out, parser_of
 
 TFIDF, STATIC = "TF-IDF", "static embeddings"
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -226,35 +230,28 @@ def rows_of(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--recipe", required=True, metavar="FILE")
     parser.add_argument("--only", nargs="+", default=[TFIDF, STATIC], choices=[TFIDF, STATIC])
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
-    options = parser.parse_args(arguments)
+    return carry_out(work, parser.parse_args(arguments))
 
-    from hfprune.core.errors import HFPruneError
+
+def work(options: argparse.Namespace) -> int:
     from hfprune.recipe.reading import load_recipe
 
-    try:
-        recipe = load_recipe(options.recipe, options.overrides)
-        data, tokenizer = load(recipe)
-        print(f"| method | {recipe.evaluation.metrics[0]} | MB | ms a text, one by one |")
-        print("|---|---|---|---|")
-        for simple in simple_baselines(recipe, data, tokenizer, options.only):
-            value = score_of(recipe, data, simple)
-            texts = data.texts["test"][:200]
-            start = time.process_time()
-            for text in texts:
-                simple.scores([text])
-            ms = 1e3 * (time.process_time() - start) / len(texts)
-            print(f"| {simple.name} | {value:.4f} | {simple.bytes / 1e6:.1f} | {ms:.2f} |")
-    except HFPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    recipe = load_recipe(options.recipe, options.overrides)
+    data, tokenizer = load(recipe)
+    print(f"| method | {recipe.evaluation.metrics[0]} | MB | ms a text, one by one |")
+    print("|---|---|---|---|")
+    for simple in simple_baselines(recipe, data, tokenizer, options.only):
+        value = score_of(recipe, data, simple)
+        texts = data.texts["test"][:200]
+        start = time.process_time()
+        for text in texts:
+            simple.scores([text])
+        ms = 1e3 * (time.process_time() - start) / len(texts)
+        print(f"| {simple.name} | {value:.4f} | {simple.bytes / 1e6:.1f} | {ms:.2f} |")
     return 0
 
 
