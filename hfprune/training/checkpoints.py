@@ -28,7 +28,15 @@ WEIGHTS = (
 )
 
 # Written last of an optimizer's shards under FSDP.
-SHARDED_OPTIMIZER = "optimizer_0/.metadata"
+SHARDS_LISTED = ".metadata"
+
+# The state of a training, by the file that the Trainer writes; under FSDP an optimizer's is whole
+# in a file of another name, or in shards.
+STATES = {
+    "optimizer.pt": ("optimizer.pt", "optimizer.bin", f"optimizer_0/{SHARDS_LISTED}"),
+    "scheduler.pt": ("scheduler.pt",),
+    "rng_state*.pth": ("rng_state*.pth",),
+}
 
 
 def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
@@ -118,16 +126,14 @@ def _damage(folder: Path, needed: Sequence[str]) -> str | None:
         missing += [f"the end of {file.name}" for file in pickled if not zipfile.is_zipfile(file)]
         # The Trainer takes what is there of these, and starts the rest anew without a word. None
         # at all is what save_only_model leaves.
-        states = {"optimizer.pt": False, "scheduler.pt": False, "rng_state*.pth": False}
-        for pattern in states:
-            files = sorted(folder.glob(pattern))
-            if pattern == "optimizer.pt":  # or those of FSDP, whole or in shards
-                files += sorted(folder.glob("optimizer.bin"))
-            sharded = pattern == "optimizer.pt" and (folder / SHARDED_OPTIMIZER).is_file()
-            states[pattern] = bool(files) or sharded
-            missing += [f"the end of {file.name}" for file in files if not zipfile.is_zipfile(file)]
+        states = {}
+        for name, patterns in STATES.items():
+            files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+            states[name] = bool(files)
+            zips = [file for file in files if file.name != SHARDS_LISTED]
+            missing += [f"the end of {file.name}" for file in zips if not zipfile.is_zipfile(file)]
         if any(states.values()):
-            missing += [pattern for pattern, there in states.items() if not there]
+            missing += [name for name, there in states.items() if not there]
         if missing:
             return f"it lacks {', '.join(missing)}"
         return None if weights else "it has no weights"
