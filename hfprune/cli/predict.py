@@ -73,7 +73,7 @@ def predict(
         from hfprune.core.text import visible_json
         from hfprune.deploy.predict.answers import as_line, best_first
         from hfprune.deploy.predict.places import columns_of
-        from hfprune.deploy.predict.rows import STDIN, given_rows, is_file_of_rows
+        from hfprune.deploy.predict.rows import STDIN, check_no_file, given_rows, is_file_of_rows
         from hfprune.deploy.predict.serving import opened
 
         given = texts or [STDIN]
@@ -94,6 +94,8 @@ def predict(
             ask = opened(
                 folder, batch_size=batch_size, threads=threads, use="single" if alone else None
             )
+            if not streamed and len(given) == 1 and ask.task != "image_classification":
+                check_no_file(given[0])
             say(f"{ask.file.path} ({ask.file.precision}, {ask.file.why})", err=True)
             answers = ask(rows)
             for told in answers if streamed else best_first(list(answers)):
@@ -120,6 +122,9 @@ def _streamed(name: str, column: str, pair_column: str | None) -> Iterator[Itera
         return
     try:
         with Path(name).open(encoding="utf-8-sig", newline="") as file:
+            # A stray carriage return within a text ends no line, unless it ends the first one.
+            ends = "" if file.readline().endswith("\r") else "\n"
+        with Path(name).open(encoding="utf-8-sig", newline=ends) as file:
             yield read_rows(file, name, column=column, pair_column=pair_column)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} cannot be read: {error}; save it in UTF-8") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -20,6 +21,7 @@ from tiny import (
 from typer.testing import CliRunner
 
 import hfprune.cli
+from hfprune.cli.predict import _streamed
 from hfprune.core.errors import CheckpointError, DataError, TrainingError
 from hfprune.deploy.choose.record import Deployment, Recommended, write_deployment
 from hfprune.deploy.exporters.exporting import export_onnx
@@ -117,6 +119,9 @@ def test_words_become_entities_with_their_places() -> None:
         ("a.csv", 'id;text\n1;"one; two"\n', [Row("one; two")]),
         ("a.csv", 'id,text\n1,"one, and\nmore"\n2,two\n', [Row("one, and\nmore"), Row("two")]),
         ("a.tsv", "text\tid\none\t1\n", [Row("one")]),
+        # A quote is a character like any other, as in the rows that are trained on.
+        ("a.tsv", 'text\tid\n"one\t1\nt"w"o\t2\n', [Row('"one'), Row('t"w"o')]),
+        ("a.csv", "text,id,\none,1\ntwo,2,\n", [Row("one"), Row("two")]),
         ("a.jsonl", '{"text": "one"}\n"two"\n', [Row("one"), Row("two")]),
     ],
 )
@@ -128,7 +133,27 @@ def test_rows_of_files(name: str, content: str, expected: list[Row]) -> None:
     ("name", "content", "pair", "message"),
     [
         ("a.csv", "review\nx\n", None, "a.csv has no column 'text', only 'review'"),
-        ("a.csv", "a,text\n1\n", None, "a.csv, line 2: the row has too few columns"),
+        ("a.csv", "a,text\n1\n", None, "a.csv, line 2 has 1 cells, the header has 2"),
+        (
+            "a.csv",
+            "text,a\none, two,1\n",
+            None,
+            "line 2 has 3 cells, the header has 2: a text",
+        ),
+        (
+            "a.tsv",
+            "text\ta\none\ttwo\t1\n",
+            None,
+            "has 3 cells, the header has 2: in a .tsv",
+        ),
+        (
+            "a.csv",
+            'text\n"one\ntwo\n',
+            None,
+            "line 3: not valid CSV: unexpected end of data",
+        ),
+        ("a.csv", "text,text\n1,2\n", None, "the column 'text' stands 2 times in the header line"),
+        ("a.jsonl", "[" * 100_000, None, "a.jsonl, line 1: expected a JSON value"),
         ("a.jsonl", "{}\n", None, "a.jsonl, line 1: expected an object with a text under 'text'"),
         ("a.jsonl", "{\n", None, "a.jsonl, line 1: expected a JSON value"),
         ("a.txt", "one\n", "other", "line 1: expected two texts with a tab between them"),
@@ -137,6 +162,52 @@ def test_rows_of_files(name: str, content: str, expected: list[Row]) -> None:
 def test_files_that_hold_no_rows(name: str, content: str, pair: str | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(read_rows(io.StringIO(content), name, pair_column=pair))
+
+
+def test_long_cells_are_the_reader_s_own_matter() -> None:
+    limit = csv.field_size_limit()
+    content = f"text\n{'long ' * 40_000}\n"
+    assert len(next(read_rows(io.StringIO(content), "a.csv")).text) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [("text\none\rmore\ntwo\n", None), ("text\rone\rtwo\r", 2), ('text\r\n"one\rmore"\r\n', 1)],
+)
+def test_stray_carriage_returns_part_no_rows(tmp_path: Path, content: str, count: int) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content.encode())
+    with _streamed(str(file), "text", None) as rows:
+        if count is None:
+            with pytest.raises(DataError, match="line 2: not valid CSV: a carriage return"):
+                list(rows)
+        else:
+            assert len(list(rows)) == count
+
+
+@pytest.mark.parametrize("text", ["half \ud800", "\udcff of latin-1"])
+def test_half_a_character_is_no_text(folder: Path, text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds half a character \(a lone surrogate, U\+D"):
+        list(Predictor(folder)([Row("good"), Row(text)]))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": text}) + "\n")
+    failed = call(str(folder), str(file))
+    assert failed.exit_code == 1
+    assert "holds half a character" in said(failed)
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv.gz", "rows.json", "rows"])
+def test_a_file_that_is_not_read_is_no_text(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("one")
+    failed = call(str(folder), str(tmp_path / name))
+    assert failed.exit_code == 1
+    assert f"{name} is a file, and files of rows end in .txt, .csv" in said(failed)
+    # What only looks like a name is a text, though one that begs the question.
+    missing = call(str(folder), "gone.csv")
+    assert missing.exit_code == 1
+    assert "there is no file gone.csv" in said(missing)
+    assert call(str(folder), "read me.txt", "b.csv").exit_code == 0
 
 
 def test_pairs_belong_to_texts() -> None:

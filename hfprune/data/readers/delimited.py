@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -29,7 +29,7 @@ def read_csv(file: RowsFile) -> Table:
     """
     with file.text(newline=_line_ends(file)) as text:
         by_semicolons = parted_by(next(text, "")) == ";"
-    table = _read(file, {"delimiter": ";" if by_semicolons else ",", "strict": True})
+    table = _read(file, ";" if by_semicolons else ",")
     if by_semicolons:
         table.notices.append(f"{file.where}: cells are parted by ';', as its header line shows")
     return table
@@ -50,34 +50,55 @@ def parted_by(header: str) -> str:
 
 def read_tsv(file: RowsFile) -> Table:
     """Read tab-separated values: a line is a row, and a quote is a character like any other."""
-    return _read(file, {"delimiter": "\t", "quoting": csv.QUOTE_NONE})
+    return _read(file, "\t")
 
 
-def _read(file: RowsFile, options: Mapping[str, Any]) -> Table:
-    with file.text(newline=_line_ends(file)) as text, _long_cells():
-        reader = csv.reader(text, **options)
+def options_of(delimiter: str) -> dict[str, Any]:
+    """How Python's module reads cells parted so: quotes mean something where commas part them."""
+    if delimiter == "\t":
+        return {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    return {"delimiter": delimiter, "strict": True}
+
+
+def needed_cells(header: Sequence[str]) -> int:
+    """The fewest cells of a row: columns without a name may be left out, as nobody asks for them.
+
+    >>> needed_cells(["text", "label", ""])
+    2
+    """
+    return max((place for place, name in enumerate(header) if name), default=-1) + 1
+
+
+def why_not_csv(error: csv.Error) -> str:
+    """What is wrong with a line, in words for who wrote it."""
+    told = str(error)
+    if told.startswith("new-line character"):
+        return "a carriage return (\\r) stands in a cell without double quotes"
+    return told
+
+
+def _read(file: RowsFile, delimiter: str) -> Table:
+    with file.text(newline=_line_ends(file)) as text, long_cells():
+        reader = csv.reader(text, **options_of(delimiter))
         try:
             header = next(reader, [])
             _check_header(file, header)
-            # Columns without a name may be left out of a row: nobody can have asked for them.
-            needed = max((place for place, name in enumerate(header) if name), default=-1) + 1
+            needed = needed_cells(header)
             places = [header.index(column) for column in file.wanted]
             columns: list[list[str]] = [[] for _ in places]
             number = 0
             for number, cells in enumerate(islice(_rows(reader), file.most), start=1):
                 if len(cells) != len(header) and not needed <= len(cells) <= len(header):
-                    raise _wrong_width(file, number, reader.line_num, cells, header, options)
+                    where = f"{file.where}, row {number} (line {reader.line_num})"
+                    raise DataError(wrong_width(where, cells, header, delimiter))
                 for values, place in zip(columns, places, strict=True):
                     values.append(cells[place])
         except csv.Error as error:
-            told = str(error)
-            if told.startswith("new-line character"):
-                told = "a carriage return (\\r) stands in a cell without double quotes"
             raise DataError(
-                f"{file.where}, line {reader.line_num}: not valid CSV: {told}"
+                f"{file.where}, line {reader.line_num}: not valid CSV: {why_not_csv(error)}"
             ) from error
     table = Table(header, dict(zip(file.wanted, columns, strict=True)), number)
-    if options["delimiter"] == "\t":
+    if delimiter == "\t":
         table.notices += _quoted(file, table)
     return table
 
@@ -120,15 +141,12 @@ def _times(count: int) -> str:
     return {2: "twice"}.get(count, f"{count} times")
 
 
-def _wrong_width(
-    file: RowsFile,
-    number: int,
-    line: int,
-    cells: Sequence[str],
-    header: Sequence[str],
-    options: Mapping[str, Any],
-) -> DataError:
-    delimiter = options["delimiter"]
+def wrong_width(where: str, cells: Sequence[str], header: Sequence[str], delimiter: str) -> str:
+    """What to tell of a row of more or fewer cells than the header line has.
+
+    Args:
+        where: names the file and the row.
+    """
     if delimiter == "\t":
         remedy = (
             "in a .tsv a line is a row and quotes are plain text, so no text holds a tab or a line "
@@ -138,10 +156,7 @@ def _wrong_width(
         remedy = (
             f"a text that holds {delimiter!r}, a quote or a line break must stand in double quotes"
         )
-    return DataError(
-        f"{file.where}, row {number} (line {line}) has {len(cells)} cells, the header has "
-        f"{len(header)}: {remedy}"
-    )
+    return f"{where} has {len(cells)} cells, the header has {len(header)}: {remedy}"
 
 
 def _quoted(file: RowsFile, table: Table) -> list[str]:
@@ -162,7 +177,7 @@ def _quoted(file: RowsFile, table: Table) -> list[str]:
 
 
 @contextmanager
-def _long_cells() -> Iterator[None]:
+def long_cells() -> Iterator[None]:
     """Read cells of any length: the module's limit is one setting for the whole process."""
     previous = csv.field_size_limit(_LONGEST_CELL)
     try:

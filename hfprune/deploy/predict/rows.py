@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from hfprune.core.errors import DataError
-from hfprune.data.readers.delimited import parted_by
+from hfprune.data.readers.delimited import (
+    long_cells,
+    needed_cells,
+    options_of,
+    parted_by,
+    why_not_csv,
+    wrong_width,
+)
 
 # What is read as a file of rows where a text could stand.
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -26,7 +33,30 @@ class Row(NamedTuple):
 
 def is_file_of_rows(argument: str) -> bool:
     """Whether an argument names a file of rows that is there; else it is a text."""
-    return argument == STDIN or (argument.lower().endswith(SUFFIXES) and Path(argument).is_file())
+    return argument == STDIN or (argument.lower().endswith(SUFFIXES) and _is_file(argument))
+
+
+def check_no_file(argument: str) -> None:
+    """Refuse a text that can only be meant as the name of a file: it would be answered as a text.
+
+    Raises:
+        DataError: such a file is not read, or not there.
+    """
+    endings = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+    if _is_file(argument):
+        raise DataError(
+            f"{argument} is a file, and files of rows end in {endings}, unpacked: save it as one, "
+            "or send its texts to standard input, one a line"
+        )
+    if argument.lower().endswith(SUFFIXES) and not any(map(str.isspace, argument)):
+        raise DataError(f"there is no file {argument}; a text by this name goes to standard input")
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return Path(argument).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero in it
+        return False
 
 
 def given_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
@@ -88,33 +118,47 @@ def read_rows(
 def _delimited(
     source: Iterable[str], name: str, delimiter: str, column: str, pair_column: str | None
 ) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)
+    """As the rows that were trained on are read: a row is never cut, nor joined with others."""
     lines = iter(source)
-    header = next(lines, "")
+    first = next(lines, "")
     if delimiter == ",":
-        delimiter = parted_by(header)
-    reader = csv.DictReader(chain([header], lines), delimiter=delimiter)
-    try:
-        known = reader.fieldnames or []
-        for wanted in filter(None, (column, pair_column)):
-            if wanted not in known:
-                raise DataError(
-                    f"{name} has no column {wanted!r}, only {', '.join(map(repr, known))}: name "
-                    "the column of the texts (--column, --pair-column)"
-                )
-        for row in reader:
-            text, pair = row[column], row[pair_column] if pair_column else None
-            if text is None or (pair_column and pair is None):
-                raise DataError(f"{name}, line {reader.line_num}: the row has too few columns")
-            yield Row(text, pair)
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: {error}") from error
+        delimiter = parted_by(first)
+    with long_cells():
+        reader = csv.reader(chain([first], lines), **options_of(delimiter))
+        try:
+            header = next(reader, [])
+            places = [_place(header, name, each) for each in (column, pair_column) if each]
+            needed = needed_cells(header)
+            for cells in filter(None, reader):  # a blank line gives none
+                if not needed <= len(cells) <= len(header):
+                    where = f"{name}, line {reader.line_num}"
+                    raise DataError(wrong_width(where, cells, header, delimiter))
+                yield Row(*(cells[place] for place in places))
+        except csv.Error as error:
+            raise DataError(
+                f"{name}, line {reader.line_num}: not valid CSV: {why_not_csv(error)}"
+            ) from error
+
+
+def _place(header: Sequence[str], name: str, column: str) -> int:
+    times = header.count(column)
+    if times == 0:
+        raise DataError(
+            f"{name} has no column {column!r}, only {', '.join(map(repr, header))}: name the "
+            "column of the texts (--column, --pair-column)"
+        )
+    if times > 1:
+        raise DataError(
+            f"{name}: the column {column!r} stands {times} times in the header line: which one is "
+            "meant? Rename the others"
+        )
+    return header.index(column)
 
 
 def _of_json(line: str, where: str, column: str, pair_column: str | None) -> Row:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: expected a JSON value, got {line!r:.80} ({error})") from error
     if isinstance(value, str) and pair_column is None:
         return Row(value)

@@ -197,7 +197,7 @@ class Predictor:
         Raises:
             DataError: a row that this model does not take.
         """
-        numbered = _checked(rows)
+        numbered = _checked(rows, of_texts=self.task != "image_classification")
         while batch := list(itertools.islice(numbered, self.batch_size)):
             yield from self._answers(batch)
 
@@ -288,7 +288,7 @@ class CascadePredictor:
     Attributes:
         fast, slow: the two members.
         threshold: from which the fast one's answer is taken.
-        file: of the fast one.
+        file, task: of the fast one.
 
     Raises:
         OutputError: ``cascade.json`` is damaged; else as :class:`Predictor`.
@@ -308,11 +308,11 @@ class CascadePredictor:
             Predictor(Path(folder) / name, batch_size=batch_size, threads=threads, use=use)
             for name in (found.fast, found.slow)
         )
-        self.file = self.fast.file
+        self.file, self.task = self.fast.file, self.fast.task
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         """Answers as they come, each with ``by``: ``fast`` or ``slow``."""
-        numbered = _checked(rows)
+        numbered = _checked(rows, of_texts=self.task != "image_classification")
         while batch := list(itertools.islice(numbered, self.batch_size)):
             answers = [told | {"by": "fast"} for told in self.fast(batch)]
             unsure = [n for n, told in enumerate(answers) if told["score"] < self.threshold]
@@ -328,21 +328,36 @@ def opened(folder: str | Path, **options: Any) -> Predictor | CascadePredictor:
     return Predictor(folder, **options)
 
 
-def _checked(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows as they come.
+def _checked(rows: Iterable[Row], *, of_texts: bool) -> Iterator[Row]:
+    """The rows as they come; of images, whose names may be any bytes, not all is checked.
 
     Raises:
-        DataError: one that is no :class:`Row`, such as a text by itself.
+        DataError: one that is no :class:`Row`, such as a text by itself, or of which no tokenizer
+            reads a text.
     """
     if isinstance(rows, str):
         raise DataError(f"expected rows, got the text {rows!r:.80}: give [Row(text)]")
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         if not isinstance(row, Row):
             raise DataError(
                 f"expected rows, got {row!r:.80} ({type(row).__name__}): give Row(text), or "
                 "Row(text, pair) to a model that reads two texts"
             )
+        if of_texts:
+            _check_whole(row, number)
         yield row
+
+
+def _check_whole(row: Row, number: int) -> None:
+    """Refuse half a character: JSON may spell one, and so do bytes that are not UTF-8."""
+    try:
+        for text in row:
+            (text or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"row {number}: {error.object!a:.80} holds half a character (a lone surrogate, "
+            f"U+{ord(error.object[error.start]):04X}), so it may not have been UTF-8: correct it"
+        ) from error
 
 
 def _inputs(encoded: Any) -> dict[str, NDArray[Any]]:
