@@ -82,6 +82,24 @@ def model_folder(name: str) -> str:
         ) from error
 
 
+def module_folders(name: str) -> list[Path]:
+    """The folder and those of the modules that its ``modules.json`` lists, as far as there are any.
+
+    What is listed wrongly is left to whoever reads the modules.
+    """
+    root, found = Path(name), [Path(name)]
+    listed = root / "modules.json"
+    modules = read_json(listed) if listed.is_file() else []
+    for entry in modules if isinstance(modules, list) else []:
+        try:
+            place = inside(root, entry["path"])
+        except (ValueError, LookupError, TypeError):
+            continue
+        if place.is_dir() and place not in found:
+            found.append(place)
+    return found
+
+
 def inside(folder: Path, path: object) -> Path:
     """A path below a folder, as a file in it names it.
 

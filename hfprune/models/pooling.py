@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,11 +83,15 @@ class DenseLayer(nn.Module):
             self.register_buffer(key, value, persistent=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``(texts, in)`` to ``(texts, out)``."""
-        found = ACTIVATIONS[self.activation](F.linear(embeddings, self.weight, self.bias))
+        """``(texts, in)`` to ``(texts, out)``, in the dtype of the embeddings."""
+        # Weights may be stored, or turned with the whole model, in half precision.
+        weight, bias, residual = (
+            None if value is None else value.to(embeddings.dtype)
+            for value in (self.weight, self.bias, self.residual)
+        )
+        found = ACTIVATIONS[self.activation](F.linear(embeddings, cast(Tensor, weight), bias))
         if not self.has_residual:
             return found
-        residual = self.residual
         return found + (embeddings if residual is None else F.linear(embeddings, residual))
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from hfprune.core.files import sha256_file
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.task_data import SPLITS, TaskData
-from hfprune.models.folders import model_folder
+from hfprune.models.folders import model_folder, module_folders
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.hub import HubConfig
 from hfprune.recipe.sections.whole import Recipe
@@ -104,17 +104,30 @@ def _add_image_files(split: Any, found: Any) -> None:
                 found.update(f"{told.st_size} {told.st_mtime_ns}".encode())
 
 
-def model_digest(name: str | None, revision: str | None) -> str | None:
-    """What a model to start from is: the content of its folder, or its name on the Hub."""
+def model_digest(name: str | None, revision: str | None, *, modules: bool = False) -> str | None:
+    """What a model to start from is: the content of its folder, or its name on the Hub.
+
+    Args:
+        name: of the model; ``None`` has no digest.
+        revision: on the Hub.
+        modules: whether what follows the transformer counts too (pooling, dense layers, prompts),
+            as of a sentence encoder, whose embeddings are learned.
+    """
     if name is None:
         return None
     folder = Path(model_folder(name))
     if not folder.is_dir():
         return digest_of(name, revision)
-    return digest_of(
-        {
-            path.name: sha256_file(path)
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")
-        }
-    )
+    found = _files_in(folder)
+    for place in module_folders(name) if modules else ():
+        below = place.relative_to(name).as_posix()
+        found |= {f"{below}/{file}": digest for file, digest in _files_in(place).items()}
+    return digest_of(found)
+
+
+def _files_in(folder: Path) -> dict[str, str]:
+    return {
+        path.name: sha256_file(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")
+    }

@@ -17,7 +17,7 @@ import hfprune
 from hfprune import load_encoder, load_recipe
 from hfprune.core.errors import UnsupportedModelError
 from hfprune.models.layout import cross_encoder_files, layout_or_note, read_layout
-from hfprune.models.sentences import save_encoder
+from hfprune.models.sentences import load_embedder, save_encoder
 from hfprune.pipeline import run
 from hfprune.pruning.surgery import shrink_
 from hfprune.report.console import Console
@@ -120,6 +120,23 @@ def test_dense_layers_are_run(residual: bool, tmp_path: Path) -> None:
     found = load_encoder(folder).encode(TEXTS)
     np.testing.assert_allclose(found, want, atol=1e-4)
     assert load_encoder(folder).encode([]).shape == (0, 8)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_dense_layers_in_half_precision_are_run(half: Any, tmp_path: Path) -> None:
+    """As sentence-transformers saves them of a model that is loaded so."""
+    folder = new_folder(
+        tmp_path / "e", "Transformer", "Pooling", "Dense", dense={"use_residual": True}
+    )
+    want = load_encoder(folder).encode(TEXTS)
+    tiny_model("bert").bert.to(half).save_pretrained(folder)
+    file = folder / "2_Dense" / "model.safetensors"
+    save_file({name: value.to(half) for name, value in load_file(file).items()}, file)
+    np.testing.assert_allclose(load_encoder(folder).encode(TEXTS), want, atol=0.1)
+    model = load_embedder(str(folder)).to(half)
+    batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        np.testing.assert_allclose(model(**batch).logits, want, atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -42,19 +42,22 @@ def prepare(context: Context) -> Prepared:
         _note_unlabeled(context, dense)
         weights, loss = _weighted_loss(context, data)
         load_metrics(recipe.evaluation.metrics, data.task, data.num_labels, data.label_names)
+        embeds = recipe.task == "sentence_embedding"
         if context.is_main:
             context.store.follow_from(
                 data=data_digest(data),
-                model=model_digest(recipe.model.name_or_path, recipe.model.revision),
-                given=_teachers_digest(recipe.teacher),
+                model=model_digest(
+                    recipe.model.name_or_path, recipe.model.revision, modules=embeds
+                ),
+                given=_teachers_digest(recipe.teacher, modules=embeds),
             )
     if recipe.task == "sentence_embedding":
         dense = embeddings.labelled(context, dense)
     return Prepared(dense, dense, loss, weights, bf16=_precision(context))
 
 
-def _teachers_digest(teacher: TeacherConfig) -> Any:
-    given = model_digest(teacher.name_or_path, teacher.revision)
+def _teachers_digest(teacher: TeacherConfig, *, modules: bool) -> Any:
+    given = model_digest(teacher.name_or_path, teacher.revision, modules=modules)
     if not teacher.learn_from:
         return given
     return digest_of([given, *(model_digest(name, None) for name in teacher.learn_from)])

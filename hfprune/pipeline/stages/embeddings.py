@@ -23,6 +23,7 @@ from hfprune.models.sentences import local_folder
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Reading, load_dense_embedder
 from hfprune.pipeline.results import Embedded
+from hfprune.recipe.sections.model import ModelConfig, TeacherConfig
 from hfprune.recipe.sections.whole import Recipe
 
 FOLDER = "embeddings"
@@ -40,10 +41,11 @@ def prompt(recipe: Recipe) -> str:
         return ""
     layout = read_layout(_folder(recipe))
     if layout is None:  # a bare encoder, which has no prompts
-        layout = usual_layout(recipe.model.name_or_path, "mean", False, 0)
+        layout = usual_layout(str(dense_of(recipe)[1].name_or_path), "mean", False, 0)
     elif lower_of(layout):
+        key, section = dense_of(recipe)
         raise UnsupportedModelError(
-            f"model.name_or_path {recipe.model.name_or_path!r} puts texts in small letters before "
+            f"{key} {section.name_or_path!r} puts texts in small letters before "
             "its tokenizer reads them (do_lower_case in sentence_bert_config.json), which no "
             "exported file would do: let the tokenizer do it (do_lower_case in "
             "tokenizer_config.json), and set that to false"
@@ -56,10 +58,18 @@ def prompts_to_search(recipe: Recipe) -> tuple[str, str]:
     return search_prompts(_folder(recipe), recipe.data.prompt)
 
 
+def dense_of(recipe: Recipe) -> tuple[str, ModelConfig | TeacherConfig]:
+    """What names the dense model, which is pruned and learned from: the key and its section."""
+    if recipe.teacher.name_or_path is None:
+        return "model.name_or_path", recipe.model
+    return "teacher.name_or_path", recipe.teacher
+
+
 def _folder(recipe: Recipe) -> str:
-    name, revision = recipe.model.name_or_path, recipe.model.revision
-    with explained(name, revision, "model.name_or_path", False):
-        return local_folder(name, revision)
+    key, section = dense_of(recipe)
+    name = str(section.name_or_path)
+    with explained(name, section.revision, key, False):
+        return local_folder(name, section.revision)
 
 
 def labelled(context: Context, reading: Reading) -> Reading:
@@ -74,9 +84,7 @@ def labelled(context: Context, reading: Reading) -> Reading:
 
 def _embedded(context: Context, reading: Reading) -> Embedded:
     recipe, data = context.recipe, reading.data
-    given = recipe.teacher.name_or_path
-    section = recipe.model if given is None else recipe.teacher
-    key = "model.name_or_path" if given is None else "teacher.name_or_path"
+    key, section = dense_of(recipe)
     model = load_dense_embedder(recipe, str(section.name_or_path), section.revision, key)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = reading.processor.pad_token_id

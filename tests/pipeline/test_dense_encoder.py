@@ -1,0 +1,63 @@
+"""The dense encoder of a run: whose prompts count, and what of its folder results follow from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfprune.core.errors import UnsupportedModelError
+from hfprune.pipeline.fingerprint import model_digest
+from hfprune.pipeline.stages import embeddings
+from hfprune.recipe.sections.whole import Recipe
+from tests.api.test_embeddings import sentence_encoder
+from tests.models.test_layouts_6 import new_folder
+
+
+def recipe(model: Path, teacher: Path | None, **data: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "model": {"name_or_path": str(model)},
+            "task": "sentence_embedding",
+            "data": {"train_file": "texts.jsonl", **data},
+            "teacher": {"name_or_path": None if teacher is None else str(teacher)},
+            "pruning": {"sparsity": 0.5},
+            "output_dir": "out",
+        }
+    )
+
+
+def test_prompts_are_those_of_the_model_that_is_pruned(tmp_path: Path) -> None:
+    """Which is ``teacher.name_or_path``, where it is given: its embeddings are learned."""
+    other, named = new_folder(tmp_path / "o", "Transformer", "Pooling"), tmp_path / "named"
+    sentence_encoder(named)  # whose default prompt is "good "
+    for model, teacher, want in (
+        (named, None, "good "),
+        (other, None, ""),
+        (other, named, "good "),
+        (named, other, ""),
+    ):
+        assert embeddings.prompt(recipe(model, teacher)) == want, (model, teacher)
+    assert embeddings.prompt(recipe(other, named, prompt="document")) == ""
+    assert embeddings.prompts_to_search(recipe(other, named)) == ("good ", "")
+    (named / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    with pytest.raises(UnsupportedModelError, match=r"^teacher\.name_or_path .*named.*small"):
+        embeddings.prompt(recipe(other, named))
+
+
+def test_what_follows_the_transformer_is_part_of_its_digest(tmp_path: Path) -> None:
+    """Else a resumed run would go on with embeddings that are pooled in another way."""
+    folder = new_folder(tmp_path / "e", "Transformer", "Pooling", "Dense")
+    before = model_digest(str(folder), None, modules=True)
+    assert model_digest(str(folder), None, modules=True) == before
+    for name in ("1_Pooling/config.json", "2_Dense/model.safetensors"):
+        file = folder / name
+        old = file.read_bytes()
+        file.write_bytes(old + b" ")
+        assert model_digest(str(folder), None, modules=True) != before, name
+        file.write_bytes(old)
+    assert model_digest(str(folder), None, modules=True) == before
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert model_digest(str(moved), None, modules=True) == before
