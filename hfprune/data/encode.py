@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfprune.core.tasks import Task
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from hfprune.recipe.sections.data import DataConfig
 
 
-_TOKENIZER_BATCH = 1000
+# Of texts that are tokenized at one time, however long they are: an encoding takes about a hundred
+# bytes a token, and that of a text which is cut holds the rest of it too.
+_BATCH_ROWS = 1000
+_BATCH_LETTERS = 4_000_000
 
 
 def encode_split(
@@ -76,8 +79,7 @@ def tokenize(
     batches = []
     truncated = 0
     columns: dict[str, list[Any]]
-    for start in range(0, len(texts), _TOKENIZER_BATCH):
-        part = slice(start, start + _TOKENIZER_BATCH)
+    for part in batches_of(texts, pairs):
         if task == "token_classification" and labels is not None:
             columns, cut = encode_words(tokenizer, texts[part], labels[part], max_length)
         else:
@@ -104,14 +106,49 @@ def _in_windows(
     """Return the rows of a piece's windows, with labels and text numbers."""
     import datasets
 
-    found, owners = windows(tokenizer, piece.texts, config.max_length, config.stride or 0)
-    labels = piece.chosen_labels
-    columns: dict[str, list[Any]] = {**found}
-    columns["labels"] = [labels[owner] for owner in owners]
-    columns[TEXT_ROW] = list(owners)
-    features = _features(columns, task)
-    features[TEXT_ROW] = datasets.Value("int64")
-    return _dataset(columns, features)
+    texts, labels, parts = piece.texts, piece.chosen_labels, []
+    for part in batches_of(texts, None):
+        found, owners = windows(tokenizer, texts[part], config.max_length, config.stride or 0)
+        columns: dict[str, list[Any]] = {**found}
+        columns["labels"] = [labels[part.start + owner] for owner in owners]
+        columns[TEXT_ROW] = [part.start + owner for owner in owners]
+        features = _features(columns, task)
+        features[TEXT_ROW] = datasets.Value("int64")
+        parts.append(_dataset(columns, features))
+    return datasets.concatenate_datasets(parts)
+
+
+def rest_windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> Dataset:
+    """Return what is cut off texts, in windows of at most ``length`` tokens; see rest_of_texts."""
+    import datasets
+
+    parts = []
+    for part in batches_of(texts, None):
+        found, owners = windows(tokenizer, texts[part], length, 0)
+        rest = [
+            place
+            for place, owner in enumerate(owners)
+            if place > 0
+            and owners[place - 1] == owner
+            and 4 * len(found["input_ids"][place]) >= length
+        ]
+        columns = {name: [values[place] for place in rest] for name, values in found.items()}
+        parts.append(_dataset(columns, _features(columns, "single_label_classification")))
+    return datasets.concatenate_datasets(parts)
+
+
+def batches_of(texts: Sequence[Any], pairs: Sequence[str] | None) -> Iterator[slice]:
+    """Texts (or lists of words) in order, cut so that a batch is limited in rows and in letters."""
+    begin = letters = 0
+    for row, text in enumerate(texts):
+        more = len(text) if isinstance(text, str) else sum(map(len, text))
+        more += 0 if pairs is None else len(pairs[row])
+        if row - begin == _BATCH_ROWS or (row > begin and letters + more > _BATCH_LETTERS):
+            yield slice(begin, row)
+            begin, letters = row, 0
+        letters += more
+    if begin < len(texts):
+        yield slice(begin, len(texts))
 
 
 def _encode_batch(

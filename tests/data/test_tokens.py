@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from transformers import DataCollatorForTokenClassification, TrainingArguments
 import hfprune
 from hfprune import DistillationConfig, HFPruneTrainer, load_recipe
 from hfprune.core.errors import DataError, RecipeError
-from hfprune.data.loading import load_task_data
+from hfprune.data import encode
+from hfprune.data.loading import load_task_data, rest_of_texts
 from hfprune.data.processors import load_processor
 from hfprune.data.readers.conll import read_conll
-from hfprune.data.windows import mean_by_text
+from hfprune.data.windows import mean_by_text, windows
 from hfprune.data.words import align
 from hfprune.measure.entities import row_counts, score_counts, score_tags
 from hfprune.measure.metrics import compute, load_metrics, make_compute_metrics
@@ -260,6 +262,35 @@ def test_windows_overlap_and_their_logits_are_averaged(tmp_path: Path) -> None:
     bad = DataConfig(train_file=str(file), max_length=10, stride=8)
     with pytest.raises(DataError, match="data.stride is 8, but of data.max_length 10 tokens 2"):
         load_task_data(bad, tokenizer, "single_label_classification")
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_BATCH_ROWS", 3), ("_BATCH_LETTERS", 100)])
+def test_windows_are_made_of_some_texts_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    """An encoding takes a hundred bytes a token: those of all long texts at once fill a machine."""
+    file = tmp_path / "rows.csv"
+    lines = [f"{' '.join(['good'] * (n % 40))},{'ab'[n % 2]}" for n in range(60)]
+    file.write_text("text,label\n" + "\n".join(lines) + "\n")
+    config = DataConfig(train_file=str(file), max_length=10, stride=3)
+    task, tokenizer = "single_label_classification", tiny_tokenizer()
+    whole = load_task_data(config, tokenizer, task)
+    asked: list[int] = []
+
+    def counted(tokenizer: Any, texts: Any, *more: Any) -> Any:
+        asked.append(len(texts) if limit == "_BATCH_ROWS" else sum(map(len, texts)))
+        return windows(tokenizer, texts, *more)
+
+    monkeypatch.setattr(encode, limit, most)
+    monkeypatch.setattr(encode, "windows", counted)
+    parts = load_task_data(config, tokenizer, task)
+    rest = rest_of_texts(replace(parts, max_length=20), tokenizer)
+    assert max(asked) <= max(most, 40 * 5)
+    assert len(asked) > 10
+    for name in ("train", "validation", "test"):
+        assert parts.split(name).to_dict() == whole.split(name).to_dict()
+    monkeypatch.undo()
+    assert rest.to_dict() == rest_of_texts(replace(whole, max_length=20), tokenizer).to_dict()
 
 
 def test_windows_in_any_order_count_as_one_text_for_the_trainer() -> None:
