@@ -49,6 +49,9 @@ class Piece:
 # Rows without which a task cannot be measured: embeddings are compared with one another.
 FEWEST: Final[Mapping[Task, int]] = {"sentence_embedding": 2}
 
+# So many copies of a content are never too many for a held-out split.
+_FEW_COPIES: Final = 4
+
 
 def hold_out(pieces: dict[str, Piece], config: DataConfig, task: Task) -> None:
     """Add the splits that the recipe does not name, out of train; copies of a text stay together.
@@ -158,22 +161,27 @@ def _draw_together(
 
     A class's places are gone through in the order in which :func:`_draw` would take them. Copies
     come together, those of other classes too, if that brings the class nearer to its number and
-    leaves each class a place undrawn. So a class may give a few places more or fewer.
+    leaves each class a place undrawn. So a class may give a few places more or fewer. Contents of
+    so many copies that a split would be made of little else are taken only where others do not do.
     """
     counts = _quotas([len(group) for group in groups], count, keep_one=True)
     group_of = {place: number for number, group in enumerate(groups) for place in group}
     limits = [len(group) - 1 for group in groups]
     taken = [0] * len(groups)
     drawn: set[int] = set()
+    # Of each content, so that what is refused is not counted anew at each of its copies.
+    counted: dict[int, Counter[int]] = {}
 
     def take(place: int, most: float) -> bool:
         """Take a place and its copies, if they are below ``most`` places of this class."""
+        if place in drawn:
+            return False
         unit = copies.get(place, [place])
-        adds = Counter(group_of[one] for one in unit)
-        if (
-            place in drawn
-            or adds[group_of[place]] >= most
-            or any(taken[group] + more > limits[group] for group, more in adds.items())
+        if unit[0] not in counted:
+            counted[unit[0]] = Counter(group_of[one] for one in unit)
+        adds = counted[unit[0]]
+        if adds[group_of[place]] >= most or any(
+            taken[group] + more > limits[group] for group, more in adds.items()
         ):
             return False
         drawn.update(unit)
@@ -182,11 +190,13 @@ def _draw_together(
         return True
 
     for number, order in enumerate(_shuffled(groups, seed)):
-        for place in order:
-            missing = counts[number] - taken[number]
-            if missing <= 0:
-                break
-            take(place, 2 * missing)
+        for most in (max(_FEW_COPIES, counts[number] // 10), len(group_of)):
+            for place in order:
+                missing = counts[number] - taken[number]
+                if missing <= 0:
+                    break
+                if len(copies.get(place, ())) <= most:
+                    take(place, 2 * missing)
         if counts[number] and not taken[number]:
             # All its texts have many copies: the fewest, if they are not most of the class.
             smallest = min(order, key=lambda place: len(copies.get(place, ())))

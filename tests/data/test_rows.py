@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,36 @@ def test_copies_with_other_labels_stay_together_too(tmp_path: Path, tokenizer: A
     data = load_task_data(DataConfig(train_file=file, max_length=16), tokenizer, SINGLE)
     assert data.seen_in_train == {"validation": 0, "test": 0}
     assert Counter(data.test["labels"]) == {0: 10, 1: 10}
+
+
+def test_a_text_of_very_many_copies_is_not_all_of_a_split(tmp_path: Path, tokenizer: Any) -> None:
+    """A third of the rows say the same: a test of these alone would say nothing."""
+    rows = [("same" if n % 3 == 0 else f"good {n}", "ab"[n % 2]) for n in range(600)]
+    file = write_csv(tmp_path / "a.csv", rows)
+    data = load_task_data(DataConfig(train_file=file, max_length=16), tokenizer, SINGLE)
+    assert {name: len(texts) for name, texts in data.texts.items()} == {
+        "train": 420, "validation": 60, "test": 120,
+    }  # fmt: skip
+    assert len(contents(data, "test")) == 120
+    # Where there is nothing else, copies are taken all the same.
+    rows = [(f"good {n // 30}", "ab"[n // 30 % 2]) for n in range(600)]
+    file = write_csv(tmp_path / "b.csv", rows)
+    data = load_task_data(DataConfig(train_file=file, max_length=16), tokenizer, SINGLE)
+    assert Counter(data.test["labels"]) == {0: 60, 1: 60}
+
+
+def test_copies_are_counted_once() -> None:
+    """Each refused copy counted its text's copies anew: a million rows took hours."""
+    size = 40_000
+    copies = _copies(["same"] * size + [str(number) for number in range(size)])
+    groups = [list(range(0, 2 * size, 2)), list(range(1, 2 * size, 2))]
+    begin = time.process_time()
+    drawn = _draw_together(groups, 64, "0", copies)
+    assert len(drawn) == 64
+    # Nothing but copies, which are too many.
+    few = _copies(["same"] * size + ["other"] * size)
+    assert len(_draw_together([list(range(2 * size))], 64, "0", few)) in (0, size)
+    assert time.process_time() - begin < 5
 
 
 def test_classes_of_one_text_are_parted_and_told(tmp_path: Path, tokenizer: Any) -> None:
