@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hfprune import DistillationConfig, HFPruneTrainer
 from hfprune.core.errors import DataError, TrainingError
 from hfprune.data.loading import load_task_data, rest_of_texts
 from hfprune.recipe.sections.data import DataConfig
+from hfprune.training.distillation import rows as lessons
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import compared_layers
 from hfprune.training.distillation.variations import with_variations
@@ -138,6 +140,31 @@ def test_the_teacher_labels_variations(problem: str, tmp_path: Path) -> None:
     assert len(trainer.train_dataset) == 60, "a second training does not vary variations"
 
 
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_labels_are_decided_some_at_a_time(problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand labels of a million rows are gigabytes, and far more as numbers of Python's."""
+    logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+
+    class Cache:
+        def logits(self, rows: torch.Tensor) -> torch.Tensor:
+            assert len(rows) <= 7
+            return logits[rows]
+
+    monkeypatch.setattr(lessons, "_LABELLED_AT_ONCE", 7)
+    one = problem.startswith("single")
+    feature = datasets.ClassLabel(names=["a", "b", "c"]) if one else datasets.Sequence(
+        datasets.Value("float32"))  # fmt: skip
+    features = datasets.Features({"labels": feature, "x": datasets.Value("int64")})
+    columns = {"labels": [1 if one else [0.0, 1.0, 0.0]] * 50, "x": list(range(50))}
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    made = lessons._with_teacher_labels(rows, 20, Cache(), problem)  # type: ignore[arg-type]
+    assert made.features == features
+    assert made["labels"][:20] == rows["labels"][:20]
+    want = logits.argmax(-1) if one else (logits > 0).float()
+    assert made["labels"][20:] == want[20:].tolist()
+    assert made["x"][:] == list(range(50))
+
+
 def test_the_teacher_labels_unlabeled_rows(tmp_path: Path) -> None:
     rows = some_rows(20)
     more = some_rows(60).select(range(40, 60)).select_columns(["attention_mask", "input_ids"])
@@ -191,6 +218,31 @@ def test_the_rest_of_long_texts(tmp_path: Path) -> None:
     assert rest["input_ids"][:] == expected
     assert rest["attention_mask"][:] == [[1] * len(row) for row in expected]
     assert len(tokenizer(texts[6])["input_ids"]) == 46, "the tokenizer forgets that it cut"
+
+
+def test_the_rest_of_long_texts_has_the_prompt_of_all_texts(tmp_path: Path) -> None:
+    words = ["film", "good", "bad", "dull", "moving", "the"]
+    texts = [" ".join(words[(start + place) % 6] for place in range(length))
+             for start, length in enumerate([3, 12, 13, 30, 44, 5, 14, 20])]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = tiny_tokenizer()
+    config = DataConfig(train_file=str(tmp_path / "a.jsonl"), max_length=16)
+    data = load_task_data(config, tokenizer, "sentence_embedding", prompt="a story ")
+    rest = rest_of_texts(data, tokenizer)
+    assert rest.features == data.train.features
+    first, last = tokenizer("")["input_ids"]
+    prompt = tokenizer("a story", add_special_tokens=False)["input_ids"]
+    expected = []
+    for text in data.texts["train"]:
+        inner = tokenizer(text, add_special_tokens=False)["input_ids"]
+        parts = [inner[at : at + 12] for at in range(12, len(inner), 12)]
+        expected += [[first, *prompt, *part, last] for part in parts if 4 * (len(part) + 2) >= 14]
+    assert len(expected) >= 2
+    assert rest["input_ids"][:] == expected
+    assert len(tokenizer(texts[4])["input_ids"]) == 46, "the tokenizer forgets that it cut"
+    short = DataConfig(train_file=str(tmp_path / "a.jsonl"), max_length=4)
+    data = load_task_data(short, tokenizer, "sentence_embedding", prompt="a story ")
+    assert len(rest_of_texts(data, tokenizer)) == 0, "no room is left for the texts"
 
 
 def test_hidden_states_are_kept_of_the_rows_themselves(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow  # type: ignore[import-untyped]
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
+from torch import Tensor
 from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
@@ -24,6 +27,8 @@ from hfprune.training.distillation.cache import TeacherCache, depends_on_padding
 from hfprune.training.distillation.losses import MULTI_LABEL, SINGLE_LABEL
 from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked
 from hfprune.training.distillation.variations import with_variations
+
+_LABELLED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -205,14 +210,25 @@ def _with_teacher_labels(
             "training data has no column 'labels' or 'label'; columns: "
             f"{', '.join(dataset.column_names)}"
         )
-    logits = cache.logits(torch.arange(start, len(dataset)))
+    schema = Features({name: dataset.features[name]}).arrow_schema
+    # Some at a time, and as arrays: of many labels, numbers of Python's take gigabytes.
+    parts = [dataset.select_columns(name).select(range(start))]
+    for begin in range(start, len(dataset), _LABELLED_AT_ONCE):
+        end = min(begin + _LABELLED_AT_ONCE, len(dataset))
+        decided = _decided(cache.logits(torch.arange(begin, end)), problem)
+        parts.append(Dataset(pyarrow.table({name: decided}).cast(schema)))
+    labels = concatenate_datasets(parts)
+    whole = concatenate_datasets([dataset.remove_columns(name), labels], axis=1)
+    return whole.select_columns(list(dataset.features))
+
+
+def _decided(logits: Tensor, problem: str) -> Any:
+    """What a teacher decides of rows by their logits ``(rows, labels)``, as an Arrow array."""
     if problem == SINGLE_LABEL:
-        decided = logits.argmax(-1)
-    elif problem == MULTI_LABEL:
-        decided = (logits > 0).float()
-    else:
-        decided = logits.squeeze(-1)
-    features = dataset.features
-    labels = [*dataset[name][:start], *decided.tolist()]
-    others = dataset.remove_columns(name)
-    return others.add_column(name, labels, feature=features[name]).select_columns(list(features))
+        return pyarrow.array(logits.argmax(-1).numpy())
+    if problem != MULTI_LABEL:
+        return pyarrow.array(logits.squeeze(-1).numpy())
+    rows, width = logits.shape
+    flags = pyarrow.array((logits > 0).float().numpy().reshape(-1))
+    starts = np.arange(rows + 1, dtype=np.int32) * width
+    return pyarrow.ListArray.from_arrays(pyarrow.array(starts), flags)
