@@ -68,6 +68,12 @@ def task_data(
             texts[name] = list(raw[text_column][:])
         if text_pair_column is not None and text_pair_column in raw.column_names:
             pairs[name] = list(raw[text_pair_column][:])
+        order = _by_query(splits[name])
+        if order is not None:
+            splits[name] = splits[name].select(order)
+            for found in (texts, pairs):
+                if name in found:
+                    found[name] = [found[name][row] for row in order]
     task = problem_of(task_of(model))
     if task == "reranking" and QUERY_ROW not in splits["train"].column_names:
         task = "multi_label_classification"  # one answer of yes or no, of rows without queries
@@ -83,6 +89,20 @@ def task_data(
         truncated=dict.fromkeys(SPLITS, 0),
         seen_in_train=_seen(ids),
     )
+
+
+def _by_query(rows: Dataset) -> list[int] | None:
+    """The order in which a query's rows follow one another, as stages expect; ``None``: as is.
+
+    Stages judge files on whole queries from the first on.
+    """
+    if QUERY_ROW not in rows.column_names:
+        return None
+    queries = np.asarray(rows[QUERY_ROW][:])
+    if (np.diff(queries) >= 0).all():
+        return None
+    found: list[int] = np.argsort(queries, kind="stable").tolist()
+    return found
 
 
 def as_dataset(rows: Any, what: str) -> Dataset:

@@ -60,8 +60,7 @@ def candidates_of(
     column = config.text_pair_column or ""
     if config.negative_column is None:
         return [one for row in range(count) for one in _labelled(rows, row, columns, config)]
-    # Other rows of a query often name the same answer again.
-    found: dict[tuple[Any, ...], Candidate] = {}
+    found: list[Candidate] = []
     for row in range(count):
         answers = [Candidate(row, column, text, 1) for text in _listed(columns[column][row])]
         if any(is_null(one.text) or one.text == "" for one in answers):
@@ -75,10 +74,8 @@ def candidates_of(
             for text in _listed(columns[name][row])
             if not (is_null(text) or text == "")  # rows may have fewer than there are columns
         ]
-        for one in (*answers, *others):
-            # repr: what is no text is refused later, and need not be hashable.
-            found.setdefault((rows.texts[row], repr(one.text), one.label), one)
-    return list(found.values())
+        found += (*answers, *others)
+    return found
 
 
 def _labelled(
@@ -115,6 +112,37 @@ def expanded(rows: Rows, candidates: Sequence[Candidate], config: DataConfig) ->
         labels={label_columns(config)[0]: [one.label for one in candidates]},
         written=[one.row for one in candidates],
     )
+
+
+def each_once(rows: Rows, config: DataConfig) -> Rows:
+    """Of answers and texts that do not answer, each text of a query once; other forms as they are.
+
+    Other rows of a query, and of other files, often name the same answer again. What answers by one
+    row answers by all: texts that do not are mostly drawn or searched for, by no one who read them.
+
+    Args:
+        rows: checked, of all files of a split.
+        config: names the columns.
+    """
+    if config.negative_column is None:
+        return rows
+    labels, pairs = rows.labels[label_columns(config)[0]], rows.text_pairs or []
+    contents = list(zip(rows.texts, pairs, strict=True))
+    answers = {content for content, label in zip(contents, labels, strict=True) if label == 1}
+    kept: dict[tuple[Any, Any], int] = {}
+    both: dict[tuple[Any, Any], None] = {}
+    for place, (content, label) in enumerate(zip(contents, labels, strict=True)):
+        if label != 1 and content in answers:
+            both[content] = None
+        else:
+            kept.setdefault(content, place)
+    if both:
+        query, text = next(iter(both))
+        rows.notices.append(
+            f"{len(both)} texts of {rows.split} ({rows.source}) stand as an answer and as none of "
+            f"the same query (the first: {text!r:.80} for {query!r:.80}): they count as answers"
+        )
+    return rows.select(list(kept.values()))
 
 
 def scaled(rows: Mapping[str, Rows], config: DataConfig) -> dict[str, list[list[float]]]:

@@ -167,6 +167,8 @@ def _tei_settings(layout: SentenceLayout, config: Mapping[str, Any], place: Path
 def _transformers_js(source: Path, place: Path, name: str) -> None:
     """Both precisions under the names that ``dtype`` looks for; the config says which is meant."""
     config, layout = _config(source), _layout_of(source)
+    if layout is not None:
+        _refuse_its_pooling(layout)
     _copy_readers(source, place)
     file = place / "tokenizer_config.json"
     if layout is not None and longest_of(layout) is not None and file.is_file():
@@ -175,6 +177,18 @@ def _transformers_js(source: Path, place: Path, name: str) -> None:
     precisions = _copy_graphs(source, place)
     config["transformers.js_config"] = {"dtype": "q8" if "int8" in precisions else "fp32"}
     _write_config(place, config)
+
+
+def _refuse_its_pooling(layout: SentenceLayout) -> None:
+    """What the pipeline of Transformers.js, which pools by itself, would give other vectors for."""
+    unknown = ["pooling by the maximum"] if layout.pooling == "max_tokens" else []
+    unknown += ["Dense layers"] if any(one.kind == "Dense" for one in layout.later) else []
+    if unknown:
+        raise ExportError(
+            "feature-extraction of Transformers.js pools by itself, by the mean or the first "
+            f"token, and knows no {' and no '.join(unknown)}, as this encoder has: take the layout "
+            "plain, whose files give the embeddings"
+        )
 
 
 def _sentence_transformers(source: Path, place: Path, name: str) -> None:

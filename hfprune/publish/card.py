@@ -322,8 +322,9 @@ class _Card:
             split = self._test_split()
             yield f"- The test split is {split}. It was not used to train or to choose."
         if seen := data["seen_in_train"].get("test"):
-            rows = f"{self.split} {self.item}s"
-            yield f"- {seen:,} of the {rows} also occur among the training {self.item}s."
+            also = f"also occur among the training {self.item}s"
+            also = "ask what training pairs ask" if self.ranks else also
+            yield f"- {seen:,} of the {self.split} {self.item}s {also}."
         if cut := data["truncated"].get("test"):
             yield f"- {cut:,} of the test texts were cut at {data['max_length']} tokens."
         place, libraries = results.environment, results.environment["libraries"]

@@ -21,8 +21,10 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments
 import hfprune
 from hfprune.api.about import task_of
 from hfprune.api.compressed import Compressed
+from hfprune.api.given import task_data
 from hfprune.core.errors import CheckpointError
 from hfprune.data.loading import load_task_data
+from hfprune.data.task_data import whole_queries
 from hfprune.deploy.choose.choosing import choose_files
 from hfprune.deploy.choose.present import choose_among
 from hfprune.deploy.choose.trying import Judging
@@ -187,6 +189,16 @@ def test_its_card_and_report_say_what_it_is(small: Any) -> None:
     assert (small.folder / "details.json").is_file()
 
 
+def test_its_card_tells_of_queries_that_train_asks_too(small: Any, tmp_path: Path) -> None:
+    """Which texts are new is another matter: what was counted are queries."""
+    for name in ("recipe.yaml", "config.json", "metrics.json"):
+        shutil.copy(small.folder / name, tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    found["data"]["seen_in_train"]["test"] = 8
+    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    assert "- 8 of the test pairs ask what training pairs ask.\n" in model_card(tmp_path, "me/a")
+
+
 def test_what_its_card_and_report_show_runs_as_it_is(
     small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -261,6 +273,29 @@ def tokenized(count: int, tokenizer: Any, *, flat: bool) -> list[dict[str, Any]]
         label = row["label"] if flat else [float(row["label"])]
         found.append({**encoded, "labels": label, "query_row": number // 4})
     return found
+
+
+def test_the_trainers_rows_are_judged_query_by_query(tmp_path: Path) -> None:
+    """Whatever order a user's rows and numbers of queries have."""
+    folder, tokenizer = cross_encoder(tmp_path / "dense"), tiny_tokenizer()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, problem_type="multi_label_classification"
+    )
+    some = tokenized(5, tokenizer, flat=False)
+    for row, source in zip(some, rows(5), strict=True):
+        row |= {"query_row": (9 - row["query_row"]) % 7, "text": source["text"]}
+    random.Random(1).shuffle(some)
+    given = Dataset.from_list(some)
+    data = task_data(model, given, given, None)
+    for name in ("train", "validation", "test"):
+        assert sorted(data.queries(name)) == list(data.queries(name))
+        told = [(row["input_ids"], row["query_row"]) for row in some]
+        found = list(zip(data.split(name)["input_ids"], data.queries(name), strict=True))
+        assert sorted(found) == sorted(told)
+        for text, ids in zip(data.texts[name], data.split(name)["input_ids"], strict=True):
+            assert {row["text"] for row in some if row["input_ids"] == ids} == {text}
+    kept = whole_queries(data.label_array("validation")[:, 1], 10)
+    assert np.unique(data.queries("validation")[kept], return_counts=True)[1].tolist() == [4, 4]
 
 
 @pytest.mark.parametrize("flat", [False, True])

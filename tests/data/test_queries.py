@@ -288,3 +288,52 @@ def test_a_recipe_says_what_it_reads_and_times() -> None:
 def test_a_recipe_refuses_what_has_no_meaning(changes: dict[str, Any], error: str) -> None:
     with pytest.raises(RecipeError, match=error):
         recipe(**changes)
+
+
+def test_an_answer_of_several_files_counts_once_and_as_an_answer(tmp_path: Path) -> None:
+    """Also where another row, of another file, has drawn it as a text that does not answer."""
+    parts = [
+        [("good", "film", "plot"), ("good", "story", "film"), ("bad", "plot", "actor")],
+        [("good", "film", "scene"), ("bad", "plot", "actor"), ("bad", "actor", "film")],
+    ]
+    files = [
+        write(
+            tmp_path / f"{number}.csv",
+            [dict(zip(("query", "positive", "negative"), row, strict=True)) for row in part],
+        )
+        for number, part in enumerate(parts)
+    ]
+    held = write(tmp_path / "held.csv", [{"query": "a", "positive": "b", "negative": "c"}])
+    test = write(tmp_path / "test.csv", [{"query": "d", "positive": "b", "negative": "c"}])
+    config = DataConfig(
+        train_file=files, validation_file=held, test_file=test, text_column="query",
+        text_pair_column="positive", negative_column="negative", max_length=16,
+    )  # fmt: skip
+    data = load_task_data(config, tiny_tokenizer(), "reranking")
+    assert data.size("train") == 7
+    assert told(data, "train") == {
+        "good": {"film": 1.0, "plot": 0.0, "story": 1.0, "scene": 0.0},
+        "bad": {"plot": 1.0, "actor": 1.0, "film": 0.0},
+    }
+    notices = [one.text for one in data.notices if "stand as an answer and as none" in one.text]
+    assert len(notices) == 1
+    assert notices[0].startswith("2 texts of train (")
+    assert "(the first: 'film' for 'good'): they count as answers" in notices[0]
+
+
+def test_errors_name_the_rows_of_files_of_which_some_are_left_out(tmp_path: Path) -> None:
+    from hfprune.data.readers.table import Rows
+
+    rows = Rows(
+        "train", "a and 1 more", list("qqrrs"), list("vwxyz"), {"label": [1, 0, 1, 0, 1]}, {},
+        origins=[(0, "a"), (3, "b")], written=[0, 1, 2, 0, 1],
+    )  # fmt: skip
+    some = rows.select([0, 2, 4])
+    assert (some.texts, some.text_pairs, some.labels) == (
+        ["q", "r", "s"], ["v", "x", "z"], {"label": [1, 1, 1]},
+    )  # fmt: skip
+    assert [some.where(row, "text") for row in range(3)] == [
+        "train (a), row 1, column 'text'",
+        "train (a), row 3, column 'text'",
+        "train (b), row 2, column 'text'",
+    ]

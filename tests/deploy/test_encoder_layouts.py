@@ -110,6 +110,24 @@ def test_transformers_js_cuts_where_the_encoder_does(folder: Path, tmp_path: Pat
     assert AutoTokenizer.from_pretrained(place).model_max_length == 24
 
 
+@pytest.mark.parametrize(
+    ("kinds", "mode", "what"),
+    [
+        (("Transformer", "Pooling"), "max", "no pooling by the maximum, as"),
+        (("Transformer", "Pooling", "Dense"), "mean", "no Dense layers, as"),
+        (("Transformer", "Pooling", "Dense"), "max", "by the maximum and no Dense layers, as"),
+    ],
+)
+def test_transformers_js_is_not_given_what_it_would_pool_otherwise(
+    kinds: tuple[str, ...], mode: str, what: str, tmp_path: Path
+) -> None:
+    """Its vectors would differ from those of the run without a word."""
+    source = new_folder(tmp_path / "dense", *kinds, mode=mode)
+    with pytest.raises(ExportError, match=f"{what} this encoder has: take the layout plain"):
+        write_layout(source, "transformersjs", tmp_path / "js")
+    assert not (tmp_path / "js").exists()
+
+
 def test_sentence_transformers(folder: Path, tmp_path: Path) -> None:
     """backend/load.py of 5.7: onnx/model.onnx, or another by its name; hidden states come out."""
     place = write_layout(folder, "sentence-transformers", tmp_path / "st")

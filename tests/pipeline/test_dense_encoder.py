@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset
+from tiny import tiny_tokenizer
 
 from hfprune.core.errors import UnsupportedModelError
+from hfprune.models.sentences import load_embedder
 from hfprune.pipeline.fingerprint import model_digest
-from hfprune.pipeline.stages import embeddings
+from hfprune.pipeline.stages import embeddings, vocabulary
 from hfprune.recipe.sections.whole import Recipe
 from tests.api.test_embeddings import sentence_encoder
 from tests.models.test_layouts_6 import new_folder
@@ -61,3 +65,24 @@ def test_what_follows_the_transformer_is_part_of_its_digest(tmp_path: Path) -> N
     assert model_digest(str(folder), None, modules=True) == before
     moved = folder.rename(tmp_path / "elsewhere")
     assert model_digest(str(moved), None, modules=True) == before
+
+
+def test_a_smaller_vocabulary_still_spells_every_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those before queries and documents, with which nothing is learned."""
+    folder = sentence_encoder(tmp_path / "e")
+    prompts = {"query": "clever ", "passage": "dull "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    tokenizer = tiny_tokenizer()
+    train = Dataset.from_list([dict(tokenizer(text)) for text in ("a film", "the story")] * 3)
+    prepared = SimpleNamespace(
+        saved=lambda context, name: load_embedder(str(folder)),
+        data=SimpleNamespace(train=train),
+        dense=SimpleNamespace(processor=tokenizer, unlabeled=None),
+    )
+    monkeypatch.setattr(vocabulary, "keep", lambda *given: given)
+    smaller = vocabulary.run(None, prepared, None, 3)[3]
+    words = smaller.get_vocab().keys()
+    assert {"clever", "dull", "film", "story"} <= words
+    assert not {"moving", "weak"} & words

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
+from hfprune.data.candidates import each_once
 from hfprune.data.checks import check_rows
 from hfprune.data.readers.files import read_file
 from hfprune.data.readers.named import read_named
@@ -47,7 +48,8 @@ def read_splits(config: DataConfig, task: Task, most: int | None = None) -> dict
             rows[name] = read_files(name, files[name], config, task, most)
         elif split is not None and config.name is not None:
             table = read_named(name, split, config.name, config, task)
-            rows[name] = check_rows(name, f"{config.name}, split {split!r}", table, config, task)
+            found = check_rows(name, f"{config.name}, split {split!r}", table, config, task)
+            rows[name] = each_once(found, config)
     if "train" not in rows:
         raise DataError("no data: give either data.name or data.train_file")
     return rows
@@ -57,12 +59,13 @@ def read_files(
     split: str, files: Sequence[str], config: DataConfig, task: Task, most: int | None = None
 ) -> Rows:
     """Read the files of one split; their rows follow one another."""
-    return joined_rows(
+    found = joined_rows(
         [
             check_rows(split, file, read_file(split, file, config, task, most), config, task)
             for file in files
         ]
     )
+    return each_once(found, config)
 
 
 def _check_apart(files: dict[str, list[str]]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfprune.core.errors import DataError
@@ -67,6 +67,21 @@ class Rows:
     notices: list[str] = field(default_factory=list)
     origins: list[tuple[int, str]] = field(default_factory=list)
     written: list[int] | None = None
+
+    def select(self, places: Sequence[int]) -> Rows:
+        """Some of the rows of texts, by their places, ascending; errors name them as before."""
+
+        def some(values: Sequence[Any]) -> list[Any]:
+            return [values[place] for place in places]
+
+        return replace(
+            self,
+            texts=some(self.texts),
+            text_pairs=None if self.text_pairs is None else some(self.text_pairs),
+            labels={column: some(values) for column, values in self.labels.items()},
+            origins=[(bisect_left(places, begin), name) for begin, name in self.origins],
+            written=None if self.written is None else some(self.written),
+        )
 
     def where(self, row: int, column: str) -> str:
         """Return how errors name a cell; ``row`` counts from 0 here and from 1 in the text."""

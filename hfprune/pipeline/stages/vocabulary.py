@@ -7,9 +7,13 @@ itself, with its own tokenizer, is what results are compared to.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, repeat
+from typing import Any
 
+from hfprune.core.kinds import POOLING_KEY, gives_embeddings
 from hfprune.data.loading import retokenize
 from hfprune.data.token_rows import TokenRows
+from hfprune.models.layout import prompts_of
 from hfprune.models.loading import load_processor
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
@@ -25,14 +29,24 @@ START = "teacher-vocabulary"
 def run(context: Context, prepared: Prepared, teacher: SavedModel, min_count: int) -> SavedModel:
     """Remove tokens that no text that is learned from uses, with a label or without."""
     model = prepared.saved(context, teacher)
+    processor = prepared.dense.processor
     learned = [prepared.data.train, *filter(None, [prepared.dense.unlabeled])]
+    read = (ids.tolist() for rows in learned for ids in TokenRows(rows))
     plan, tokenizer = reduce_vocabulary_(
         model,
-        prepared.dense.processor,
-        (ids.tolist() for rows in learned for ids in TokenRows(rows)),
+        processor,
+        chain(read, *repeat(_prompts(model, processor), min_count)),
         min_count=min_count,
     )
     return keep(context, model, START, tokenizer, plan)
+
+
+def _prompts(model: Any, tokenizer: Any) -> list[list[int]]:
+    """A sentence encoder's prompts: those that are not learned with are put before texts later."""
+    if not gives_embeddings(model):
+        return []
+    prompts, _ = prompts_of(getattr(model, POOLING_KEY))
+    return [tokenizer(text)["input_ids"] for text in prompts.values() if text]
 
 
 def read_as(context: Context, prepared: Prepared, start: SavedModel) -> None:
