@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import WITHOUT_CLASSES, Task, problem_of
-from hfprune.data.encode import encode_split, joined, tokenize
+from hfprune.data.encode import batches_of, encode_split, joined, rest_windows, tokenize
 from hfprune.data.labels import encode_labels
 from hfprune.data.notices import Notice, notices_of
 from hfprune.data.queries import (
@@ -33,7 +33,7 @@ from hfprune.data.readers.table import Rows
 from hfprune.data.splits import Piece, hold_out, take_subsets
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.data.unlabeled import apart, read_unlabeled
-from hfprune.data.windows import windows
+from hfprune.data.windows import later_parts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -252,20 +252,23 @@ def rest_of_texts(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset
     Returns:
         Rows of at most ``data.max_length`` tokens, special tokens included, text by text in order;
         ends shorter than a quarter of that are left out. No labels: a part need not mean what the
-        whole text was labelled for, so ask a teacher.
+        whole text was labelled for, so ask a teacher. Before each part stands ``data.prompt``, as
+        before each text.
     """
-    import datasets
-
-    found, owners = windows(tokenizer, data.texts["train"], data.max_length, 0)
-    lengths = [len(ids) for ids in found["input_ids"]]
-    rest = [
-        place
-        for place, owner in enumerate(owners)
-        if place > 0 and owners[place - 1] == owner and 4 * lengths[place] >= data.max_length
+    texts = data.texts["train"]
+    if not data.prompt:
+        return rest_windows(tokenizer, texts, data.max_length)
+    room = data.max_length - len(tokenizer(data.prompt, add_special_tokens=False)["input_ids"])
+    fits = room > tokenizer.num_special_tokens_to_add()
+    some = [
+        data.prompt + one
+        for part in (batches_of(texts, None) if fits else ())
+        for one in later_parts(tokenizer, texts[part], room)
     ]
-    columns = {name: [values[place] for place in rest] for name, values in found.items()}
-    features = {name: data.train.features[name] for name in columns}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    if not some:
+        none = data.train.select([])
+        return none.remove_columns(list({"labels"} & set(none.column_names)))
+    return tokenize(some, None, None, tokenizer, data.max_length, data.task)[0]
 
 
 def unlabeled_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:

@@ -46,6 +46,35 @@ def windows(
     return {name: list(found[name]) for name in names}, list(found["overflow_to_sample_mapping"])
 
 
+def later_parts(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
+    """What lies behind the first ``max_length`` tokens of texts, in parts of so many at most.
+
+    Args:
+        tokenizer: a fast one.
+
+    Returns:
+        As it stands in the texts; ends shorter than a quarter of that are left out.
+    """
+    found = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    tokenizer("", truncation=False, padding=False)  # as above
+    owners = found["overflow_to_sample_mapping"]
+    parts = []
+    for place, (owner, spans) in enumerate(zip(owners, found["offset_mapping"], strict=True)):
+        later = place > 0 and owners[place - 1] == owner
+        # Special tokens stand for no letter.
+        seen = [(begin, end) for begin, end in spans if end > begin]
+        if later and seen and 4 * len(spans) >= max_length:
+            parts.append(texts[owner][seen[0][0] : seen[-1][1]])
+    return parts
+
+
 def mean_by_text(logits: NDArray[Any], owners: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
     """The mean of the logits of each text's windows.
 
