@@ -8,15 +8,15 @@ this says, beside what was measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from hfprune.core.errors import HFPruneError
 from hfprune.core.machine import usable_cpus
 from hfprune.data.readers.paths import listed
 from hfprune.early.duration import RANGE, USUAL, Rates, in_words, planned_stages, work_of
-from hfprune.early.model import ModelFacts, as_text, guessed_lengths, lengths_of, look_at
+from hfprune.early.model import look_at
 from hfprune.early.rows import read_head
+from hfprune.early.shape import labels_of, shape_of
 from hfprune.recipe.sections.whole import Recipe
 
 # Bytes: a process with PyTorch, transformers and ONNX Runtime loaded; of a row of text as read, and
@@ -29,6 +29,8 @@ TOKEN: Final = 10.0
 ACTIVATION: Final = 68.0
 # Weights, their gradients, and two moments of Adam.
 TRAINED: Final = 16.0
+# A teacher's answers of up to so many bytes are kept in float32.
+_EXACT: Final = 2**28
 # Texts of a file's head whose tokens are counted.
 _MEASURED: Final = 500
 
@@ -47,6 +49,9 @@ class Sizes:
         keep: fraction of the blocks' weights that stays.
         candidates: models that are tried.
         training_rows: rows to learn from, variations included; what the teacher answers on.
+        hidden_rows: those of them whose hidden states are kept; ``None``: all.
+        read: texts as read, which a limit may leave out; ``None``: as many as rows.
+        recomputes: whether activations are computed once more on the way back, not kept.
     """
 
     rows: int
@@ -65,6 +70,9 @@ class Sizes:
     training_rows: int = 0
     reconstructs: bool = True
     times_blocks: bool = True
+    hidden_rows: int | None = None
+    read: int | None = None
+    recomputes: bool = False
 
     @property
     def blocks(self) -> float:
@@ -86,10 +94,14 @@ def stage_memory(sizes: Sizes) -> dict[str, float]:
     """
     model = 4 * sizes.weights
     rows = PROCESS + sizes.rows * (ROW / 10 + TOKEN * sizes.tokens)
-    batch = sizes.batch * sizes.longest * sizes.layers * sizes.width * ACTIVATION
+    # Recomputed: what goes into each layer is kept, and all of one layer at a time.
+    kept = ACTIVATION / sizes.layers + 4.0 if sizes.recomputes else ACTIVATION
+    batch = sizes.batch * sizes.longest * sizes.layers * sizes.width * kept
     training = TRAINED * sizes.weights + batch
     answers = 4.0 * sizes.training_rows * sizes.labels
-    states = sizes.training_rows * sizes.tokens * sizes.layers * sizes.width * 2
+    answers /= 2 if answers > _EXACT else 1  # many are kept in half of the bytes
+    looked_at = sizes.training_rows if sizes.hidden_rows is None else sizes.hidden_rows
+    states = looked_at * sizes.tokens * sizes.layers * sizes.width * 2
     learned = answers + (states if states <= sizes.cache else 0.0)
     small = sizes.weights - (1 - sizes.keep) * sizes.blocks
     distilled = model + TRAINED * small + batch * (sizes.keep + 0.3) + learned
@@ -102,7 +114,7 @@ def stage_memory(sizes: Sizes) -> dict[str, float]:
     # Probes of four layers, int8, thirty of them; the dense file beside them.
     probes = 30 * 4 * (sizes.blocks / sizes.layers) * 0.6
     return {
-        "data": rows + sizes.rows * ROW,
+        "data": rows + (sizes.rows if sizes.read is None else sizes.read) * ROW,
         "teacher": rows + training,
         "latency": rows + 3 * model + (probes if sizes.times_blocks else 0.0),
         "reconstruct": rows + 3 * model + max(scoring, levels + max(moments, targets))
@@ -191,55 +203,69 @@ def cost_of(recipe: Recipe, rates: Rates = USUAL, cores: int | None = None) -> C
         return None
     if facts.block_weights is None:
         return None
-    rows = sum(head.total for head in heads)
-    tested = sum(_rows(file, recipe) for file in listed(recipe.data.test_file))
-    test_rows = tested or round(0.1 * rows)
-    held = 0.0 if recipe.data.validation_file else recipe.data.validation_fraction
-    held += 0.0 if tested else recipe.data.test_fraction
-    rows = min(round(rows * (1 - held)), recipe.data.max_train_samples or rows)
-    test_rows = min(test_rows, recipe.data.max_test_samples or test_rows)
-    lengths = _lengths(recipe, heads[0].columns, facts)
-    tokens = sum(lengths) / max(1, len(lengths))
+    data = recipe.data
+    shape = shape_of(recipe, heads[0].columns, facts)
+    whole = sum(head.total for head in heads)
+    tested, validated, more = (
+        sum(_rows(file, recipe) for file in listed(files))
+        for files in (data.test_file, data.validation_file, data.unlabeled_file)
+    )
+    test_rows = tested or round(data.test_fraction * whole)
+    held = validated or round(data.validation_fraction * whole)
+    train = whole - (0 if tested else test_rows) - (0 if validated else held)
+    # Of texts; a model reads windows of them.
+    rows, test_rows, held = (
+        round(shape.rows_a_text * min(count, limit or count))
+        for count, limit in (
+            (train, data.max_train_samples),
+            (test_rows, data.max_test_samples),
+            (held, data.max_validation_samples),
+        )
+    )
+    unlabeled = 0 if recipe.distillation is None else more + round(rows * shape.rest_a_text)
     work = work_of(
         recipe,
         rows=rows,
         test_rows=test_rows,
-        tokens=tokens,
+        tokens=shape.tokens,
         weights=facts.block_weights,
         cores=cores or usable_cpus(),
         layers=facts.layers,
         width=facts.width,
+        unlabeled=unlabeled,
     )
-    labels = 2 if facts.labels is None else len(facts.labels)
     distillation = recipe.distillation
     width = facts.width or 768
     sizes = Sizes(
-        rows=rows + test_rows,
-        tokens=tokens,
-        longest=max(lengths, default=1),
+        rows=rows + test_rows + held + unlabeled,
+        tokens=shape.tokens,
+        longest=max(shape.lengths),
         layers=facts.layers or 12,
         width=width,
         inner=facts.inner or 4 * width,
         vocabulary=facts.vocabulary or 30_000,
-        labels=labels,
+        labels=labels_of(recipe, heads[0].columns, facts),
         batch=recipe.training.per_device_train_batch_size,
         memory=1e9 * recipe.pruning.memory_gb,
         cache=0.0
         if distillation is None or not distillation.hidden_weight
         else 1e9 * distillation.cache_limit_gb,
         keep=work.keep,
-        training_rows=0 if distillation is None else rows * (1 + work.augmentation),
+        training_rows=0 if distillation is None else round(rows * work.taught),
+        hidden_rows=rows + unlabeled,
+        read=whole + tested + validated + more,
+        recomputes=work.recomputes,
         reconstructs=work.reconstructs,
         times_blocks=work.times_blocks,
     )
     planned = planned_stages(recipe, work, rates)
-    whole = rates.fixed + sum(seconds for _, seconds in planned)
+    expected = rates.fixed + sum(seconds for _, seconds in planned)
     memory = stage_memory(sizes)
     stages = tuple(
         (stage, seconds, memory.get(stage.split()[0], PROCESS)) for stage, seconds in planned
     )
     return Cost(
-        seconds=(RANGE[0] * whole, RANGE[1] * whole),
+        seconds=(RANGE[0] * expected, RANGE[1] * expected),
         memory=max(peak for _, _, peak in stages),
         disk=disk(sizes),
         stages=stages,
@@ -254,19 +280,3 @@ def _rows(file: str, recipe: Recipe) -> int:
     except (HFPruneError, OSError):
         return 0
     return found.total
-
-
-def _lengths(recipe: Recipe, columns: dict[str, list[object]], facts: ModelFacts) -> list[int]:
-    """Tokens of the first rows, cut as the run will cut them."""
-    text = recipe.data.text_column
-    texts = [as_text(value) for value in columns.get(text, [])]
-    tokenizer = facts.tokenizer
-    if recipe.model.tokenizer is not None:
-        own = Path(recipe.model.tokenizer) / "tokenizer.json"
-        tokenizer = own if own.is_file() else None
-    try:
-        found = guessed_lengths(texts) if tokenizer is None else lengths_of(tokenizer, texts)
-    except HFPruneError:
-        found = guessed_lengths(texts)
-    most = recipe.data.max_length
-    return [min(length, most) for length in found] or [min(128, most)]

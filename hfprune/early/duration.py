@@ -69,6 +69,7 @@ class Work:
         weights: of all blocks; ``None`` where they are not known.
         cores: that train.
         teacher_epochs, recovery_epochs, trial_epochs, augmentation: of the recipe.
+        unlabeled: rows that are learned from besides, as the teacher labels them.
         fine_tunes: whether the teacher is trained.
         keep: fraction of the weights that stays, about.
         searches: whether speeds are stepped up to a drop.
@@ -78,6 +79,7 @@ class Work:
             0: left out.
         scored: rows that a reconstruction looks at.
         bf16: whether trainings may compute in bfloat16.
+        recomputes: whether trainings go forward once more to save memory.
     """
 
     rows: int
@@ -99,6 +101,13 @@ class Work:
     width: int = 0
     scored: int = 1024
     bf16: bool = False
+    recomputes: bool = False
+    unlabeled: int = 0
+
+    @property
+    def taught(self) -> float:
+        """Rows that are learned from a teacher in an epoch, over the training rows."""
+        return (1 + self.unlabeled / max(1, self.rows)) * (1 + self.augmentation)
 
     @property
     def per_token(self) -> float:
@@ -121,20 +130,23 @@ def stage_seconds(work: Work, rates: Rates = USUAL) -> dict[str, float]:
     pace = rates.flops * work.cores
     forward = work.rows * work.tokens * work.per_token / pace
     epoch = forward / rates.bf16 if work.bf16 else forward
-    small = 6 * work.keep * epoch + 2 * forward  # the teacher's answers once more
+    # Forward, and twice that back.
+    step = 8 if work.recomputes else 6
+    small = work.taught * (step * work.keep * epoch + 2 * forward)  # the teacher's answers too
+    gated = (step + 2) * epoch
     tests = 8 * work.test_rows * work.tokens * work.per_token / pace
-    rows = work.rows + work.test_rows
+    rows = work.rows + work.test_rows + work.unlabeled
     # Probes of four layers: time goes with their weights, and much of it does not.
     timed = _PROBES * rates.probes * (0.5 + 0.5 * size)
     return {
         "data": 5.0 + rows / rates.rows * max(0.3, work.tokens / 64),
-        "teacher": 6 * epoch * work.teacher_epochs if work.fine_tunes else 1.0,
+        "teacher": step * epoch * work.teacher_epochs if work.fine_tunes else 1.0,
         "baseline": 10.0,
         "latency": timed if work.times_blocks else 0.0,
         "reconstruct": _reconstruction(work, rates) if work.reconstructs else 0.0,
-        "prune": 0.0 if work.reconstructs else 8 * epoch * work.pruning_epochs,
+        "prune": 0.0 if work.reconstructs else work.taught * gated * work.pruning_epochs,
         "trial": _TRIALS * small * work.trial_epochs if work.reconstructs else 0.0,
-        "recover": small * work.recovery_epochs * (1 + work.augmentation),
+        "recover": small * work.recovery_epochs,
         "export": 2 * rates.export,
         "evaluate": 15.0 + tests,
         "benchmark": rates.benchmark,
@@ -219,6 +231,7 @@ def work_of(
     cores: int,
     layers: int | None = None,
     width: int | None = None,
+    unlabeled: int = 0,
 ) -> Work:
     """What a recipe has to do with these rows and this model; arguments as of :class:`Work`."""
     distillation, pruning = recipe.distillation, recipe.pruning
@@ -243,6 +256,8 @@ def work_of(
         width=width or 0,
         scored=pruning.scoring_samples,
         bf16=recipe.training.bf16 in (True, "auto"),
+        recomputes=recipe.training.gradient_checkpointing,
+        unlabeled=0 if distillation is None else unlabeled,
     )
 
 

@@ -23,13 +23,14 @@ def plan(context: Context, prepared: Prepared) -> None:
     facts = _facts(recipe)
     work = work_of(
         recipe,
-        rows=data.size("train"),
-        test_rows=data.size("test"),
+        rows=len(data.train),  # windows, where texts become such
+        test_rows=len(data.test),
         tokens=tokens,
         weights=facts.block_weights,
         cores=usable_cpus(),
         layers=facts.layers,
         width=facts.width,
+        unlabeled=0 if prepared.small.unlabeled is None else len(prepared.small.unlabeled),
     )
     context.console.plan(planned_stages(recipe, work))
 
