@@ -52,7 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             length = int(self.headers.get("Content-Length") or 0)
             texts = json.loads(self.rfile.read(length)) if length <= MOST_BYTES else None
             good = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        except ValueError:
+            json.dumps(texts, ensure_ascii=False).encode()  # half a character is no text
+        except (ValueError, RecursionError):
             good, texts = False, None
         status = 200 if good and texts else 400
         told = answers(texts) if status == 200 else {"error": 'send a list: ["a text"]'}

@@ -7,6 +7,7 @@ Takes a run's folder, what `--layout plain` wrote of it, or a family with its ca
 hfprune export runs/reviews --layout plain --output served
 python examples/server/server.py served --port 8000
 curl localhost:8000/classify -d '["a moving film", "dull"]'
+curl localhost:8000/classify -d '[["It rains.", "The street is wet."]]'
 curl localhost:8000/embed -d '["a text", "another one"]'
 curl localhost:8000/rerank -d '{"query": "a moving film", "texts": ["dull", "it made me cry"]}'
 """
@@ -28,11 +29,11 @@ MOST_BYTES, MOST_TEXTS = 2**20, 128  # a search has a hundred candidates
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
-def file_of(folder: Path) -> Path:
+def file_of(folder: Path, first: str = "batches") -> Path:
     """What deploy.json recommends, if it is an ONNX file; else int8, else what there is."""
     record = folder / "deploy.json"
     uses = json.loads(record.read_text(encoding="utf-8"))["uses"] if record.is_file() else {}
-    for use in ("batches", "single"):
+    for use in (first, "batches", "single"):
         if use in uses and uses[use]["runtime"] == "onnxruntime":
             return folder / uses[use]["path"]
     files = sorted((folder / "onnx").glob("*.onnx"), key=lambda file: "quantized" not in file.name)
@@ -54,6 +55,7 @@ class Model:
     """
 
     path: str
+    use = "batches"
     wanted = 'a JSON list of texts: ["a moving film"]'
 
     def __init__(self, folder: Path, threads: int, max_length: int) -> None:
@@ -75,7 +77,7 @@ class Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
-            str(file_of(folder)), options, providers=["CPUExecutionProvider"]
+            str(file_of(folder, self.use)), options, providers=["CPUExecutionProvider"]
         )
         self.inputs = [node.name for node in self.session.get_inputs()]
         # One batch at a time: more at once would only share the same cores.
@@ -100,8 +102,14 @@ class Model:
 
 class Classifier(Model):
     path = "/classify"
+    wanted = 'a JSON list of texts, or of pairs: ["a moving film"] or [["It rains.", "It is wet."]]'
 
-    def __call__(self, texts: list[str]) -> list[dict[str, object]]:
+    def read(self, body: object) -> list[Any] | None:
+        if isinstance(body, list) and all(is_texts(row) and len(row) == 2 for row in body):
+            return [tuple(row) for row in body]
+        return super().read(body)
+
+    def __call__(self, texts: list[Any]) -> list[dict[str, object]]:
         return [self.answer(row) for row in self.outputs(texts)]
 
     def answer(self, logits: np.ndarray) -> dict[str, object]:
@@ -160,6 +168,10 @@ def model_of(folder: Path, threads: int, max_length: int) -> Model:
     return kind(folder, threads, max_length)
 
 
+class Member(Classifier):
+    use = "single"  # the file that the threshold was chosen with
+
+
 class Cascade(Classifier):
     """Two models of a family: the fast one answers when it is sure, else the slow one (`by`)."""
 
@@ -167,10 +179,10 @@ class Cascade(Classifier):
         record = json.loads((folder / "cascade.json").read_text(encoding="utf-8"))
         self.threshold = record["threshold"]
         self.fast, self.slow = (
-            Classifier(folder / record[name], threads, max_length) for name in ("fast", "slow")
+            Member(folder / record[name], threads, max_length) for name in ("fast", "slow")
         )
 
-    def __call__(self, texts: list[str]) -> list[dict[str, object]]:
+    def __call__(self, texts: list[Any]) -> list[dict[str, object]]:
         answers = [told | {"by": "fast"} for told in self.fast(texts)]
         unsure = [n for n, told in enumerate(answers) if told["score"] < self.threshold]
         again = self.slow([texts[n] for n in unsure]) if unsure else []
@@ -197,8 +209,10 @@ def handler(model: Model) -> type[BaseHTTPRequestHandler]:
                 self.say(413, {"error": f"a body of 1 to {MOST_BYTES} bytes, with its length"})
                 return
             try:
-                texts = model.read(json.loads(self.rfile.read(int(size))))
-            except ValueError:
+                value = json.loads(self.rfile.read(int(size)))
+                json.dumps(value, ensure_ascii=False).encode()  # half a character is no text
+                texts = model.read(value)
+            except (ValueError, RecursionError):
                 texts = None
             if texts is None:
                 self.say(400, {"error": model.wanted})

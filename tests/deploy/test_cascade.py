@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import hfprune.cli
 from hfprune.core.errors import DataError, OutputError
 from hfprune.core.results import RunResults
-from hfprune.deploy.predict import cascading
+from hfprune.deploy.predict import cascading, serving
 from hfprune.deploy.predict.cascade import (
     Cascade,
     Measured,
@@ -96,6 +96,30 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / label / "metrics.json").write_text("{}")
     (place / "metrics.json").write_text(json.dumps(values))
     return place
+
+
+def test_a_cascade_answers_with_the_files_that_it_was_chosen_with(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold is of one file's probabilities: not of another's, which is faster in batches."""
+    one = Measured(metric=1, interval=(1, 1), mean_ms=1, p95_ms=1, slow_share=0)
+    record = Cascade(
+        fast="6x", slow="2x", threshold=0.5, metric="accuracy", wanted=1, reached=1, rows=6,
+        measured={"fast": one, "slow": one, "cascade": one},
+    )  # fmt: skip
+    asked: list[Any] = []
+
+    class Opened:
+        file = task = None
+
+        def __init__(self, folder: Path, **options: Any) -> None:
+            asked.append(options["use"])
+
+    monkeypatch.setattr(serving, "Predictor", Opened)
+    write_cascade(record, family)
+    opened(family, batch_size=32)
+    assert asked == ["single", "single"]
+    (family / "cascade.json").unlink()
 
 
 def times(sessions: Any, rows: Any, collator: Any) -> Any:

@@ -111,6 +111,14 @@ def test_the_server_takes_the_folder_of_a_run(folder: Path) -> None:
 
     file_of = runpy.run_path(str(SERVER / "server.py"))["file_of"]
     assert file_of(folder).name == "model.onnx"
+    uses = {"batches": "openvino", "single": "onnxruntime"}
+    record = {name: {"runtime": each, "path": f"onnx/{name}.onnx"} for name, each in uses.items()}
+    (folder / "deploy.json").write_text(json.dumps({"uses": record}))
+    assert file_of(folder).name == "single.onnx"
+    record["batches"]["runtime"] = "onnxruntime"
+    (folder / "deploy.json").write_text(json.dumps({"uses": record}))
+    assert (file_of(folder).name, file_of(folder, "single").name) == ("batches.onnx", "single.onnx")
+    (folder / "deploy.json").unlink()
     with pytest.raises(SystemExit, match="holds no ONNX file"):
         file_of(folder / "onnx")
 
@@ -179,6 +187,15 @@ def test_it_answers_as_predict_does(address: str, folder: Path) -> None:
     assert call(address, "GET", "/")[0] == 404
 
 
+def test_pairs_are_read_together(address: str, folder: Path) -> None:
+    pairs = [["a good film", "dull"], ["fine", "a very very weak plot"]]
+    status, found = post(address, json.dumps(pairs).encode())
+    assert status == 200
+    wanted = Predictor(folder)([Row(*pair) for pair in pairs])
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("body", "path", "status"),
     [
@@ -189,6 +206,10 @@ def test_it_answers_as_predict_does(address: str, folder: Path) -> None:
         (json.dumps(["x"] * 129).encode(), "/classify", 400),
         (b" " * (2**20 + 1), "/classify", 413),
         (b"[]", "/other", 404),
+        (b"[" * 100_000, "/classify", 400),
+        (rb'["half \ud800"]', "/classify", 400),
+        (b'[["one", "two"], "three"]', "/classify", 400),
+        (b'[["one", "two", "three"]]', "/classify", 400),
     ],
 )
 def test_what_it_refuses(body: bytes, path: str, status: int, address: str) -> None:

@@ -304,6 +304,9 @@ class CascadePredictor:
     ) -> None:
         found = read_cascade(folder)
         self.threshold, self.batch_size = found.threshold, batch_size
+        # The threshold was chosen with the files for one text at a time: another is as sure of
+        # other texts.
+        use = use or "single"
         self.fast, self.slow = (
             Predictor(Path(folder) / name, batch_size=batch_size, threads=threads, use=use)
             for name in (found.fast, found.slow)
