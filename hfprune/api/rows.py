@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,15 +56,15 @@ def as_file(rows: Rows, file: Path, *, what: str, needed: Sequence[str]) -> str:
     """
     if isinstance(rows, str | Path):
         return str(rows)
-    table = _columns(rows, what)
-    missing = [name for name in needed if name not in table]
+    names, values_of = _columns(rows, what)
+    missing = [name for name in needed if name not in names]
     if missing:
         raise DataError(
             f"{what} has no column {' and no '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(str, table)) or 'none'}: name the columns with text_column, "
+            f"{', '.join(names) or 'none'}: name the columns with text_column, "
             "text_pair_column and label_column"
         )
-    kept = {name: table[name] for name in needed}
+    kept = {name: values_of(name) for name in needed}
     lengths = {len(values) for values in kept.values()}
     if len(lengths) != 1:
         told = ", ".join(f"{name} {len(values)}" for name, values in kept.items())
@@ -77,11 +77,13 @@ def as_file(rows: Rows, file: Path, *, what: str, needed: Sequence[str]) -> str:
     return str(file)
 
 
-def _columns(rows: Any, what: str) -> dict[str, Sequence[Any]]:
+def _columns(rows: Any, what: str) -> tuple[list[str], Callable[[str], Sequence[Any]]]:
+    """The names of the columns, and what reads one: others may hold images or vectors."""
     if hasattr(rows, "features") and hasattr(rows, "column_names"):  # datasets.Dataset
-        return {name: _named(rows[name], rows.features[name]) for name in rows.column_names}
+        return list(rows.column_names), lambda name: _named(rows[name], rows.features[name])
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas.DataFrame
-        return {str(name): rows[name].tolist() for name in rows.columns}
+        own = {str(name): name for name in rows.columns}
+        return list(own), lambda name: rows[own[name]].tolist()
     if isinstance(rows, Mapping):
         for name, values in rows.items():
             if isinstance(values, str):  # of which a list would be made of its characters
@@ -89,10 +91,11 @@ def _columns(rows: Any, what: str) -> dict[str, Sequence[Any]]:
                     f"{what} has the text {values!r:.80} for the column {name!r}; expected a list "
                     "of values, one a row"
                 )
-        return {str(name): list(values) for name, values in rows.items()}
+        mine = {str(name): values for name, values in rows.items()}
+        return list(mine), lambda name: list(mine[name])
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows) and rows:
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {str(name): [row.get(name) for row in rows] for name in names}
+        names = dict.fromkeys(str(name) for row in rows for name in row)
+        return list(names), lambda name: [row.get(name) for row in rows]
     raise DataError(
         f"{what} is a {type(rows).__name__}; expected a path, a datasets.Dataset, a pandas "
         "DataFrame, a dict of columns or a list of dicts"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -127,6 +127,22 @@ def test_arguments_that_no_recipe_allows(inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "c.inputs").mkdir()
     with pytest.raises(OutputError, match=r"c\.inputs' is there and was not made by"):
         hfprune.compress(model, train=rows, sparsity=0.5, output_dir=tmp_path / "c")
+
+
+def test_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
+    """Others may hold images or vectors, which take gigabytes as Python's lists."""
+
+    class Rows:
+        column_names: ClassVar = ["text", "label", "vector"]
+        features: ClassVar = dict.fromkeys(column_names)
+
+        def __getitem__(self, name: str) -> list[str]:
+            assert name != "vector"
+            return ["a", "b"]
+
+    file = tmp_path / "rows.jsonl"
+    as_file(Rows(), file, what="train", needed=["text", "label"])
+    assert file.read_text() == '{"text": "a", "label": "a"}\n{"text": "b", "label": "b"}\n'
 
 
 def test_rows_in_all_forms_are_the_same_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,6 +55,27 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_openvino(folder / "onnx", folder / "openvino")
     return folder
+
+
+@pytest.mark.parametrize("of_tokens", [False, True])
+def test_logits_of_batches_are_not_held_beside_the_whole(of_tokens: bool) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    class Opened:
+        def logits(self, batch: Any) -> Any:
+            assert sum(one() is not None for one in held) <= 1
+            ids = batch["input_ids"].astype(np.float32)
+            found = np.stack([ids, -ids], axis=2) if of_tokens else ids[:, :2].copy()
+            held.append(weakref.ref(found))
+            return found
+
+    rows = [{"input_ids": [2, *range(9, 10 + length), 3]} for length in (1, 6, 3, 0, 2, 7, 4)]
+    found = predict_logits(Opened(), rows, tiny_tokenizer(), batch_size=2)  # type: ignore[arg-type]
+    assert found.shape == ((7, 10, 2) if of_tokens else (7, 2))
+    for row, logits in zip(rows, found, strict=True):
+        ids = row["input_ids"]
+        want = [*ids, *[0] * (10 - len(ids))] if of_tokens else ids[:2]
+        assert (logits[:, 0] if of_tokens else logits).tolist() == want
 
 
 def numpy_batch() -> dict[str, Any]:

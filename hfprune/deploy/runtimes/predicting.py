@@ -79,28 +79,29 @@ def predict_logits(
     if sorted(places.tolist()) != list(range(len(lengths))):
         raise DataError(f"order must hold the numbers 0 to {len(lengths) - 1}, each of them once")
 
-    rows: list[NDArray[np.float32]] = []
+    restored: NDArray[np.float32] | None = None
+    left = _pads_left(collator)
     with logits_function(model) as logits:
         for start in range(0, len(places), batch_size):
-            samples = [dataset[int(i)] for i in places[start : start + batch_size]]
+            chosen = places[start : start + batch_size].tolist()
+            samples = [dataset[row] for row in chosen]
             padded = pad([{name: sample[name] for name in names} for sample in samples])
             batch = {name: np.asarray(padded[name]) for name in MODEL_INPUTS if name in padded}
-            rows.append(logits(batch))
-    if rows[0].ndim == 2:
-        in_order = np.concatenate(rows)
-        restored = np.empty_like(in_order)
-        restored[places] = in_order
-        return restored
-    restored = np.zeros((len(places), max(lengths), rows[0].shape[-1]), dtype=np.float32)
-    place = 0
-    for batch_logits in rows:
-        for logits_of_row in batch_logits:
-            row = int(places[place])
-            count = lengths[row]
-            # Of what a tokenizer padded on the left, the tokens are at the end.
-            kept = logits_of_row[-count:] if _pads_left(collator) else logits_of_row[:count]
-            restored[row, :count] = kept
-            place += 1
+            found = logits(batch)
+            # Each batch goes to its place at once: of tokens and of many labels, all of them
+            # beside the whole would take twice the memory.
+            if restored is None:
+                whole = (len(places), *([max(lengths)] if found.ndim == 3 else ()), found.shape[-1])
+                restored = np.zeros(whole, dtype=np.float32)
+            if found.ndim == 2:
+                restored[chosen] = found
+                continue
+            for row, logits_of_row in zip(chosen, found, strict=True):
+                count = lengths[row]
+                # Of what a tokenizer padded on the left, the tokens are at the end.
+                restored[row, :count] = logits_of_row[-count:] if left else logits_of_row[:count]
+    if restored is None:
+        raise DataError("cannot predict on a data set without samples")
     return restored
 
 
