@@ -90,7 +90,7 @@ def _read(file: RowsFile, delimiter: str) -> Table:
             for number, cells in enumerate(islice(_rows(reader), file.most), start=1):
                 if len(cells) != len(header) and not needed <= len(cells) <= len(header):
                     where = f"{file.where}, row {number} (line {reader.line_num})"
-                    raise DataError(wrong_width(where, cells, header, delimiter))
+                    raise wrong_width(where, cells, header, delimiter)
                 for values, place in zip(columns, places, strict=True):
                     values.append(cells[place])
         except csv.Error as error:
@@ -141,7 +141,9 @@ def _times(count: int) -> str:
     return {2: "twice"}.get(count, f"{count} times")
 
 
-def wrong_width(where: str, cells: Sequence[str], header: Sequence[str], delimiter: str) -> str:
+def wrong_width(
+    where: str, cells: Sequence[str], header: Sequence[str], delimiter: str
+) -> DataError:
     """What to tell of a row of more or fewer cells than the header line has.
 
     Args:
@@ -156,7 +158,7 @@ def wrong_width(where: str, cells: Sequence[str], header: Sequence[str], delimit
         remedy = (
             f"a text that holds {delimiter!r}, a quote or a line break must stand in double quotes"
         )
-    return f"{where} has {len(cells)} cells, the header has {len(header)}: {remedy}"
+    return DataError(f"{where} has {len(cells)} cells, the header has {len(header)}: {remedy}")
 
 
 def _quoted(file: RowsFile, table: Table) -> list[str]:

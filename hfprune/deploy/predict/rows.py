@@ -132,7 +132,7 @@ def _delimited(
             for cells in filter(None, reader):  # a blank line gives none
                 if not needed <= len(cells) <= len(header):
                     where = f"{name}, line {reader.line_num}"
-                    raise DataError(wrong_width(where, cells, header, delimiter))
+                    raise wrong_width(where, cells, header, delimiter)
                 yield Row(*(cells[place] for place in places))
         except csv.Error as error:
             raise DataError(
