@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hfprune.core.errors import DataError
-from hfprune.data.readers.named import read_saved, saved_kind
+from hfprune.data.readers.named import read_saved, saved_kind, saved_size
 from hfprune.data.readers.paths import files_of
 from hfprune.data.readers.registry import reader_for
 from hfprune.data.readers.source import PACKED, RowsFile
@@ -102,6 +102,8 @@ def _total(path: Path, columns: dict[str, list[Any]], size: int, read: int) -> i
         import pyarrow.parquet  # type: ignore[import-untyped]
 
         return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
+    if saved_kind(path) is not None:
+        return saved_size(path)
     if read > size + 1 or not path.is_file():
         return read  # a reader that reads all
     shown = min(size, 2000)

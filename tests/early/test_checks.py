@@ -24,6 +24,8 @@ from hfprune.core.errors import (
     UnsupportedModelError,
 )
 from hfprune.core.kinds import OWN_MODEL_TYPES, TEXT
+from hfprune.data.readers.named import read_saved
+from hfprune.data.readers.source import RowsFile
 from hfprune.early.checks import check_early
 from hfprune.early.model import ModelFacts, guessed_lengths, lengths_of, look_at
 from hfprune.early.quick import look
@@ -331,3 +333,17 @@ def test_a_reranker_is_checked_by_its_queries(place: Path, tmp_path: Path) -> No
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
     with pytest.raises(DataError, match="has 1 queries: too few to hold out"):
         check_early(asked)
+
+
+def test_a_saved_data_set_is_looked_at_by_its_first_rows(tmp_path: Path) -> None:
+    """Of a million rows the rest would take its time and gigabytes, before any run."""
+    import datasets
+
+    rows = {"text": [f"text {number}" for number in range(40)], "label": [0, 1] * 20}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "rows"))
+    head = read_head(str(tmp_path / "rows"), most=5)
+    assert (head.size, head.total, head.whole) == (5, 40, False)
+    assert head.columns == {"text": rows["text"][:5], "label": rows["label"][:5]}
+    wanted = {"text": "data.text_column"}
+    assert read_saved(RowsFile(tmp_path / "rows", "rows", wanted, most=3)).size == 3
+    assert read_saved(RowsFile(tmp_path / "rows", "rows", wanted)).size == 40

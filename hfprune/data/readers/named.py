@@ -56,7 +56,15 @@ def read_saved(file: RowsFile) -> Table:
             f"{file.where} is a folder of several splits (DatasetDict.save_to_disk): give it as "
             "data.name, with data.train_split and the others"
         )
-    return table_of(file.where, _from_disk(file.where, file.path), file.wanted)
+    data = _from_disk(file.where, file.path)
+    if file.most is not None and file.most < len(data):
+        data = data.select(range(file.most))
+    return table_of(file.where, data, file.wanted)
+
+
+def saved_size(folder: Path) -> int:
+    """How many rows a folder that ``Dataset.save_to_disk`` wrote has; none is read."""
+    return len(_from_disk(str(folder), folder))
 
 
 def table_of(where: str, data: Dataset, wanted: Mapping[str, str]) -> Table:
