@@ -259,6 +259,30 @@ def keep_in_cache(path: str | os.PathLike[str], data: bytes) -> bool:
     return True
 
 
+def trim_cache(folder: str | os.PathLike[str], most: float) -> None:
+    """Delete of a cache what was longest not used, until the rest has at most so many bytes.
+
+    The newest file stays, whatever its size. What another process deletes meanwhile is no error.
+
+    Args:
+        folder: one of :func:`cache_folder`, which holds nothing but what can be made again.
+        most: bytes.
+    """
+    found: list[tuple[float, int, Path]] = []
+    with contextlib.suppress(OSError):
+        for path in Path(folder).iterdir():
+            with contextlib.suppress(OSError):
+                told = path.stat()
+                if stat.S_ISREG(told.st_mode) and not path.name.startswith("."):
+                    found.append((told.st_mtime, told.st_size, path))
+    held = 0
+    for number, (_, size, path) in enumerate(sorted(found, reverse=True)):
+        held += size
+        if number and held > most:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def follow_umask(folder: str | os.PathLike[str], only: str = "*") -> None:
     """Give what lies in a folder the permissions that this process gives new files and folders.
 

@@ -27,6 +27,29 @@ def test_every_batch_is_in_one_part(count: int) -> None:
     assert len(parts) <= shards.PARTS
 
 
+def test_what_was_longest_not_used_leaves_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every teacher and every set of rows has a file: without a limit they fill the disk."""
+    made(30, 0, folder=tmp_path)
+    (first,) = tmp_path.iterdir()
+    made(20, 0, folder=tmp_path)
+    (second,) = set(tmp_path.iterdir()) - {first}
+    (tmp_path / "left-part3.safetensors").write_bytes(b"x" * 200)  # of a run that never went on
+    for age, file in enumerate((second, first, tmp_path / "left-part3.safetensors")):
+        os.utime(file, (1000 - age, 1000 - age))
+    made(30, 0, folder=tmp_path)  # uses the first one again
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(caches, "MOST_KEPT", 2 * first.stat().st_size)
+    made(25, 0, folder=tmp_path)
+    left = set(tmp_path.iterdir())
+    assert len(left) == 2
+    assert first in left
+    monkeypatch.setattr(caches, "MOST_KEPT", 0)
+    made(24, 0, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1, "what is used now stays"
+
+
 def test_an_interrupted_run_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

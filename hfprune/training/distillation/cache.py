@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 from hfprune.core import shares
 from hfprune.core.errors import TrainingError
 from hfprune.core.exchange import from_everyone
-from hfprune.core.files import keep_in_cache
+from hfprune.core.files import keep_in_cache, trim_cache
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens, outputs_of
 from hfprune.data.token_rows import TokenRows
 from hfprune.training.distillation import shards
 
 # Logits of up to so many bytes stay float32, which costs nothing then.
 EXACT_BYTES = 2**28
+# What earlier runs left is deleted beyond so many bytes, the longest unused first: every teacher
+# and every set of rows has a file of its own.
+MOST_KEPT = 4e9
 
 
 class TeacherCache:
@@ -104,6 +108,7 @@ class TeacherCache:
             return
         if keep_in_cache(place, save({"logits": self._logits})):
             kept.drop(range(len(parts)))
+            trim_cache(place.parent, MOST_KEPT)
 
     def _ask(
         self, teacher: Any, dataset: Any, collate: Any, chosen: list[int], known: bool
@@ -337,7 +342,11 @@ def _kept_logits(place: Path, rows: int, labels: int) -> Tensor | None:
         return None
     kinds = (torch.float16, torch.bfloat16) if 4 * rows * labels > EXACT_BYTES else (torch.float32,)
     sound = found.dtype in kinds and found.shape == (rows, labels)
-    return found if sound and bool(found.isfinite().all()) else None
+    if not sound or not bool(found.isfinite().all()):
+        return None
+    with suppress(OSError):  # used now: others are deleted before it
+        place.touch()
+    return found
 
 
 def _inputs(batch: Any, device: torch.device) -> dict[str, Tensor]:
