@@ -14,6 +14,7 @@ curl localhost:8000/rerank -d '{"query": "a moving film", "texts": ["dull", "it 
 
 import argparse
 import json
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 MOST_BYTES, MOST_TEXTS = 2**20, 128  # a search has a hundred candidates
+LONGEST = 100_000  # tokens; tokenizers without a limit write a larger number
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
@@ -48,6 +50,16 @@ def said(folder: Path, name: str) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def length_of(folder: Path) -> int:
+    """Tokens of a text at most: of a run what its recipe says, of a layout what the tokenizer."""
+    recipe = folder / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    if found := re.search(r"^ +max_length: (\d+)$", text, re.MULTILINE):
+        return int(found[1])
+    limit = said(folder, "tokenizer_config.json").get("model_max_length")
+    return limit if isinstance(limit, int) and limit <= LONGEST else 128
+
+
 class Model:
     """The ONNX file of a folder, with its tokenizer.
 
@@ -58,7 +70,8 @@ class Model:
     use = "batches"
     wanted = 'a JSON list of texts: ["a moving film"]'
 
-    def __init__(self, folder: Path, threads: int, max_length: int) -> None:
+    def __init__(self, folder: Path, threads: int, max_length: int | None) -> None:
+        max_length = max_length or length_of(folder)
         config = said(folder, "config.json")
         names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         self.labels = [names[number] for number in sorted(names, key=int)]
@@ -154,7 +167,7 @@ def is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def model_of(folder: Path, threads: int, max_length: int) -> Model:
+def model_of(folder: Path, threads: int, max_length: int | None) -> Model:
     """By what the folder says; hfprune gives a reranker one label, without a name."""
     if (folder / "cascade.json").is_file():
         return Cascade(folder, threads, max_length)
@@ -175,7 +188,7 @@ class Member(Classifier):
 class Cascade(Classifier):
     """Two models of a family: the fast one answers when it is sure, else the slow one (`by`)."""
 
-    def __init__(self, folder: Path, threads: int, max_length: int) -> None:
+    def __init__(self, folder: Path, threads: int, max_length: int | None) -> None:
         record = json.loads((folder / "cascade.json").read_text(encoding="utf-8"))
         self.threshold = record["threshold"]
         self.fast, self.slow = (
@@ -242,8 +255,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
     parser.add_argument("--threads", type=int, default=1, help="of one batch, as measured")
     parser.add_argument(
-        "--max-length", type=int, default=128,
-        help="data.max_length of the recipe; a sentence encoder's folder says its own",
+        "--max-length", type=int,
+        help="tokens, where texts are cut; without, what the folder says",
     )  # fmt: skip
     given = parser.parse_args()
     model = model_of(given.folder, given.threads, given.max_length)

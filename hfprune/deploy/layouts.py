@@ -25,7 +25,9 @@ from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.exporters.pooling import token_graph
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
 from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade, write_cascade
+from hfprune.deploy.predict.places import recipe_of
 from hfprune.deploy.staging import data_files
+from hfprune.measure.traffic import Use
 from hfprune.models.layout import (
     LENGTH_FILE,
     PROMPTS_FILE,
@@ -85,18 +87,18 @@ def write_layout(folder: str | Path, layout: str, output: str | Path) -> Path:
     return target
 
 
-def onnx_to_serve(folder: Path) -> Path:
+def onnx_to_serve(folder: Path, use: Use = "batches") -> Path:
     """The ONNX file that a server should get: what ``deploy.json`` recommends, int8, or float32.
 
-    A recommended file of another runtime is passed over.
+    A recommended file of another runtime is passed over. Servers put what comes at one time
+    together, so what is recommended for batches comes first.
 
     Raises:
         CheckpointError: there is none.
     """
     if (folder / DEPLOY_FILE).is_file():
         uses = read_deployment(folder).uses
-        # Servers put what comes at one time together.
-        for chosen in (uses.get("batches"), uses.get("single")):
+        for chosen in (uses.get(use), uses.get("batches"), uses.get("single")):
             if chosen is not None and chosen.runtime == "onnxruntime":
                 return folder / chosen.path
     files = onnx_files(folder)
@@ -108,9 +110,9 @@ def onnx_to_serve(folder: Path) -> Path:
     return files.get("int8", files.get("float32", next(iter(files.values()))))
 
 
-def _plain(source: Path, place: Path, name: str) -> None:
+def _plain(source: Path, place: Path, name: str, use: Use = "batches") -> None:
     """The file to serve under its own name, for programs that call ONNX Runtime themselves."""
-    file = onnx_to_serve(source)
+    file = onnx_to_serve(source, use)
     _copy_readers(source, place)
     _copy_modules(source, place)
     _write_config(place, _config(source))
@@ -122,7 +124,8 @@ def _cascade(source: Path, place: Path) -> None:
     record = read_cascade(source)
     for name in (record.fast, record.slow):
         (place / name).mkdir()
-        _plain(source / name, place / name, name)
+        # The threshold was chosen with the files for one text at a time.
+        _plain(source / name, place / name, name, "single")
     write_cascade(record, place)
 
 
@@ -354,6 +357,21 @@ def _copy_readers(source: Path, place: Path) -> None:
     for name in READERS:
         if (source / name).is_file():
             shutil.copyfile(source / name, place / name)
+    _cut_as_trained(source, place)
+
+
+def _cut_as_trained(source: Path, place: Path) -> None:
+    """Let the tokenizer cut texts where the run did: no server reads its recipe."""
+    recipe, file = recipe_of(source), place / "tokenizer_config.json"
+    if recipe is None or recipe.task == "sentence_embedding" or not file.is_file():
+        return
+    settings = read_json(file)
+    known = settings.get("model_max_length") if isinstance(settings, dict) else None
+    if isinstance(settings, dict) and not (
+        isinstance(known, int) and known <= recipe.data.max_length
+    ):
+        settings["model_max_length"] = recipe.data.max_length
+        atomic_write_json(file, settings)
 
 
 def _copy_graph(file: Path, target: Path) -> None:

@@ -24,6 +24,8 @@ from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor, opened
 from hfprune.models.saved import load_saved
 from hfprune.models.sentences import load_embedder, load_encoder
+from hfprune.recipe.reading import dump_recipe
+from hfprune.recipe.sections.whole import Recipe
 from tests.api.test_embeddings import sentence_encoder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -121,6 +123,30 @@ def test_the_server_takes_the_folder_of_a_run(folder: Path) -> None:
     (folder / "deploy.json").unlink()
     with pytest.raises(SystemExit, match="holds no ONNX file"):
         file_of(folder / "onnx")
+
+
+def test_texts_are_cut_where_the_run_cut_them(folder: Path, tmp_path: Path) -> None:
+    """By predict and by the server, of the folder of a run and of a layout without its recipe."""
+    import runpy
+
+    place = tmp_path / "run"
+    shutil.copytree(folder, place)
+    recipe = Recipe(
+        model={"name_or_path": "org/base"}, data={"train_file": "rows.csv", "max_length": 6},
+        pruning={"speedup": 2}, output_dir=str(place),
+    )  # fmt: skip
+    (place / "recipe.yaml").write_text(dump_recipe(recipe))
+    served = write_layout(place, "plain", tmp_path / "served")
+    length_of = runpy.run_path(str(SERVER / "server.py"))["length_of"]
+    assert length_of(place) == length_of(served) == 6
+    assert length_of(folder) == 64, "what the tokenizer says"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert length_of(tmp_path) == 128
+    long = "a good film and a very very weak plot"
+    whole, cut, again = (
+        next(iter(Predictor(one)([Row(long)])))["score"] for one in (folder, place, served)
+    )
+    assert cut == again != whole
 
 
 def post(address: str, body: bytes, path: str = "/classify") -> tuple[int, Any]:
