@@ -135,6 +135,7 @@ def become_reranker_(config: Any) -> None:
     """
     if config.num_labels == 1 and getattr(config, "problem_type", None) is None:
         config.problem_type = problem_type_of("reranking")
+        config.id2label, config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
 
 
 def task_of_config(config: Any) -> Task:

@@ -46,8 +46,9 @@ class Piece:
         return texts if pairs is None else list(zip(texts, pairs, strict=True))
 
 
-# Rows without which a task cannot be measured: embeddings are compared with one another.
-FEWEST: Final[Mapping[Task, int]] = {"sentence_embedding": 2}
+# Rows without which a task cannot be measured: similarities of embeddings are put in order, and two
+# texts have but one.
+FEWEST: Final[Mapping[Task, int]] = {"sentence_embedding": 3}
 
 # So many copies of a content are never too many for a held-out split.
 _FEW_COPIES: Final = 4

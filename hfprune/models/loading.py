@@ -276,7 +276,7 @@ def _load_dense_or_shrunk(
 def _labels_of(data: TaskData) -> dict[str, Any]:
     """What a config says of the data's labels."""
     labels: dict[str, Any] = {"num_labels": data.num_labels}
-    if data.label_names:
+    if data.label_names or data.task == "reranking":  # a name would make it a class
         labels = {"id2label": data.id2label, "label2id": data.label2id}
     problem = problem_type_of(data.task)
     if problem is not None:

@@ -23,6 +23,7 @@ from hfprune.api.about import task_of
 from hfprune.api.compressed import Compressed
 from hfprune.api.given import task_data
 from hfprune.core.errors import CheckpointError
+from hfprune.core.kinds import become_reranker_
 from hfprune.data.loading import load_task_data
 from hfprune.data.task_data import whole_queries
 from hfprune.deploy.choose.choosing import choose_files
@@ -33,8 +34,10 @@ from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.quantize.search import quantize_auto
 from hfprune.measure.scores import score
+from hfprune.models.loading import load_classifier
 from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
+from hfprune.recipe.sections.data import DataConfig
 from hfprune.report.page import usage
 
 QUICK: dict[str, Any] = {
@@ -254,6 +257,25 @@ def test_a_cross_encoder_in_memory_brings_what_it_takes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.results.task == "reranking"
     assert (tmp_path / "small" / "modules.json").is_file()
+
+
+def test_a_cross_encoder_whose_output_has_a_name_stays_a_reranker(tmp_path: Path) -> None:
+    """Also where no recipe lies beside it: one class with a name would be something else."""
+    name = {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}
+    folder = cross_encoder(tmp_path / "dense", **name)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    config = DataConfig(
+        train_file=str(tmp_path / "rows.jsonl"), text_column="query", text_pair_column="text",
+        max_length=24,
+    )  # fmt: skip
+    data = load_task_data(config, tiny_tokenizer(), "reranking")
+    model = load_classifier(
+        str(folder), data, revision=None, trust_remote_code=False, key="k", trained=True
+    )
+    assert task_of(model) == "reranking"
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    become_reranker_(loaded.config)
+    assert task_of(loaded) == "reranking"
 
 
 def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
