@@ -29,7 +29,14 @@ from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_place
 from hfprune.models.whole import load_whole, put_
 from hfprune.pruning.state import STATE_NAME, read_state
-from hfprune.pruning.surgery import RECORD_KEY, forget_hint_, read_record, resize_, shrink_
+from hfprune.pruning.surgery import (
+    CODE_PREFIX,
+    RECORD_KEY,
+    forget_hint_,
+    read_record,
+    resize_,
+    shrink_,
+)
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -244,7 +251,11 @@ def _model_class(config: Any, folder: Path) -> Any:
     import transformers
 
     names = getattr(config, "architectures", None) or []
-    found = getattr(transformers, names[0], None) if len(names) == 1 else None
+    name = str(names[0]) if len(names) == 1 else ""
+    if getattr(config, RECORD_KEY, None) is not None:
+        # Saved by the file of code beside it, whose class computes what this one does.
+        name = name.removeprefix(CODE_PREFIX)
+    found = getattr(transformers, name, None)
     # Only classes of whole models say which config they are made of.
     if not (
         isinstance(found, type)

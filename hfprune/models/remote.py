@@ -23,7 +23,7 @@ from hfprune.families import BlockView, adapter_of, layer_views
 from hfprune.families.parts import PartsAdapter
 from hfprune.models.saved import load_saved
 from hfprune.pruning.layout import loads_alone
-from hfprune.pruning.surgery import CODE_MODULE, RECORD_KEY, hint_of
+from hfprune.pruning.surgery import CODE_MODULE, CODE_PREFIX, RECORD_KEY, hint_of
 
 # What stands where a block stood, by the class of ours that stands there.
 _STAND_INS: Final = {
@@ -107,6 +107,9 @@ class Pruned@BASE@(@BASE@):
         for layer, sizes in zip(self.get_submodule(LAYERS), kept):
             for block, units in zip(BLOCKS, sizes):
                 fit(layer, block, units)
+
+
+Pruned@BASE@.register_for_auto_class("@AUTO@")  # save_pretrained takes this file along
 '''
 
 
@@ -139,6 +142,7 @@ def modeling_file(model: Any) -> str:
     layers = _path_of(stock, adapter.layer_list(stock))
     doc = f"How to build this {name} without hfprune: it runs with trust_remote_code set to true."
     text = _CODE.replace("@DOC@", doc).replace("@BASE@", name).replace("@LAYERS@", layers)
+    text = text.replace("@AUTO@", _auto_class_of(model))
     return text.replace("@BLOCKS@", pprint.pformat(blocks, width=92, sort_dicts=False))
 
 
@@ -165,13 +169,18 @@ def write_modeling_file(folder: str | Path) -> Path:
     file = place / f"{CODE_MODULE}.py"
     atomic_write_text(file, text)
     config = read_json(place / "config.json")
-    headless = getattr(model, "base_model", model) is model
-    auto = "AutoModel" if headless else kind_of_model(model).auto_class
-    config["auto_map"] = {auto: f"{CODE_MODULE}.Pruned{type(model).__name__}"}
+    own = f"{CODE_PREFIX}{type(model).__name__}"
+    config["auto_map"] = {_auto_class_of(model): f"{CODE_MODULE}.{own}"}
     for key in ("_attn_implementation", "attn_implementation"):
         config[key] = f"{hint_of(model)} or with trust_remote_code set to true"
     atomic_write_json(place / "config.json", config)
     return file
+
+
+def _auto_class_of(model: Any) -> str:
+    """The class of transformers that loads models like this by their config."""
+    headless = getattr(model, "base_model", model) is model
+    return "AutoModel" if headless else str(kind_of_model(model).auto_class)
 
 
 def _block(layer: nn.Module, view: BlockView) -> dict[str, Any] | None:

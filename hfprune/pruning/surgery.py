@@ -21,6 +21,8 @@ from hfprune.pruning.plan import PruningPlan
 RECORD_KEY = "hfprune"
 # The file of code that a folder may hold for those without hfprune, as a module.
 CODE_MODULE = "modeling_pruned"
+# What the class in it is called: this, and the name of the class of transformers.
+CODE_PREFIX = "Pruned"
 RECORD_VERSION = 1
 
 # What plain ``from_pretrained`` of transformers says of a model whose layers differ, before it

@@ -59,6 +59,24 @@ def test_the_file_builds_the_same_model(family: str, tmp_path: Path) -> None:
         maker.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_it_is_saved_with_its_file(family: str, tmp_path: Path) -> None:
+    """As after training it further: a folder without the file could be loaded by nobody."""
+    model = uneven(family, tmp_path / "model")
+    write_modeling_file(tmp_path / "model")
+    maker = AutoModelForSequenceClassification
+    trusted = maker.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    trusted.save_pretrained(tmp_path / "again")
+    again = maker.from_pretrained(tmp_path / "again", trust_remote_code=True).eval()
+    batch = tiny_batch(family=family)
+    with torch.no_grad():
+        wanted = model(**batch).logits
+        assert torch.equal(again(**batch).logits, wanted)
+        assert torch.equal(hfprune.from_pretrained(tmp_path / "again")(**batch).logits, wanted)
+    with pytest.raises((RuntimeError, ValueError)):
+        maker.from_pretrained(tmp_path / "again")
+
+
 def test_without_hfprune(tmp_path: Path) -> None:
     model = uneven("bert", tmp_path / "model")
     write_modeling_file(tmp_path / "model")
