@@ -24,7 +24,12 @@ def opened(folder: Path):
     shifted = config["model_type"] in COUNT_FROM_PADDING
     first = (config.get("pad_token_id") or 0) + 1 if shifted else 0
     tokenizer.enable_truncation(config.get("max_position_embeddings", 512) - first)
-    files = [folder / "onnx" / name for name in ("model_quantized.onnx", "model.onnx")]
+    # The threshold was chosen with the file that is recommended for single texts.
+    record = folder / "deploy.json"
+    uses = json.loads(record.read_text(encoding="utf-8"))["uses"] if record.is_file() else {}
+    single = uses.get("single", {"runtime": None})
+    files = [folder / single["path"]] if single["runtime"] == "onnxruntime" else []
+    files += sorted((folder / "onnx").glob("*.onnx"), key=lambda file: "quantized" not in file.name)
     session = onnxruntime.InferenceSession(str(next(file for file in files if file.is_file())))
     names = [node.name for node in session.get_inputs()]
 

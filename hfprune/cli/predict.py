@@ -53,7 +53,12 @@ def predict(
         int, typer.Option(min=1, help="Show so many labels of a text, the likeliest first.")
     ] = 1,
     batch_size: Annotated[
-        int, typer.Option(min=1, max=MOST_BATCH, help="Rows that are computed together.")
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_BATCH,
+            help="Rows that are computed together; 1 answers each as it comes.",
+        ),
     ] = 32,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Of one batch.")] = 1,
     as_json: AsJson = False,
@@ -61,8 +66,8 @@ def predict(
     """Say what a model says of texts: labels with probabilities, a number, or entities.
 
     From the file that deploy.json recommends, else the int8 or float32 ONNX file, else PyTorch.
-    Rows are answered as they come, a line each; with --json an object a line. A reranker puts texts
-    of the command line in order, the best first; those of a file stay in the file's.
+    Rows are answered batch by batch, a line each; with --json an object a line. A reranker puts
+    texts of the command line in order, the best first; those of a file stay in the file's.
     """
     with explained(
         "what was printed stands, run the same command again for the rest", as_json=as_json
