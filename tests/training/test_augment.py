@@ -223,7 +223,7 @@ def test_the_rest_of_long_texts(tmp_path: Path) -> None:
 def test_the_rest_of_long_texts_has_the_prompt_of_all_texts(tmp_path: Path) -> None:
     words = ["film", "good", "bad", "dull", "moving", "the"]
     texts = [" ".join(words[(start + place) % 6] for place in range(length))
-             for start, length in enumerate([3, 12, 13, 30, 44, 5, 14, 20])]  # fmt: skip
+             for start, length in enumerate([3, 12, 13, 30, 44, 5, 14, 20, 33, 27])]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tokenizer = tiny_tokenizer()
     config = DataConfig(train_file=str(tmp_path / "a.jsonl"), max_length=16)
