@@ -62,7 +62,7 @@ class Made:
             "evaluate",
             Evaluated,
             partial(evaluate.run, self.context, self.prepared, self.models, exported),
-            {**self.models, "export": exported},
+            {**self.models, "export": exported, **evaluate.files_read(self.context)},
             by_main=True,
         )
 

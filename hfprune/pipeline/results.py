@@ -24,6 +24,16 @@ class StageResult(BaseModel):
         return self.places()
 
 
+class FilesRead(StageResult):
+    """What files that one stage alone reads hold: if that changes, the stage is done again.
+
+    Attributes:
+        digests: SHA-256 of the content, by the key of the recipe that names the file.
+    """
+
+    digests: dict[str, str]
+
+
 class Precision(StageResult):
     """Whether trainings compute in bfloat16."""
 

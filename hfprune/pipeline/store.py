@@ -38,6 +38,7 @@ _TOLD: Final = {
     "data": "the data",
     "model": "the model to start from",
     "recipe": "the recipe",
+    "evaluation": "a file that evaluation names",
 }
 
 ResultT = TypeVar("ResultT", bound=StageResult)

@@ -13,9 +13,12 @@ from tiny import tiny_tokenizer
 
 from hfprune.core.errors import UnsupportedModelError
 from hfprune.models.sentences import load_embedder
+from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import model_digest
-from hfprune.pipeline.stages import embeddings, vocabulary
+from hfprune.pipeline.results import Precision
+from hfprune.pipeline.stages import embeddings, evaluate, vocabulary
 from hfprune.recipe.sections.whole import Recipe
+from hfprune.report.console import Console
 from tests.api.test_embeddings import sentence_encoder
 from tests.models.test_layouts_6 import new_folder
 
@@ -86,3 +89,22 @@ def test_a_smaller_vocabulary_still_spells_every_prompt(
     words = smaller.get_vocab().keys()
     assert {"clever", "dull", "film", "story"} <= words
     assert not {"moving", "weak"} & words
+
+
+def test_another_file_to_search_is_searched(tmp_path: Path) -> None:
+    """A resumed run takes nothing that was measured on what the file held before."""
+    searched = tmp_path / "search.jsonl"
+    searched.write_text("before", encoding="utf-8")
+    asked = recipe(tmp_path / "e", None)
+    named = asked.evaluation.model_copy(update={"retrieval": str(searched)})
+    asked = asked.model_copy(update={"evaluation": named, "output_dir": str(tmp_path / "out")})
+    context = Context.of(asked, Console(quiet=True))
+    store = context.store
+    store.open("recipe", "task: sentence_embedding", resume=False, overwrite=False)
+    inputs = store.inputs_of(evaluate.files_read(context))
+    store.put("evaluate", Precision(bf16=False), inputs, 0.0)
+    assert store.take("evaluate", Precision, inputs) == Precision(bf16=False)
+    searched.write_text("after", encoding="utf-8")
+    inputs = store.inputs_of(evaluate.files_read(context))
+    assert store.take("evaluate", Precision, inputs) == "a file that evaluation names changed"
+    assert evaluate.files_read(Context.of(recipe(tmp_path / "e", None))) == {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hfprune.core.files import sha256_file
 from hfprune.core.machine import usable_cpus
 from hfprune.core.model_ref import ModelRef
 from hfprune.core.results import Evaluation
@@ -23,7 +24,7 @@ from hfprune.measure.metrics import compute
 from hfprune.measure.probabilities import quality
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared, Reading
-from hfprune.pipeline.results import AllExported, Evaluated, SavedModel
+from hfprune.pipeline.results import AllExported, Evaluated, FilesRead, SavedModel
 from hfprune.pipeline.stages import embeddings
 from hfprune.pipeline.stages.export import reading_of
 from hfprune.pipeline.stages.temperature import fitted
@@ -189,6 +190,15 @@ def _scaled(
     found = quality(logits / value, labels, reading.data.task) or {}
     told = {f"scaled_{name}": number for name, number in found.items()}
     return {"temperature": round(value, 6), **told}
+
+
+def files_read(context: Context) -> dict[str, FilesRead]:
+    """What :func:`run` reads besides the rows of the run, if anything, as an input of its stage."""
+    settings = context.recipe.evaluation
+    named = {"scored_pairs": settings.scored_pairs, "retrieval": settings.retrieval}
+    files = {key: Path(name) for key, name in named.items() if name is not None}
+    found = {key: sha256_file(file) for key, file in files.items() if file.is_file()}
+    return {"evaluation": FilesRead(digests=found)} if files and context.is_main else {}
 
 
 def _uses(context: Context, reading: Reading) -> Uses | None:
