@@ -87,7 +87,7 @@ class Context:
         result: ResultT | None = None
         with self.console.stage(name), self.explained(f"stage {name!r}"):
             if self.is_main or not by_main:
-                result = do()
+                result = _only(kind, do())
             elif helping is not None:
                 helping()
         if not by_main:
@@ -165,3 +165,11 @@ class Context:
 def brief(error: BaseException) -> str:
     """Class and text of an error in one line."""
     return one_line(f"{type(error).__name__}: {error}")
+
+
+def _only(kind: type[ResultT], result: ResultT) -> ResultT:
+    """A result without what a more special class adds: as it will be read again."""
+    if type(result) is kind:
+        return result
+    told = result.model_dump(mode="json", include=set(kind.model_fields), exclude_unset=True)
+    return kind.model_validate(told)

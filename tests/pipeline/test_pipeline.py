@@ -25,7 +25,7 @@ from hfprune.core.memory import release_memory
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
-from hfprune.pipeline.results import Precision
+from hfprune.pipeline.results import Precision, Recovered, SavedModel
 from hfprune.pipeline.stages import write as write_stage
 from hfprune.pipeline.training import make_trainer, recovery_trainer
 from hfprune.recipe.reading import dump_recipe
@@ -280,6 +280,20 @@ def test_a_stage_gives_back_what_refers_to_itself(
     finally:
         gc.enable()
     assert seen[0]() is None
+
+
+@pytest.mark.parametrize("by_main", [False, True])
+def test_a_stage_that_hands_on_an_earlier_result_keeps_what_its_own_class_says(
+    inputs: Path, tmp_path: Path, by_main: bool
+) -> None:
+    """A model whose layers cannot be dropped is finished as it was recovered, and resumed so."""
+    context = Context.of(load_recipe(recipe_file(tmp_path, inputs)), Console(quiet=True))
+    context.store.open("a", "task: x", resume=False, overwrite=False)
+    (context.path("m")).mkdir()
+    earlier = Recovered(folder="m", log=None, nearer=True, divergence=(2.0, 1.0))
+    for _ in range(2):  # done, and taken
+        found = context.stage("finish", SavedModel, lambda: earlier, {}, by_main=by_main)
+        assert (type(found), found) == (SavedModel, SavedModel(folder="m"))
 
 
 def test_a_report_that_fails_is_a_warning(
