@@ -22,12 +22,15 @@ import hfprune
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError, OutputError, TrainingError, UnsupportedModelError
 from hfprune.core.memory import release_memory
+from hfprune.families import model_sizes
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
+from hfprune.pipeline.members import Maker
 from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import Precision, Recovered, SavedModel
 from hfprune.pipeline.stages import write as write_stage
 from hfprune.pipeline.training import make_trainer, recovery_trainer
+from hfprune.pruning.plan import PruningPlan
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.workplan import describe
 from hfprune.report.console import Console
@@ -280,6 +283,35 @@ def test_a_stage_gives_back_what_refers_to_itself(
     finally:
         gc.enable()
     assert seen[0]() is None
+
+
+def test_a_model_of_which_nothing_was_removed_is_not_trained_on_its_own_answers(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where int8 alone reaches the speed, training could only move the dense model away."""
+    recipe = load_recipe(recipe_file(tmp_path, inputs))
+    context, made = prepared_run(recipe, Console(quiet=True))
+    said: list[str] = []
+    monkeypatch.setattr(context.console, "note", said.append)
+    model = made.load(context, str(inputs / "model"), None)
+    whole, dense = PruningPlan.dense(model_sizes(model)), SavedModel(folder="dense")
+    less = PruningPlan.first_units(whole.totals(), [(0, 0), *whole.totals()[1:]])
+    for plan, name in ((whole, "whole"), (less, "less")):
+        context.path(name).mkdir(parents=True)
+        (context.path(name) / "plan.json").write_text(json.dumps(plan.to_dict()))
+
+    def learns(name: str, start: SavedModel = dense) -> bool:
+        return Maker(context, made, dense, start)._has_to_learn("2x", SavedModel(folder=name))
+
+    assert (learns("less"), said) == (True, [])
+    assert learns("whole") is False
+    told = "2x: nothing had to be removed for its speed: it is the dense model, which is not trained"
+    assert said == [told]
+    assert learns("whole", SavedModel(folder="fewer-tokens"))
+    made.taught.others = (SavedModel(folder="teacher-2"),)
+    assert learns("whole"), "of other teachers there is more to learn"
+    made.taught.others, made.trainer = (), make_trainer
+    assert learns("whole"), "a Trainer's model learns from its user's labels"
 
 
 @pytest.mark.parametrize("by_main", [False, True])
