@@ -250,7 +250,7 @@ class Maker:
         if removed or taught or prepared.trainer is not None:
             return True
         self.context.console.note(
-            f"{label}: nothing had to be removed for its speed: it is the dense model, which is not trained"
+            f"{label}: nothing is removed for its speed: it is the dense model, and not trained"
         )
         return False
 

@@ -305,7 +305,7 @@ def test_a_model_of_which_nothing_was_removed_is_not_trained_on_its_own_answers(
 
     assert (learns("less"), said) == (True, [])
     assert learns("whole") is False
-    told = "2x: nothing had to be removed for its speed: it is the dense model, which is not trained"
+    told = "2x: nothing is removed for its speed: it is the dense model, and not trained"
     assert said == [told]
     assert learns("whole", SavedModel(folder="fewer-tokens"))
     made.taught.others = (SavedModel(folder="teacher-2"),)
