@@ -16,10 +16,12 @@ from hfprune.deploy.choose.judge import (
     depends_on_batch,
     divergence,
     expected_loss,
+    expected_ranking_loss,
     gather,
     judge,
     rows_that_would_do,
 )
+from hfprune.measure.ranking import scorer
 
 ROWS = 845
 MOST = 0.002
@@ -136,6 +138,39 @@ def test_expected_loss_and_divergence_by_hand() -> None:
     np.testing.assert_allclose(loss, [0, share[1, 1] - share[1, 2]])
     assert changed == 1
     np.testing.assert_allclose(divergence(before, after), rel_entr(share, other).sum(1))
+
+
+def test_expected_ranking_loss_by_hand() -> None:
+    before = np.log([0.7, 0.3, 0.5, 0.5, 0.2, 0.8]) + np.repeat([3.0, 0.0, -5.0], 2)
+    after = np.asarray([1.0, 2.0, 0.0, 1.0, 1.0, 2.0])
+    found, changed = expected_ranking_loss(before, after, np.asarray([0, 0, 1, 1, 2, 2]))
+    place = 1 / math.log2(3)  # what the second place counts
+    first = 1 - (0.3 + 0.7 * place) / (0.7 + 0.3 * place)
+    np.testing.assert_allclose(found, [first, 0.0, 0.0], atol=1e-12)
+    assert changed == 2, "two queries are in another order, one of them of equal scores"
+    # Where a query's rows stand is of no account, nor what is added to its scores.
+    mixed = np.asarray([5, 0, 3, 1, 2, 4])
+    again, _ = expected_ranking_loss(
+        (before + 7)[mixed], after[mixed], np.asarray([0, 0, 1, 1, 2, 2])[mixed]
+    )
+    np.testing.assert_allclose(again, found, atol=1e-12)
+
+
+@pytest.mark.parametrize(("noise", "eligible"), [(2.0**-8, True), (3.0, False)])
+def test_near_ties_of_a_few_queries_decide_nothing(noise: float, eligible: bool) -> None:
+    """Two of 160 queries lose by what rounding turned round: their scores were nearly equal."""
+    draw = np.random.default_rng(3)
+    queries = np.repeat(np.arange(160), 5)
+    right = np.tile([1.0, 0.0, 0.0, 0.0, 0.0], 160)
+    before = 6.0 * right - 3.0 + draw.normal(0, 0.5, 800)
+    before[[1, 6]] = before[[0, 5]] - 1e-4
+    after = before + draw.normal(0, noise, 800)
+    after[[0, 5]] = after[[1, 6]] - 1e-4
+    labels = np.stack([right, queries], axis=1)
+
+    found = gather(before[:, None], after[:, None], labels, scorer("ndcg_at_10"), units=queries)
+    assert found.drop > MOST
+    assert judge([found], MOST).eligible is eligible
 
 
 def test_several_labels_tokens_and_numbers() -> None:

@@ -4,7 +4,8 @@ A metric of a few hundred rows is a coarse instrument: 0.002 of 845 rows are 1.7
 rounding changes more than that either way. So a candidate is refused when it is *shown* to lose too
 much; where the metric cannot tell, what the float32 model itself expects does. On a row whose
 prediction changed it expects to lose the difference of the two classes' probabilities: next to
-nothing where it was undecided anyway. That number is steady on few rows.
+nothing where it was undecided anyway; of texts that changed places for a query, the difference of
+their shares. That number is steady on few rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scipy.stats import t as student
 
 from hfprune.core.errors import DataError
 from hfprune.measure.embeddings import directions
+from hfprune.measure.ranking import DEPTH
 
 State: TypeAlias = Literal["kept", "undecided", "refused"]
 Metric: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
@@ -39,13 +41,13 @@ class Evidence:
         rows: how many.
         drop: what the metric lost; below 0 it gained.
         low, high: bounds of the drop, each one-sided at ``ONE_SIDED``.
-        expected: the loss that float32's own probabilities expect, a fraction of rows; ``nan`` for
-            regression and embeddings.
+        expected: the loss that float32's own probabilities expect, a fraction of rows, of queries
+            of their gain; ``nan`` for regression and embeddings.
         expected_low: its lower bound.
         divergence: mean Kullback-Leibler divergence of the candidate from float32, nats; for
             regression the mean squared difference over the variance of float32's answers, for
             embeddings 1 less their cosine.
-        changed: rows (of tokens: tokens) whose prediction is another.
+        changed: rows (of tokens: tokens; of queries: queries) whose prediction is another.
     """
 
     served: str
@@ -141,14 +143,16 @@ def gather(
         row = 0.0 if vectors else 1.0 / witnesses
         reach = float(student.ppf(ONE_SIDED, groups - 1)) * math.hypot(error, row)
     expected, changed = None, 0
-    if not vectors:
+    if not vectors and units is not None and before.shape[-1] == 1:
+        expected, changed = expected_ranking_loss(before[..., 0], after[..., 0], unit)
+    elif not vectors:
         expected, changed = expected_loss(
             before / temperature, after / temperature, several=several
         )
     mean, below = math.nan, math.nan
     if expected is not None:
         mean = float(expected.mean())
-        below = mean - _quantile() * float(expected.std()) / math.sqrt(rows)
+        below = mean - _quantile() * float(expected.std()) / math.sqrt(len(expected))
     return Evidence(
         served=served,
         rows=rows,
@@ -266,6 +270,33 @@ def expected_loss(
         changed &= real
         loss = np.where(real, loss, 0.0).sum(axis=-1) / np.maximum(1, real.sum(axis=-1))
     return loss, int(changed.sum())
+
+
+def expected_ranking_loss(
+    before: NDArray[Any], after: NDArray[Any], queries: NDArray[Any]
+) -> tuple[NDArray[np.float64], int]:
+    """The loss of nDCG@10 that the first model's own scores expect, query by query.
+
+    A text's gain is its share of the softmax of its query's scores: the chance to be the answer, if
+    one is. The order by the first model's scores is then the best; where texts of nearly equal
+    scores change places, next to nothing is lost.
+
+    Args:
+        before, after: scores ``[rows]``.
+        queries: ints ``[rows]``, the number of each row's query.
+
+    Returns:
+        float64 ``[queries]`` in [0, 1]; and of how many the first ten are others, or in another
+        order.
+    """
+    found, changed = [], 0
+    for rows in np.split(np.argsort(queries, kind="stable"), np.cumsum(np.bincount(queries))[:-1]):
+        share, best = _softmax(before[rows]), np.argsort(-before[rows], kind="stable")[:DEPTH]
+        taken = np.argsort(-after[rows], kind="stable")[:DEPTH]
+        weights = 1.0 / np.log2(np.arange(2, len(best) + 2))
+        found.append(1.0 - float(share[taken] @ weights) / float(share[best] @ weights))
+        changed += int(not np.array_equal(best, taken))
+    return np.maximum(np.asarray(found), 0.0), changed
 
 
 def divergence(
