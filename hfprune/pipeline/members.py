@@ -191,7 +191,9 @@ class Maker:
             model, table = self._pruned(label, suffix, target, current, table, dense_file, after)
             pruned_log = model.log
         log: str | None = None
-        if context.recipe.recovery.trains and self._has_to_learn(label, model):
+        if context.recipe.recovery.trains and recover.has_to_learn(
+            context, prepared, label, model, self.start, self.teacher
+        ):
             model = self._recovered(label, suffix, model)
             log = model.log
         finished, temperature = self._finished(label, suffix, target, model), None
@@ -237,22 +239,6 @@ class Maker:
             return prune_once("", table, after), table
         speed = latency.single_speed(target)
         return at_speed(context, prepared, label, speed, table, dense_file, after, prune_once)
-
-    def _has_to_learn(self, label: str, pruned: SavedModel) -> bool:
-        """Whether a training has something to bring back, or more to learn from than itself.
-
-        Where int8 alone reaches the speed, nothing is removed. Learning from its own answers only
-        moves the dense model away from them.
-        """
-        prepared, plan = self.prepared, plan_in(self.context.path(pruned.folder))
-        removed = plan.sizes() != plan.totals() or self.start != self.teacher
-        taught = prepared.taught.others or prepared.taught.outside
-        if removed or taught or prepared.trainer is not None:
-            return True
-        self.context.console.note(
-            f"{label}: nothing is removed for its speed: it is the dense model, and not trained"
-        )
-        return False
 
     def _recovered(self, label: str, suffix: str, pruned: SavedModel) -> SavedModel:
         """Train what is left, at the recipe's rate or the best of several."""

@@ -16,12 +16,11 @@ from hfprune.deploy.choose.judge import (
     depends_on_batch,
     divergence,
     expected_loss,
-    expected_ranking_loss,
     gather,
     judge,
     rows_that_would_do,
 )
-from hfprune.measure.ranking import scorer
+from hfprune.measure.ranking import expected_ranking_loss, scorer
 
 ROWS = 845
 MOST = 0.002

@@ -25,9 +25,9 @@ from hfprune.core.memory import release_memory
 from hfprune.families import model_sizes
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.members import Maker
 from hfprune.pipeline.prepared import Prepared
 from hfprune.pipeline.results import Precision, Recovered, SavedModel
+from hfprune.pipeline.stages import recover
 from hfprune.pipeline.stages import write as write_stage
 from hfprune.pipeline.training import make_trainer, recovery_trainer
 from hfprune.pruning.plan import PruningPlan
@@ -301,7 +301,7 @@ def test_a_model_of_which_nothing_was_removed_is_not_trained_on_its_own_answers(
         (context.path(name) / "plan.json").write_text(json.dumps(plan.to_dict()))
 
     def learns(name: str, start: SavedModel = dense) -> bool:
-        return Maker(context, made, dense, start)._has_to_learn("2x", SavedModel(folder=name))
+        return recover.has_to_learn(context, made, "2x", SavedModel(folder=name), start, dense)
 
     assert (learns("less"), said) == (True, [])
     assert learns("whole") is False

@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 from hfprune.core.errors import DataError
 from hfprune.measure.embeddings import directions
-from hfprune.measure.ranking import DEPTH
+from hfprune.measure.ranking import expected_ranking_loss
 
 State: TypeAlias = Literal["kept", "undecided", "refused"]
 Metric: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
@@ -270,33 +270,6 @@ def expected_loss(
         changed &= real
         loss = np.where(real, loss, 0.0).sum(axis=-1) / np.maximum(1, real.sum(axis=-1))
     return loss, int(changed.sum())
-
-
-def expected_ranking_loss(
-    before: NDArray[Any], after: NDArray[Any], queries: NDArray[Any]
-) -> tuple[NDArray[np.float64], int]:
-    """The loss of nDCG@10 that the first model's own scores expect, query by query.
-
-    A text's gain is its share of the softmax of its query's scores: the chance to be the answer, if
-    one is. The order by the first model's scores is then the best; where texts of nearly equal
-    scores change places, next to nothing is lost.
-
-    Args:
-        before, after: scores ``[rows]``.
-        queries: ints ``[rows]``, the number of each row's query.
-
-    Returns:
-        float64 ``[queries]`` in [0, 1]; and of how many the first ten are others, or in another
-        order.
-    """
-    found, changed = [], 0
-    for rows in np.split(np.argsort(queries, kind="stable"), np.cumsum(np.bincount(queries))[:-1]):
-        share, best = _softmax(before[rows]), np.argsort(-before[rows], kind="stable")[:DEPTH]
-        taken = np.argsort(-after[rows], kind="stable")[:DEPTH]
-        weights = 1.0 / np.log2(np.arange(2, len(best) + 2))
-        found.append(1.0 - float(share[taken] @ weights) / float(share[best] @ weights))
-        changed += int(not np.array_equal(best, taken))
-    return np.maximum(np.asarray(found), 0.0), changed
 
 
 def divergence(

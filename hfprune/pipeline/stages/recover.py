@@ -73,6 +73,33 @@ def run(
     return Recovered(folder=saved.folder, log=saved.log, nearer=nearer, divergence=divergence)
 
 
+def has_to_learn(
+    context: Context,
+    prepared: Prepared,
+    label: str,
+    pruned: SavedModel,
+    start: SavedModel,
+    teacher: SavedModel,
+) -> bool:
+    """Whether a training has something to bring back, or more to learn from than itself.
+
+    Where int8 alone reaches the speed, nothing is removed. Learning from its own answers only moves
+    the dense model away from them.
+
+    Args:
+        start: what was pruned: the teacher, or it with fewer tokens.
+    """
+    plan = plan_in(context.path(pruned.folder))
+    removed = plan.sizes() != plan.totals() or start != teacher
+    taught = prepared.taught.others or prepared.taught.outside
+    if removed or taught or prepared.trainer is not None:
+        return True
+    context.console.note(
+        f"{label}: nothing is removed for its speed: it is the dense model, and not trained"
+    )
+    return False
+
+
 def chained(
     earlier: Sequence[Mapping[str, Any]], later: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
