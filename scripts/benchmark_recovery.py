@@ -37,6 +37,7 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
     """One recovery and what it came to."""
     from hfprune.core.machine import bfloat16_pays
     from hfprune.deploy.runtimes.predicting import predict_logits
+    from hfprune.measure.embeddings import scorer
     from hfprune.measure.scores import score
     from hfprune.pipeline.context import Context
     from hfprune.pipeline.fingerprint import recipe_digest
@@ -71,9 +72,12 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
         rows = by_rows(context, prepared, model, dense)
         reading = prepared.small
         logits = predict_logits(model.eval(), reading.data.validation, reading.collator)
-        labels, about = reading.data.label_array("validation"), reading.data
-        metric = recipe.evaluation.metrics[0]
-        told = score(metric, logits, labels, about.task, about.num_labels, about.label_names)
+        metric, about = recipe.evaluation.metrics[0], reading.data
+        if recipe.task == "sentence_embedding":  # against the dense model's embeddings
+            told = scorer(metric)(logits, prepared.taught.logits)
+        else:
+            labels = about.label_array("validation")
+            told = score(metric, logits, labels, about.task, about.num_labels, about.label_names)
         return {
             "way": way,
             "seed": seed,

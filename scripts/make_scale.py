@@ -1,7 +1,7 @@
 """Write docs/scale.md: time, memory and disk of the stages against rows, layers, labels, length.
 
     python scripts/make_scale.py --measure runs/scale.json    # some minutes; small sizes, here
-    python scripts/make_scale.py --from runs/scale.json       # the page
+    python scripts/make_scale.py --from runs/scale.json --whole runs/whole.json   # the page
 
 Each measurement is a process of its own: processor seconds, peak memory. Times are of the
 processor, so that other work on the machine does not count. Beyond what minutes allow the page
@@ -308,14 +308,45 @@ within ten minutes. Its figures: not run here.
 """
 
 
-def page(known: dict[str, dict[str, float]]) -> str:
-    return "\n".join([HEAD, *measured_tables(known), PREDICTED, *predicted_tables(), TAIL])
+def whole_run(found: dict[str, Any] | None) -> list[str]:
+    """The stages of what scripts/whole_run.py has measured."""
+    if found is None:
+        return ["## A whole run", "", "Not run here.", ""]
+    sizes, peaks = found["sizes"], found["peak_bytes"]
+    seconds: dict[str, float] = {}
+    for name, taken in found["seconds"].items():  # a trial has a line for each candidate
+        seconds[name.split()[0]] = seconds.get(name.split()[0], 0.0) + taken
+    most = max(peaks, key=peaks.get)
+    lines = [
+        "## A whole run",
+        "",
+        f"`python scripts/whole_run.py DIR --rows {sizes['rows']}`: a random model of "
+        f"{sizes['layers']} layers, {sizes['width']} features and {sizes['inner']:,} neurons a "
+        f"layer, {sizes['rows']:,} training rows of {sizes['words']} words in the mean, asked for "
+        f"{sizes['speedup']:g}x; one epoch for teacher and recovery, a tenth for each trial, "
+        f"`distillation.cache_limit_gb: 2`. {found['threads']} thread(s), of a machine that other "
+        f"work shared. It took {sum(seconds.values()) / 60:.0f} minutes, and held "
+        f"{peaks[most] / 1e9:.1f} GB at most ({most}).",
+        "",
+        "| stage | minutes | most that is held, GB |",
+        "|---|---:|---:|",
+    ]
+    for name, peak in peaks.items():
+        taken_here = f"{seconds[name] / 60:.1f}" if name in seconds else "-"
+        lines.append(f"| {name} | {taken_here} | {peak / 1e9:.2f} |")
+    return [*lines, ""]
+
+
+def page(known: dict[str, dict[str, float]], whole: dict[str, Any] | None = None) -> str:
+    parts = [HEAD, *measured_tables(known), *whole_run(whole)]
+    return "\n".join([*parts, PREDICTED, *predicted_tables(), TAIL])
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", type=Path, help="JSON that gets what is measured")
     parser.add_argument("--from", dest="known", type=Path, help="JSON of an earlier measurement")
+    parser.add_argument("--whole", type=Path, help="JSON of scripts/whole_run.py")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one is not None:
@@ -326,7 +357,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if given.known is None:
         parser.error("give --measure or --from")
-    PAGE.write_text(page(json.loads(given.known.read_text(encoding="utf-8"))), encoding="utf-8")
+    read = [
+        None if file is None else json.loads(file.read_text(encoding="utf-8"))
+        for file in (given.known, given.whole)
+    ]
+    PAGE.write_text(page(read[0], read[1]), encoding="utf-8")
     return 0
 
 

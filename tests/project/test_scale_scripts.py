@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts import cost_model, gpu_check, make_scale
+from scripts import cost_model, gpu_check, make_scale, whole_run
 from scripts.synthetic import write_model, write_rows
 
 
@@ -93,6 +93,37 @@ def test_the_page_is_made_of_measurements_and_the_model() -> None:
     values = [float(cell) for cell in slopes.split("|")[2:-3]]
     assert max(values) <= 1.001, "no stage is superlinear in rows"
     assert "not run here" in text
+
+
+SIZES = {
+    "rows": 300, "words": 6, "layers": 2, "width": 32, "inner": 64, "heads": 2, "speedup": 4.0,
+}  # fmt: skip
+
+
+def test_a_whole_run_stands_beside_them() -> None:
+    found = {
+        "sizes": SIZES,
+        "threads": 1,
+        "seconds": {"teacher": 120.0, "trial searched": 60.0, "trial layers 0": 30.0},
+        "peak_bytes": {"data": 5e8, "teacher": 2.5e9, "trial": 2.0e9},
+    }
+    lines = make_scale.whole_run(found)
+    assert "It took 4 minutes, and held 2.5 GB at most (teacher)." in lines[2]
+    assert lines[6:9] == [
+        "| data | - | 0.50 |", "| teacher | 2.0 | 2.50 |", "| trial | 1.5 | 2.00 |",
+    ]  # fmt: skip
+    assert "Not run here." in make_scale.whole_run(None)
+
+
+@pytest.mark.slow
+def test_a_whole_run_tells_its_stages(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "w"), *(f"--{name}={value}" for name, value in SIZES.items())]
+    assert whole_run.main(arguments) == 0
+    found = json.loads((tmp_path / "w.json").read_text(encoding="utf-8"))
+    assert found["sizes"] == SIZES
+    assert {"data", "teacher", "reconstruct", "recover", "benchmark"} <= found["peak_bytes"].keys()
+    assert all(1e8 < peak < 4e9 for peak in found["peak_bytes"].values())
+    assert found["seconds"]["teacher"] > 0
 
 
 def test_a_prediction_beside_a_run(
