@@ -357,11 +357,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if given.known is None:
         parser.error("give --measure or --from")
-    read = [
-        None if file is None else json.loads(file.read_text(encoding="utf-8"))
-        for file in (given.known, given.whole)
-    ]
-    PAGE.write_text(page(read[0], read[1]), encoding="utf-8")
+    known = json.loads(given.known.read_text(encoding="utf-8"))
+    whole = None if given.whole is None else json.loads(given.whole.read_text(encoding="utf-8"))
+    PAGE.write_text(page(known, whole), encoding="utf-8")
     return 0
 
 

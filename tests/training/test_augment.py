@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
-from transformers import TrainingArguments
+from transformers import DataCollatorWithPadding, TrainingArguments
 
 from hfprune import DistillationConfig, HFPruneTrainer
 from hfprune.core.errors import DataError, TrainingError
 from hfprune.data.loading import load_task_data, rest_of_texts
+from hfprune.data.task_data import with_vectors
+from hfprune.models.embedding import as_embedder_
+from hfprune.models.layout import usual_layout
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.training.distillation import rows as lessons
 from hfprune.training.distillation.cache import TeacherCache
@@ -138,6 +142,58 @@ def test_the_teacher_labels_variations(problem: str, tmp_path: Path) -> None:
             assert row["labels"] == pytest.approx(float(logits), abs=1e-5)
     trainer.train()
     assert len(trainer.train_dataset) == 60, "a second training does not vary variations"
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_teacher_of_embeddings_gives_added_rows_its_own(labels: bool, tmp_path: Path) -> None:
+    def encoder(seed: int) -> Any:
+        layout = usual_layout(".", "mean", True, 16)
+        return as_embedder_(tiny_model("bert", seed=seed).base_model, layout)
+
+    rows = some_rows(20).remove_columns("labels")
+    more = some_rows(40).select(range(20, 40)).remove_columns("labels")
+    teacher = encoder(3)
+    width = teacher.config.hidden_size
+    if labels:
+        rows = with_vectors(rows, np.full((20, width), 0.5, np.float32))
+    tokenizer = tiny_tokenizer()
+    trainer = HFPruneTrainer(
+        encoder(0),
+        TrainingArguments(
+            str(tmp_path), max_steps=2, use_cpu=True, report_to=[], save_strategy="no",
+            per_device_train_batch_size=8,
+        ),
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        teacher=teacher,
+        distillation=DistillationConfig(augmentation=1),
+        unlabeled_dataset=more,
+    )  # fmt: skip
+    trainer.train()
+    made = trainer.train_dataset
+    assert len(made) == 80
+    assert made["input_ids"][20:40] == more["input_ids"][:]
+    if not labels:
+        return
+    assert made["labels"][:20] == [[0.5] * width] * 20
+    for row in list(made)[20:]:
+        with torch.no_grad():
+            found = teacher(torch.tensor([row["input_ids"]])).logits[0]
+        assert row["labels"] == pytest.approx(found.tolist(), abs=1e-5)
+
+
+def test_a_teacher_of_several_numbers_gives_them_all() -> None:
+    decided = lessons._decided(torch.tensor([[1.5, -2.0], [0.0, 3.0]]), "regression")
+    assert decided.to_pylist() == [[1.5, -2.0], [0.0, 3.0]]
+
+
+def test_unlabeled_rows_are_no_text_of_a_query_that_is_there() -> None:
+    rows = rows_of([[2, 5, 3]] * 3, labels=[0.0] * 3, query_row=[0, 0, 4])
+    alone = lessons._with_unlabeled(rows, rows_of([[2, 6, 3]] * 2))
+    assert alone["query_row"][:] == [0, 0, 4, 5, 6]
+    told = lessons._with_unlabeled(rows, rows_of([[2, 6, 3]] * 2, query_row=[1, 1]))
+    assert told["query_row"][:] == [0, 0, 4, 6, 6]
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])

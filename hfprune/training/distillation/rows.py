@@ -20,11 +20,17 @@ from transformers import (
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import cache_folder
 from hfprune.core.kinds import TEXT_INPUTS, TOKENS, image_tokens
+from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.token_rows import TokenRows
 from hfprune.training.distillation.cache import TeacherCache, depends_on_padding
-from hfprune.training.distillation.losses import MULTI_LABEL, SINGLE_LABEL
+from hfprune.training.distillation.losses import (
+    EMBEDDING,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+)
 from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked
 from hfprune.training.distillation.variations import with_variations
 
@@ -194,6 +200,9 @@ def _with_unlabeled(rows: Dataset, extra: Dataset | None) -> Dataset:
     for name in rows.column_names:
         if name not in inputs:
             values = [rows[0][name]] * len(extra)
+            if name == QUERY_ROW:  # none of theirs is a query of the rows'
+                own = extra[name] if name in extra.column_names else range(len(extra))
+                values = [max(rows[name]) + 1 + number for number in own]
             more = more.add_column(name, values, feature=rows.features[name])
     more = more.select_columns(rows.column_names).cast(rows.features)
     return concatenate_datasets([rows, more])
@@ -204,6 +213,8 @@ def _with_teacher_labels(
 ) -> Dataset:
     """The rows with the teacher's decisions as labels from row ``start`` on."""
     name = next((n for n in ("labels", "label") if n in dataset.column_names), None)
+    if name is None and problem == EMBEDDING:  # which is learned from the teacher alone
+        return dataset
     if name is None:
         raise TrainingError(
             "rows that are added for distillation get the teacher's decision as label, but the "
@@ -226,9 +237,11 @@ def _decided(logits: Tensor, problem: str) -> Any:
     """What a teacher decides of rows by their logits ``(rows, labels)``, as an Arrow array."""
     if problem == SINGLE_LABEL:
         return pyarrow.array(logits.argmax(-1).numpy())
-    if problem != MULTI_LABEL:
-        return pyarrow.array(logits.squeeze(-1).numpy())
     rows, width = logits.shape
-    flags = pyarrow.array((logits > 0).float().numpy().reshape(-1))
+    if problem == REGRESSION and width == 1:
+        return pyarrow.array(logits.squeeze(-1).numpy())
+    # Several numbers a row: what is predicted, an embedding, or which labels it has.
+    values = (logits > 0).float() if problem == MULTI_LABEL else logits.float()
     starts = np.arange(rows + 1, dtype=np.int32) * width
-    return pyarrow.ListArray.from_arrays(pyarrow.array(starts), flags)
+    flat = pyarrow.array(values.contiguous().numpy().reshape(-1))
+    return pyarrow.ListArray.from_arrays(pyarrow.array(starts), flat)
