@@ -72,6 +72,7 @@ def make_trainer(
         **pruning,
     )
     trainer.pruner.finishes = finishes
+    trainer.teacher_progress = context.console.before("the teacher's answers")
     # It writes to stdout, where results go.
     cast(Any, trainer).remove_callback(PrinterCallback)
     return trainer

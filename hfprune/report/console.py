@@ -205,6 +205,20 @@ class Console:
         if self._stage is not None:
             self._stage.facts["now"] = what
 
+    def before(self, what: str) -> Callable[[int, int], None]:
+        """A function of (done, total): how far something is that the current stage begins with."""
+
+        def move(done: int, total: int) -> None:
+            if self._stage is not None:
+                self.now(what)
+                self._stage.move(done, total)
+                self._tell(self._stage)
+                if done >= total:
+                    self._stage.facts.pop("now")
+                    self._stage.restart()
+
+        return move
+
     def training(self, metric: str) -> TrainerCallback:
         """What shows a Trainer's steps, losses, sparsity and evaluations in the current stage.
 

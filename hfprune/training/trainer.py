@@ -138,6 +138,8 @@ class HFPruneTrainer(TrainsWithGates):
             self.args.greater_is_better = False  # TrainingArguments takes it for an accuracy
         self._own_optimizer = any(part is not None for part in optimizers)
         self._as_it_is = False  # whether files are for resuming
+        # Shows how far the teacher's answers are: (rows done, rows in all). None: a bar of tqdm.
+        self.teacher_progress: Callable[[int, int], None] | None = None
         self._own_loss: Any = None  # a subclass's, while the teacher's part is added to it
         self.set_up(self.pruning, latency)
         self.learn_from(teacher, self.distillation, unlabeled_dataset, teacher_cache)

@@ -112,3 +112,23 @@ def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         move(1, 2)
     shown.reached(1, 2)
     assert written.getvalue() == ""
+
+
+def test_what_a_stage_begins_with_is_told_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_now = Clock(monkeypatch)
+    shown, written = console(terminal=False)
+    with shown.stage("recover"):
+        move = shown.before("the teacher's answers")
+        for done in (10, 20):
+            clock_now.now += 40.0
+            move(done, 40)
+        assert "recover: 50% (20 of 40), 1:20, 1:20 left; now the teacher's answers" in (
+            written.getvalue()
+        )
+        move(40, 40)
+        shown.begin(0, 8)
+        clock_now.now += 40.0
+        shown.reached(2, 8)
+    last = written.getvalue().splitlines()[-2]
+    assert "25% (2 of 8)" in last
+    assert "teacher's" not in last

@@ -188,6 +188,16 @@ def test_a_teacher_of_several_numbers_gives_them_all() -> None:
     assert decided.to_pylist() == [[1.5, -2.0], [0.0, 3.0]]
 
 
+def test_how_far_the_teacher_is(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    trainer = make(tmp_path, some_rows(20), augmentation=1)
+    trainer.teacher_progress = lambda done, total: seen.append((done, total))
+    trainer.train()
+    assert seen[-1] == (40, 40)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert len(seen) > 2
+
+
 def test_unlabeled_rows_are_no_text_of_a_query_that_is_there() -> None:
     rows = rows_of([[2, 5, 3]] * 3, labels=[0.0] * 3, query_row=[0, 0, 4])
     alone = lessons._with_unlabeled(rows, rows_of([[2, 6, 3]] * 2))

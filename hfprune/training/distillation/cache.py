@@ -51,7 +51,7 @@ class TeacherCache:
         batch_size: rows a forward pass.
         folder: where logits are kept from one run to the next, by the teacher's weights and the
             rows' token ids; ``None``: nowhere.
-        progress: called with rows done and rows in all.
+        progress: called with this process's rows done and in all.
     """
 
     def __init__(
@@ -87,21 +87,24 @@ class TeacherCache:
         parts = shards.shares(len(batches))
         kept = shards.Parts(None if known else place)
         labels, done = int(cast(Any, teacher).config.num_labels), 0
-        for part in shares.mine(len(parts)):
+        own = shares.mine(len(parts))
+        mine = sum(len(batches[number]) for part in own for number in parts[part])
+        for part in own:
             chosen = [row for number in parts[part] for row in batches[number]]
             # Hidden states are not kept on disk: those rows are asked for again.
             resumes = chosen[0] >= hidden
             found = kept.load(part, chosen, labels) if resumes else None
             if found is not None:
                 self._store_logits(chosen, found, known)
+                done += len(chosen)
             else:
                 for number in parts[part]:
                     self._ask(teacher, dataset, collate, batches[number], known)
+                    done += len(batches[number])
+                    if progress is not None:
+                        progress(done, mine)
                 if resumes and not self._of_tokens and self._logits is not None:
                     kept.keep(part, chosen, self._logits[chosen])
-            done += len(chosen)
-            if progress is not None:
-                progress(done, len(todo))
         self._join(known)
         fresh = not known and not self._of_tokens
         if not fresh or place is None or self._logits is None or not shares.writes():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import (
     Trainer,
     default_data_collator,
 )
+from transformers.utils import logging
 
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import cache_folder
@@ -116,7 +119,7 @@ class TaughtRows:
         hidden = hidden if fits else 0
         cache = self._given_cache
         if cache is None:
-            with asked(teacher), precision():
+            with asked(teacher), precision(), _progress(trainer) as progress:
                 cache = TeacherCache(
                     teacher,
                     inputs,
@@ -124,6 +127,7 @@ class TaughtRows:
                     hidden=hidden,
                     batch_size=args.per_device_eval_batch_size,
                     folder=cache_folder("teacher") if more else None,
+                    progress=progress,
                 )
         cache.require(len(dataset), hidden)
         if more:
@@ -169,6 +173,28 @@ def _special_ids(trainer: Trainer) -> list[int]:
             "processing_class=tokenizer, or set it to 0"
         )
     return list(found)
+
+
+@contextmanager
+def _progress(trainer: Trainer) -> Iterator[Callable[[int, int], None]]:
+    """What shows how far a teacher's answers are: the trainer's own, or a bar as its training's."""
+    own = getattr(trainer, "teacher_progress", None)
+    if own is not None:
+        yield own
+        return
+    hidden = trainer.args.disable_tqdm or not trainer.is_local_process_zero()
+    shown = 0
+    with logging.tqdm(
+        desc="the teacher's answers", unit="rows", disable=hidden, leave=False
+    ) as bar:
+
+        def move(done: int, total: int) -> None:
+            nonlocal shown
+            bar.total = total
+            bar.update(done - shown)
+            shown = done
+
+        yield move
 
 
 def _check_augmentable(teaching: Teaching, of_texts: bool, what: str) -> None:
