@@ -9,7 +9,7 @@ from hfprune.core.tasks import Task
 from hfprune.data.fast import columns_of, encode_fast
 from hfprune.data.splits import Piece
 from hfprune.data.task_data import TEXT_ROW
-from hfprune.data.windows import windows
+from hfprune.data.windows import later_windows, windows
 from hfprune.data.words import encode_words
 
 if TYPE_CHECKING:
@@ -124,15 +124,7 @@ def rest_windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], lengt
 
     parts = []
     for part in batches_of(texts, None):
-        found, owners = windows(tokenizer, texts[part], length, 0)
-        rest = [
-            place
-            for place, owner in enumerate(owners)
-            if place > 0
-            and owners[place - 1] == owner
-            and 4 * len(found["input_ids"][place]) >= length
-        ]
-        columns = {name: [values[place] for place in rest] for name, values in found.items()}
+        columns = later_windows(tokenizer, texts[part], length)
         parts.append(_dataset(columns, _features(columns, "single_label_classification")))
     return datasets.concatenate_datasets(parts)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hfprune.data.fast import columns_of
 from hfprune.data.words import IGNORED
 
 
@@ -31,6 +32,45 @@ def windows(
     Returns:
         The tokenizer's columns, and for each window the number of its text; in order.
     """
+    found = _cut(tokenizer, texts, max_length, stride)
+    return columns_of(found), list(found["overflow_to_sample_mapping"])
+
+
+def later_windows(
+    tokenizer: Any, texts: Sequence[str], max_length: int
+) -> dict[str, list[list[int]]]:
+    """What lies behind the first ``max_length`` tokens of texts, in windows of so many at most.
+
+    Args:
+        tokenizer: a fast one.
+
+    Returns:
+        The tokenizer's columns, in order; ends shorter than a quarter of that are left out.
+    """
+    found = _cut(tokenizer, texts, max_length)
+    places = _later(found, max_length)
+    return {
+        name: [values[place] for place in places] for name, values in columns_of(found).items()
+    }
+
+
+def later_parts(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
+    """The letters that :func:`later_windows` stand for, as they are in the texts."""
+    found = _cut(tokenizer, texts, max_length, return_offsets_mapping=True)
+    parts = []
+    for place in _later(found, max_length):
+        # Special tokens stand for no letter.
+        seen = [(begin, end) for begin, end in found["offset_mapping"][place] if end > begin]
+        if seen:
+            owner = found["overflow_to_sample_mapping"][place]
+            parts.append(texts[owner][seen[0][0] : seen[-1][1]])
+    return parts
+
+
+def _cut(
+    tokenizer: Any, texts: Sequence[str], max_length: int, stride: int = 0, **more: bool
+) -> Any:
+    """The tokenizer's encoding of texts in windows; ``more`` is asked of it besides."""
     found = tokenizer(
         list(texts),
         truncation=True,
@@ -39,40 +79,21 @@ def windows(
         return_overflowing_tokens=True,
         return_attention_mask=True,
         verbose=False,
+        **more,
     )
     # It remembers the truncation of its last call and would save it with the model.
     tokenizer("", truncation=False, padding=False)
-    names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in found]
-    return {name: list(found[name]) for name in names}, list(found["overflow_to_sample_mapping"])
+    return found
 
 
-def later_parts(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:
-    """What lies behind the first ``max_length`` tokens of texts, in parts of so many at most.
-
-    Args:
-        tokenizer: a fast one.
-
-    Returns:
-        As it stands in the texts; ends shorter than a quarter of that are left out.
-    """
-    found = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_length,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    tokenizer("", truncation=False, padding=False)  # as above
-    owners = found["overflow_to_sample_mapping"]
-    parts = []
-    for place, (owner, spans) in enumerate(zip(owners, found["offset_mapping"], strict=True)):
-        later = place > 0 and owners[place - 1] == owner
-        # Special tokens stand for no letter.
-        seen = [(begin, end) for begin, end in spans if end > begin]
-        if later and seen and 4 * len(spans) >= max_length:
-            parts.append(texts[owner][seen[0][0] : seen[-1][1]])
-    return parts
+def _later(found: Any, max_length: int) -> list[int]:
+    """The windows that are not the first of their text, without short ends."""
+    owners, ids = found["overflow_to_sample_mapping"], found["input_ids"]
+    return [
+        place
+        for place in range(1, len(owners))
+        if owners[place - 1] == owners[place] and 4 * len(ids[place]) >= max_length
+    ]
 
 
 def mean_by_text(logits: NDArray[Any], owners: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
