@@ -13,13 +13,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from scripting import carry_out, parser_of
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--recipe", "--config", required=True, metavar="FILE", help="YAML recipe")
     parser.add_argument(
         "--dry-run",
@@ -34,35 +32,30 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
+    return carry_out(prune, parse(arguments), again="run again with resume=true")
+
+
+def prune(options: argparse.Namespace) -> int:
     # Late: --help answers at once.
-    from hfprune.core.errors import HFPruneError
     from hfprune.early.checks import check_early
     from hfprune.recipe.reading import dump_recipe, load_recipe
     from hfprune.recipe.workplan import describe
 
-    try:
-        recipe = load_recipe(options.recipe, options.overrides)
-        notes = check_early(recipe)
-        if options.dry_run:
-            print(dump_recipe(recipe))
-            print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
-            print("".join(f"note: {note}\n" for note in notes), end="", file=sys.stderr)
-            return 0
-        from hfprune.core.processes import leave_processes
-        from hfprune.pipeline import run
-        from hfprune.report.console import Console
+    recipe = load_recipe(options.recipe, options.overrides)
+    notes = check_early(recipe)
+    if options.dry_run:
+        print(dump_recipe(recipe))
+        print("\n".join(f"{i}. {line}" for i, line in enumerate(describe(recipe), 1)))
+        print("".join(f"note: {note}\n" for note in notes), end="", file=sys.stderr)
+        return 0
+    from hfprune.core.processes import leave_processes
+    from hfprune.pipeline import run
+    from hfprune.report.console import Console
 
-        try:
-            run(recipe, Console(quiet=options.quiet))
-        finally:
-            leave_processes()
-    except HFPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run again with resume=true to go on", file=sys.stderr)
-        return 130
+    try:
+        run(recipe, Console(quiet=options.quiet))
+    finally:
+        leave_processes()
     return 0
 
 

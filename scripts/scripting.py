@@ -1,4 +1,4 @@
-"""What the scripts that measure share: arguments told by their docstring, errors in a line."""
+"""What scripts share: arguments told by their docstring, errors in a line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ def parser_of(document: str | None) -> argparse.ArgumentParser:
     )
 
 
-def carry_out(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """The exit status of a script: that of ``work``, 1 for what was wrong, 130 for Ctrl-C."""
+def carry_out(
+    work: Callable[[argparse.Namespace], int],
+    options: argparse.Namespace,
+    *,
+    again: str = "start again",
+) -> int:
+    """The exit status of a script: that of ``work``, 1 for what was wrong, 130 for Ctrl-C.
+
+    ``again`` says what to do to go on after that.
+    """
     from hfprune.core.errors import HFPruneError
 
     try:
@@ -25,5 +33,5 @@ def carry_out(work: Callable[[argparse.Namespace], int], options: argparse.Names
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; start again to go on", file=sys.stderr)
+        print(f"interrupted; {again} to go on", file=sys.stderr)
         return 130

@@ -26,17 +26,7 @@ def is_cross_encoder(folder: str | Path) -> bool:
     Raises:
         CheckpointError: one of them cannot be read.
     """
-    root = Path(folder)
-    if not (root / "config.json").is_file():
-        return False
-    config = read_json(root / "config.json")
-    if not isinstance(config, dict):
-        return False
-    heads = config.get("architectures")
-    first = heads[0] if isinstance(heads, list) and heads else ""
-    if not str(first).endswith(TEXT.ending):
-        return False
-    return any(mark in config for mark in _MARKS) or _lists_one(root / MODULES)
+    return _config_of(Path(folder)) is not None
 
 
 def ranks_by_its_files(folder: str | Path) -> bool:
@@ -45,10 +35,23 @@ def ranks_by_its_files(folder: str | Path) -> bool:
     Raises:
         CheckpointError: one of its small files cannot be read.
     """
-    if not is_cross_encoder(folder):
-        return False
-    config = read_json(Path(folder) / "config.json")
-    return len(config.get("id2label") or (0, 1)) == 1
+    config = _config_of(Path(folder))
+    return config is not None and len(config.get("id2label") or (0, 1)) == 1
+
+
+def _config_of(root: Path) -> dict[str, Any] | None:
+    """The config of a CrossEncoder's folder; ``None`` for others."""
+    if not (root / "config.json").is_file():
+        return None
+    config = read_json(root / "config.json")
+    if not isinstance(config, dict):
+        return None
+    heads = config.get("architectures")
+    first = heads[0] if isinstance(heads, list) and heads else ""
+    if not str(first).endswith(TEXT.ending):
+        return None
+    marked = any(mark in config for mark in _MARKS) or _lists_one(root / MODULES)
+    return config if marked else None
 
 
 def task_in(folder: str | Path, task: Task) -> Task:
