@@ -49,9 +49,7 @@ def later_windows(
     """
     found = _cut(tokenizer, texts, max_length)
     places = _later(found, max_length)
-    return {
-        name: [values[place] for place in places] for name, values in columns_of(found).items()
-    }
+    return {name: [values[place] for place in places] for name, values in columns_of(found).items()}
 
 
 def later_parts(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[str]:

@@ -2,7 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 from hfprune.core.kinds import IMAGE, TEXT, Kind
+
+
+@dataclass(frozen=True)
+class Example:
+    """What lines of Python that call a model have to tell of its texts.
+
+    Attributes:
+        pairs: it reads a query with each text.
+        prompt: what stands before each text of a sentence encoder, which no graph holds.
+        max_length: of texts in tokens; ``None``: what the tokenizer says.
+    """
+
+    pairs: bool = False
+    prompt: str = ""
+    max_length: int | None = None
+
+    @property
+    def texts(self) -> str:
+        """As the first arguments of a tokenizer."""
+        if self.pairs:
+            return '["a query"], ["a text"]'
+        # In ASCII: it is another's text, and reports and cards are read by people.
+        return f'[{self.prompt!a} + "a text"]' if self.prompt else '["a text"]'
+
+    @property
+    def cut(self) -> str:
+        """As further arguments of it: longer texts were never measured, and may be refused."""
+        most = "" if self.max_length is None else f", max_length={self.max_length}"
+        return f"truncation=True{most}"
+
+
+EXAMPLE: Final = Example()
 
 
 def reader(kind: Kind) -> tuple[str, str]:
@@ -10,26 +45,24 @@ def reader(kind: Kind) -> tuple[str, str]:
     return ("AutoImageProcessor", "processor") if kind is IMAGE else ("AutoTokenizer", "tokenizer")
 
 
-def calls(kind: Kind, ranks: bool, max_length: int | None) -> list[str]:
+def calls(kind: Kind, example: Example) -> list[str]:
     """Lines that make a pipeline of ``model``, and call it; they run as they are.
 
     Args:
         kind: of the model.
-        ranks: whether it reads a query with each text.
-        max_length: of texts in tokens: what is longer would end in an error of the model's.
+        example: what it reads.
     """
     variable = reader(kind)[1]
     argument = "image_processor" if kind is IMAGE else "tokenizer"
     made = f'pipeline("{kind.export_task}", model=model, {argument}={variable})'
-    cut = f"truncation=True, max_length={max_length}"
-    if ranks:
+    if example.pairs:
         return [
             'query, texts = "a query", ["a text that may answer it", "another text"]',
             f"score = {made}",
             'pairs = [{"text": query, "text_pair": text} for text in texts]',
-            f"rows = score(pairs, {cut})",
+            f"rows = score(pairs, {example.cut})",
             'order = sorted(range(len(texts)), key=lambda place: -rows[place]["score"])',
         ]
     if kind is TEXT:
-        return [f"classify = {made}", f'found = classify(["a text"], {cut})']
+        return [f"classify = {made}", f'found = classify(["a text"], {example.cut})']
     return [f"classify = {made}"]

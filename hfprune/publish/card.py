@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from hfprune.core.kinds import IMAGE, TOKENS, kind_of_task
 from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
-from hfprune.deploy.calling import calls, reader
+from hfprune.deploy.calling import Example, calls, reader
 from hfprune.deploy.choose.told import recommended_files
 from hfprune.deploy.worth import layout_in_words, probabilities_in_words
 from hfprune.models.layout import layout_or_note, prompt_of
@@ -255,16 +256,16 @@ class _Card:
         file = FILES.get(self.served.form, "model.onnx")
         alone = self.results.members[PRUNED].stock is True
         recommended = list(recommended_files(self.results, PRUNED))
+        example = Example(self.ranks, max_length=self.results.data["max_length"])
         if self.embeds:
             layout = layout_or_note(self.folder)[0]
             yield from embedding(
                 visible(self.repo_id), file, recommended, alone=alone,
-                prompt="" if layout is None else prompt_of(layout),
-                max_length=self.results.data["max_length"],
+                example=replace(example, prompt=prompt_of(layout) if layout else ""),
             )  # fmt: skip
             return
         loader, variable = reader(self.kind)
-        call = calls(self.kind, self.ranks, self.results.data["max_length"])
+        call = calls(self.kind, example)
         auto = self.kind.auto_class
         yield from (
             "In PyTorch:",
@@ -291,7 +292,7 @@ class _Card:
             )
             + "The ONNX files need no hfprune.",
             "",
-            *onnx_runtime(self.kind, self.ranks, visible(self.repo_id), file),
+            *onnx_runtime(self.kind, example, visible(self.repo_id), file),
         )
         for told in recommended:
             yield from (
@@ -301,7 +302,7 @@ class _Card:
         if not any("openvino" in line for told in recommended for line in told.load):
             # Of the first of OpenVINO's files, if the folder holds any.
             for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
-                yield from openvino(self.kind, self.ranks, visible(self.repo_id), model.name)
+                yield from openvino(self.kind, example, visible(self.repo_id), model.name)
         if self.kind is not IMAGE and not self.ranks and file == "model_quantized.onnx":
             yield from javascript(self.kind, visible(self.repo_id))
 

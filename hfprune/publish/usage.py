@@ -7,19 +7,12 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hfprune.core.kinds import IMAGE, Kind
-from hfprune.deploy.calling import reader
+from hfprune.deploy.calling import Example, reader
 from hfprune.deploy.choose.told import Told
 from hfprune.recipe.sections.whole import Recipe
 
 
-def input_of(kind: Kind, ranks: bool) -> str:
-    """What a processor or tokenizer is called with, for one input."""
-    if kind is IMAGE:
-        return "images=[image]"
-    return '["a query"], ["a text"]' if ranks else '["a text"]'
-
-
-def onnx_runtime(kind: Kind, ranks: bool, name: str, file: str) -> Iterator[str]:
+def onnx_runtime(kind: Kind, example: Example, name: str, file: str) -> Iterator[str]:
     """Of ONNX Runtime alone, which is there with either transformers; Optimum is named."""
     yield from (
         "In ONNX Runtime (for pipelines Optimum's "
@@ -29,14 +22,14 @@ def onnx_runtime(kind: Kind, ranks: bool, name: str, file: str) -> Iterator[str]
         "import onnxruntime",
         *_fetched(kind, name),
         f'session = onnxruntime.InferenceSession(f"{{name}}/onnx/{file}")',
-        *_batch(kind, ranks),
+        _batch(kind, example),
         "feed = {node.name: batch[node.name] for node in session.get_inputs()}",
         'logits = session.run(["logits"], feed)[0]',
         "```",
     )
 
 
-def openvino(kind: Kind, ranks: bool, name: str, file: str) -> Iterator[str]:
+def openvino(kind: Kind, example: Example, name: str, file: str) -> Iterator[str]:
     """Of OpenVINO alone."""
     yield from (
         "",
@@ -46,7 +39,7 @@ def openvino(kind: Kind, ranks: bool, name: str, file: str) -> Iterator[str]:
         "import openvino",
         *_fetched(kind, name),
         f'model = openvino.compile_model(f"{{name}}/openvino/{file}", "CPU")',
-        *_batch(kind, ranks),
+        _batch(kind, example),
         'logits = model({i.any_name: batch[i.any_name] for i in model.inputs})["logits"]',
         "```",
     )
@@ -64,8 +57,11 @@ def _fetched(kind: Kind, name: str) -> Iterator[str]:
     )
 
 
-def _batch(kind: Kind, ranks: bool) -> Iterator[str]:
-    yield f'batch = {reader(kind)[1]}({input_of(kind, ranks)}, return_tensors="np")'
+def _batch(kind: Kind, example: Example) -> str:
+    given = "images=[image]"
+    if kind is not IMAGE:
+        given = f"{example.texts}, padding=True, {example.cut}, return_token_type_ids=True"
+    return f'batch = {reader(kind)[1]}({given}, return_tensors="np")'
 
 
 def javascript(kind: Kind, name: str) -> Iterator[str]:
@@ -103,8 +99,7 @@ def embedding(
     recommended: Iterable[Told],
     *,
     alone: bool,
-    prompt: str,
-    max_length: int | None,
+    example: Example,
 ) -> Iterator[str]:
     """How a sentence encoder of the Hub is used.
 
@@ -113,8 +108,7 @@ def embedding(
         file: of ONNX, in its folder ``onnx``.
         recommended: files to deploy.
         alone: whether sentence-transformers loads the weights.
-        prompt: what stands before each text, which no file of ONNX does.
-        max_length: tokens, where texts are cut.
+        example: what it reads.
     """
     yield from (
         "In PyTorch:",
@@ -141,7 +135,7 @@ def embedding(
         "```",
         "",
         "In ONNX Runtime; pooling and normalisation are in the file"
-        + ("; the prompt is put before each text:" if prompt else ":"),
+        + ("; the prompt is put before each text:" if example.prompt else ":"),
         "",
         "```python",
         "import onnxruntime",
@@ -152,8 +146,8 @@ def embedding(
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f'session = onnxruntime.InferenceSession(f"{{folder}}/onnx/{file}")',
         "names = {one.name for one in session.get_inputs()}",
-        f"texts = [{_prompted(prompt)}]",
-        f"batch = tokenizer(texts, padding=True, {_cut(max_length)}, "
+        f"texts = {example.texts}",
+        f"batch = tokenizer(texts, padding=True, {example.cut}, "
         'return_token_type_ids=True, return_tensors="np")',
         "(embeddings,) = session.run(",
         '    ["sentence_embedding"], {name: batch[name] for name in names}',
@@ -161,20 +155,5 @@ def embedding(
         "```",
     )
     for told in recommended:
-        load = [
-            line.replace(
-                'reader(["a text"], padding=True',
-                f"reader([{_prompted(prompt)}], padding=True, {_cut(max_length)}",
-            )
-            for line in told.load
-        ]
         yield from ("", f"The file that was the fastest {told.served}, from this folder:",
-                    "", "```python", *load, "```")  # fmt: skip
-
-
-def _prompted(prompt: str) -> str:
-    return f'{json.dumps(prompt)} + "a text"' if prompt else '"a text"'
-
-
-def _cut(max_length: int | None) -> str:
-    return "truncation=True" if max_length is None else f"truncation=True, max_length={max_length}"
+                    "", "```python", *told.load, "```")  # fmt: skip

@@ -18,7 +18,7 @@ from hfprune.core.kinds import kind_of_task
 from hfprune.core.model_ref import DENSE, REFERENCE
 from hfprune.core.records import SizesCandidate
 from hfprune.core.results import RunResults, Timing, read_results
-from hfprune.deploy.calling import calls, reader
+from hfprune.deploy.calling import Example, calls, reader
 from hfprune.deploy.worth import layout_in_words
 from hfprune.recipe.public import public_recipe
 from hfprune.recipe.reading import dump_recipe, load_recipe
@@ -362,7 +362,7 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
             f'model = {kind.onnx_class}.from_pretrained("{place}", subfolder="onnx", '
             f'file_name="{PurePath(found.file).name}")',
             f'{variable} = {loads}.from_pretrained("{place}")',
-            *calls(kind, ranks, results.data["max_length"]),
+            *calls(kind, Example(ranks, max_length=results.data["max_length"])),
         )
         texts.append(("In Python, with Optimum and without hfprune", "\n".join(lines)))
     return texts

@@ -390,6 +390,7 @@ def test_files_are_judged_by_whole_queries(small: Any, tmp_path: Path) -> None:
 
 
 def test_what_it_says_to_type_reads_a_query_with_a_text(small: Any) -> None:
+    from hfprune.deploy.calling import Example
     from hfprune.deploy.runtimes.base import loading
     from hfprune.deploy.runtimes.registry import runtime
 
@@ -398,5 +399,7 @@ def test_what_it_says_to_type_reads_a_query_with_a_text(small: Any) -> None:
     compile(code, "report", "exec")
     assert '"text_pair": text' in code
     for name in ("onnxruntime", "openvino", "torch"):
-        lines = loading(runtime(name), "x", "text-classification", pairs=True)
-        assert sum('reader(["a query"], ["a text"], padding' in line for line in lines) == 1
+        example = Example(pairs=True, max_length=16)
+        lines = loading(runtime(name), "x", "text-classification", example)
+        read = 'reader(["a query"], ["a text"], padding=True, truncation=True, max_length=16'
+        assert sum(read in line for line in lines) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import hfprune
 from hfprune.core.errors import ExportError
+from hfprune.deploy.choose.present import choose_among
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.rows import Row
@@ -64,6 +66,22 @@ def test_what_is_exported_embeds_as_the_run_does(folder: Path, tmp_path: Path) -
     # What was exported is still an encoder's: its tokens come out again.
     place = write_layout(folder / "onnx", "transformersjs", tmp_path / "js")
     assert run(place / "onnx" / "model.onnx", TEXTS)[0] == ["last_hidden_state"]
+
+
+def test_the_lines_of_the_choice_embed_as_the_run_does(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the prompt before the text, and cut where it was measured."""
+    place = tmp_path / "chosen"
+    shutil.copytree(folder, place)
+    chosen = choose_among(place, uses=["batches"], batch_size=2, seconds=0.1).uses["batches"]
+    text = TEXTS[-1]
+    monkeypatch.chdir(place)
+    space: dict[str, Any] = {}
+    exec("\n".join(chosen.load).replace("a text", text), space)  # noqa: S102 - as users do
+    ((want,), (cut,)) = (list(Predictor(place)([Row(t)])) for t in (text, text[: len(text) // 4]))
+    np.testing.assert_allclose(space["embeddings"], [want["embedding"]], atol=1e-6)
+    assert want["embedding"] != cut["embedding"]
 
 
 def test_text_embeddings_inference(folder: Path, tmp_path: Path) -> None:

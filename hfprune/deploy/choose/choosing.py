@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hfprune.core.errors import ExportError
+from hfprune.deploy.calling import EXAMPLE, Example
 from hfprune.deploy.choose.halving import FIRST_ROUNDS, Race, race
 from hfprune.deploy.choose.record import Deployment, Tried, write_deployment
 from hfprune.deploy.choose.settling import (
@@ -69,6 +70,7 @@ def choose_files(
     *,
     calibration: Any,
     task: str = "text-classification",
+    example: Example = EXAMPLE,
     uses: Sequence[Use] = USES,
     batch_size: int = 32,
     threads: int = 1,
@@ -90,6 +92,7 @@ def choose_files(
         judging: rows, metric and what may be lost.
         calibration: training rows, for constant scales.
         task: of a pipeline, for the lines that load a file.
+        example: what these read.
         uses: for which to choose; ``single``: one text at a time, ``batches``: ``batch_size``.
         batch_size, threads: of the deployment.
         seconds: about so long; what usually wins is tried and timed however little it is.
@@ -168,7 +171,7 @@ def choose_files(
         float_name,
         threads,
         candidates,
-        pairs=judging.ranked,
+        example,
     )
     extra = _in_float(written, output, threads) if baselines else {}
     best = dict(rivals or {})

@@ -16,6 +16,7 @@ from hfprune.deploy.choose.settling import FLOAT_FILE, Settled, busy_note
 from hfprune.deploy.choose.targets import cpu_here
 from hfprune.deploy.choose.trying import Candidate
 from hfprune.deploy.files import OPTIMIZED_FILE
+from hfprune.deploy.predict.places import example_of
 from hfprune.deploy.runtimes.base import Offer
 from hfprune.deploy.runtimes.registry import runtime, usable_runtimes
 from hfprune.measure.runners import Batch, batches_for, config_beside
@@ -76,7 +77,7 @@ def choose_among(
         runners,
         FLOAT_FILE,
         threads,
-        pairs=task == "reranking",
+        example=example_of(place),
     )
     for number, use in enumerate(uses):
         if progress is not None:

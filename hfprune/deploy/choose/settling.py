@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hfprune.deploy.calling import EXAMPLE, Example
 from hfprune.deploy.choose.parts import Variant, parts_of
 from hfprune.deploy.choose.recommend import Written, recommend, stray
 from hfprune.deploy.choose.record import Recommended, Timed
@@ -54,7 +55,7 @@ class Settled:
         float_name: the name of ``model.onnx`` where it is no candidate.
         threads: of the deployment.
         candidates: all that raced.
-        pairs: whether the model reads a query with each text.
+        example: what the lines that load a file read.
 
     Attributes:
         timed: all that was timed, in order.
@@ -73,11 +74,11 @@ class Settled:
         float_name: str,
         threads: int,
         candidates: Sequence[Candidate] = (),
-        pairs: bool = False,
+        example: Example = EXAMPLE,
     ) -> None:
         self.output, self.task, self.written = output, task, written
         self.runners, self.float_name, self.threads = runners, float_name, threads
-        self.candidates, self.pairs = candidates, pairs
+        self.candidates, self.example = candidates, example
         able = [name for name in (BASELINE, FLOAT_FILE) if name in runners]
         self.base = (able or list(runners))[0]
         self.timed: list[Timed] = []
@@ -167,7 +168,7 @@ class Settled:
             over_best=self.over_best[best.path].get(use) if BASELINE in self.runners else None,
             parts=self._parts(best.path, use),
             why=why,
-            load=loading(each, best.path, self.task, pairs=self.pairs),
+            load=loading(each, best.path, self.task, self.example),
         )
 
     def _parts(self, path: str, use: Use) -> dict[str, float]:

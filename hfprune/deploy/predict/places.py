@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from hfprune.core.kinds import task_of_config
+from hfprune.core.kinds import IMAGE, kind_of_task, task_of_config
 from hfprune.core.tasks import Task
-from hfprune.models.configs import load_config
+from hfprune.deploy.calling import Example
+from hfprune.models.configs import load_config, longest_input
 from hfprune.models.cross_encoder import is_cross_encoder, task_in
+from hfprune.models.layout import MODULES, SentenceLayout, layout_or_note, longest_of, prompt_of
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
 
@@ -44,6 +46,42 @@ def reads_pairs(place: Path) -> bool:
     if recipe is not None:
         return recipe.data.text_pair_column is not None
     return is_cross_encoder(files) or task_of(place, load_config(files)) == "reranking"
+
+
+def longest_text(place: Path, config: Any) -> int | None:
+    """Tokens, where texts are cut by recipe, model and modules; ``None``: by none of these."""
+    recipe, layout = recipe_of(place), _layout_of(place)
+    limits = (
+        None if recipe is None else recipe.data.max_length,
+        longest_input(config),
+        None if layout is None else longest_of(layout),
+    )
+    return min(filter(None, limits), default=None)
+
+
+def prompt_before(place: Path) -> str:
+    """What stands before each text that is embedded, by the folder's default.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as :func:`~hfprune.models.layout.prompt_of`.
+    """
+    layout = _layout_of(place)
+    return "" if layout is None else prompt_of(layout)
+
+
+def example_of(place: Path) -> Example:
+    """What a folder's model reads, for lines that call it."""
+    config = load_config(folder_with(place, CONFIG))
+    task = task_of(place, config)
+    return Example(
+        task == "reranking",
+        prompt_before(place) if task == "sentence_embedding" else "",
+        None if kind_of_task(task) is IMAGE else longest_text(place, config),
+    )
+
+
+def _layout_of(place: Path) -> SentenceLayout | None:
+    return layout_or_note(folder_with(place, MODULES))[0]
 
 
 def columns_of(folder: str | Path) -> tuple[str, str | None]:

@@ -28,6 +28,8 @@ from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade
 from hfprune.deploy.predict.places import (
     columns_of,
     folder_with,
+    longest_text,
+    prompt_before,
     reads_pairs,
     recipe_of,
     task_of,
@@ -36,8 +38,7 @@ from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
 from hfprune.measure.traffic import Use
-from hfprune.models.configs import load_config, longest_input
-from hfprune.models.layout import MODULES, layout_or_note, longest_of, prompt_of
+from hfprune.models.configs import load_config
 from hfprune.models.loading import load_processor
 
 LONGEST: Final = 512
@@ -166,20 +167,13 @@ class Predictor:
             str(folder_with(place, *_readers(self.task))), self.task, revision=None,
             trust_remote_code=False, key="the folder",
         )  # fmt: skip
-        self.prompt, longest = "", None
-        layout = None
-        if self.task == "sentence_embedding":
-            layout = layout_or_note(folder_with(place, MODULES))[0]
-        if layout is not None:
-            self.prompt, longest = prompt_of(layout), longest_of(layout)
+        self.prompt = prompt_before(place) if self.task == "sentence_embedding" else ""
         self.max_length, self.stride = None, None
         if self.task != "image_classification":
-            limits = [
-                None if recipe is None else recipe.data.max_length,
+            limits = (
+                longest_text(place, config),
                 getattr(self.processor, "model_max_length", None),
-                longest_input(config),
-                longest,
-            ]
+            )
             self.max_length = min(LONGEST if recipe is None else 10**9, *filter(None, limits))
             self.stride = None if recipe is None else recipe.data.stride
             if getattr(self.processor, "pad_token", None) is None:

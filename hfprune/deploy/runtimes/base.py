@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hfprune.core.errors import ExportError
 from hfprune.core.kinds import EMBEDDING, IMAGE_INPUTS
+from hfprune.deploy.calling import Example
 from hfprune.deploy.files import Batch
 from hfprune.recipe.sections.export import QuantizationConfig
 
@@ -215,13 +216,11 @@ def reading(task: str, tensors: str = "np", *, types: bool = False) -> str:
     return f'reader(["a text"], padding=True{more}, return_tensors="{tensors}")'
 
 
-def loading(runtime: Runtime, path: str, task: str, *, pairs: bool) -> tuple[str, ...]:
-    """:meth:`Runtime.how_to_load`, also for a model that reads a query with each text."""
+def loading(runtime: Runtime, path: str, task: str, example: Example) -> tuple[str, ...]:
+    """:meth:`Runtime.how_to_load`, with an example read as this model's texts are."""
+    read = f"reader({example.texts}, padding=True, {example.cut}"
     lines = runtime.how_to_load(path, task)
-    if not pairs:
-        return lines
-    return tuple(line.replace('reader(["a text"]', 'reader(["a query"], ["a text"]')
-                 for line in lines)  # fmt: skip
+    return tuple(line.replace('reader(["a text"], padding=True', read) for line in lines)
 
 
 def refused(title: str, file: Path, batch: Batch, error: Exception) -> ExportError:

@@ -13,6 +13,7 @@ from hfprune.core.kinds import kind_of_task
 from hfprune.core.model_ref import DENSE
 from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.data.task_data import TEXT_ROW
+from hfprune.deploy.calling import Example
 from hfprune.deploy.choose.choosing import choose_files
 from hfprune.deploy.choose.record import (
     DEPLOY_FILE,
@@ -117,6 +118,7 @@ def _measured(
             judging_of(context, reading),
             calibration=_calibration(context, reading, dense=dense),
             task=kind_of_task(recipe.task).export_task,
+            example=_example(context, reading),
             uses=recipe.benchmark.uses,
             batch_size=recipe.benchmark.batch_sizes[-1],
             threads=threads,
@@ -129,6 +131,11 @@ def _measured(
             keep_all=settings.keep_all,
             progress=told,
         )
+
+
+def _example(context: Context, reading: Reading) -> Example:
+    recipe = context.recipe
+    return Example(recipe.task == "reranking", reading.data.prompt, recipe.data.max_length)
 
 
 def _calibration(context: Context, reading: Reading, *, dense: bool) -> Any:
@@ -204,7 +211,7 @@ def _by_rule(
             precision=offer.precision,
             graph=offer.graph,
             why=choice.note,
-            load=loading(each, path, task, pairs=recipe.task == "reranking"),
+            load=loading(each, path, task, _example(context, reading)),
         )
     record = Deployment(
         cpu=settings.cpu,
