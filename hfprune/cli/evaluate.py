@@ -24,7 +24,7 @@ OPTIONS: Final = {
     "evaluation.metrics": "--metric",
     "evaluation.confidence": "--confidence",
     "task is": "--task is",
-    "data.highest_relevance": "data.highest_relevance (of a recipe)",
+    "data.highest_relevance": "--highest-relevance",
     "data.negative_column": "data.negative_column (of a recipe)",
     "data.encoding": "data.encoding (of a recipe)",
     "data.format": "data.format (of a recipe)",
@@ -98,6 +98,13 @@ def evaluate(
             help="Cut rows at so many tokens. Without: the recipe's, or the model's.",
         ),
     ] = None,
+    highest_relevance: Annotated[
+        float | None,
+        typer.Option(
+            help="Reranking: the label of a text that is wholly relevant. Without: the run's, or "
+            "the highest of the rows."
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, max=MOST_BATCH, help="Rows a forward pass.")
     ] = 64,
@@ -131,6 +138,7 @@ def evaluate(
                 metrics=metric or [],
                 confidence=confidence,
                 max_length=max_length,
+                highest_relevance=highest_relevance,
                 batch_size=batch_size,
                 progress=progress,
             )

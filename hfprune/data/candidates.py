@@ -148,27 +148,23 @@ def each_once(rows: Rows, config: DataConfig) -> Rows:
 def scaled(rows: Mapping[str, Rows], config: DataConfig) -> dict[str, list[list[float]]]:
     """How relevant each text is, by split, as a list of one number in [0, 1].
 
-    Labels are divided by ``data.highest_relevance``. Without it they are taken as they are where
-    none in train is above 1; else they are grades, whole numbers, and divided by the highest in
-    train (in all rows, where there is no train).
+    Labels are divided by :func:`highest_of`; without ``data.highest_relevance`` those above 1 are
+    grades, whole numbers.
 
     Raises:
         DataError: what is no number, negative, above the highest, or no grade; or all texts of
             train are equally relevant.
     """
     column = label_columns(config)[0]
-    grades = {
-        name: [_grade(split, row, column) for row in range(len(split.texts))]
-        for name, split in rows.items()
-    }
-    known = grades.get("train", [grade for some in grades.values() for grade in some])
+    grades = _grades(rows, column)
+    known = _known(grades)
     if "train" in grades and len(set(known)) == 1:
         raise DataError(
             f"train ({rows['train'].source}): all {len(known)} texts have the relevance "
             f"{known[0]:g}; to learn which text comes first takes some that are more relevant to "
             "their query than others"
         )
-    highest = config.highest_relevance or max(1.0, *known)
+    highest = highest_of(rows, config)
     of_what = "the highest of train" if config.highest_relevance is None else "which is set"
     whole = config.highest_relevance is None and highest > 1
     for name, split in rows.items():
@@ -185,6 +181,32 @@ def scaled(rows: Mapping[str, Rows], config: DataConfig) -> dict[str, list[list[
                     "data.highest_relevance to what counts as wholly relevant"
                 )
     return {name: [[grade / highest] for grade in some] for name, some in grades.items()}
+
+
+def highest_of(rows: Mapping[str, Rows], config: DataConfig) -> float:
+    """What labels are divided by: ``data.highest_relevance``, or what stands in its place.
+
+    That is 1 where none in train is above it, else the highest in train (in all rows, where there
+    is no train).
+
+    Raises:
+        DataError: a label that is no number, or negative.
+    """
+    if config.highest_relevance is not None:
+        return config.highest_relevance
+    return max(1.0, *_known(_grades(rows, label_columns(config)[0])))
+
+
+def _grades(rows: Mapping[str, Rows], column: str) -> dict[str, list[float]]:
+    return {
+        name: [_grade(split, row, column) for row in range(len(split.texts))]
+        for name, split in rows.items()
+    }
+
+
+def _known(grades: Mapping[str, list[float]]) -> list[float]:
+    """Those by which the highest is found: of train, or all of them."""
+    return grades.get("train", [grade for some in grades.values() for grade in some])
 
 
 def _grade(rows: Rows, row: int, column: str) -> float:

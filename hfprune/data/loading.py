@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import WITHOUT_CLASSES, Task, problem_of
+from hfprune.data.candidates import highest_of
 from hfprune.data.encode import batches_of, encode_split, joined, rest_windows, tokenize
 from hfprune.data.labels import encode_labels
 from hfprune.data.notices import Notice, notices_of
@@ -106,6 +107,7 @@ def load_task_data(config: DataConfig, processor: Any, task: str, *, prompt: str
         ),
         unlabeled=more,
         prompt=prompt,
+        highest_relevance=highest_of(rows, config) if checked_task == "reranking" else None,
     )
 
 
@@ -208,6 +210,7 @@ def load_rows(
         seen_in_train={"validation": 0, "test": 0},
         notices=tuple(Notice(text, "warning") for some in rows.values() for text in some.notices),
         prompt=prompt,
+        highest_relevance=highest_of(rows, config) if checked_task == "reranking" else None,
     )
 
 

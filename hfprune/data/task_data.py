@@ -65,6 +65,7 @@ class TaskData:
         unlabeled: Further texts for a teacher to label, if the recipe names any.
         width: Numbers of an embedding; 0 for other tasks.
         prompt: What stands before each text of sentence_embedding in the rows, not in ``texts``.
+        highest_relevance: What labels of reranking were divided by; ``None`` for other tasks.
     """
 
     task: Task
@@ -81,6 +82,7 @@ class TaskData:
     unlabeled: Unlabeled | None = None
     width: int = 0
     prompt: str = ""
+    highest_relevance: float | None = None
 
     @property
     def num_labels(self) -> int:

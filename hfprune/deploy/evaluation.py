@@ -18,7 +18,7 @@ from hfprune.core.errors import CheckpointError, DataError, RecipeError
 from hfprune.core.kinds import outputs_of
 from hfprune.core.machine import usable_cpus
 from hfprune.core.records import Part
-from hfprune.core.results import METRICS_FILE
+from hfprune.core.results import METRICS_FILE, read_results
 from hfprune.core.tasks import DEFAULT_METRICS, METRICS, WITHOUT_CLASSES, Task
 from hfprune.core.text import cell, markup
 from hfprune.data.collate import data_collator
@@ -71,6 +71,7 @@ class EvaluationReport(Part):
         rows: what they are: names of files, or that they are the recipe's.
         samples: how many; ``truncated``: how many of their texts were cut at ``max_length`` tokens
             (``None`` for images).
+        highest_relevance: what labels of reranking were divided by; ``None`` for other tasks.
         confidence: level of the intervals.
         primary: the first metric.
         models: ``PyTorch`` and, where there are such files, ``ONNX`` and ``int8``.
@@ -83,6 +84,7 @@ class EvaluationReport(Part):
     samples: int
     truncated: int
     max_length: int | None
+    highest_relevance: float | None = None
     confidence: float
     primary: str
     models: dict[str, FormQuality]
@@ -100,6 +102,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     confidence: float | None = None,
     max_length: int | None = None,
+    highest_relevance: float | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
@@ -120,6 +123,8 @@ def evaluate(
             usual ones of the task. The first is called primary.
         confidence: level of the intervals; without, the recipe's, or 0.95.
         max_length: most tokens of a row; without, the recipe's, or what the model takes.
+        highest_relevance: of reranking the label of a text that is wholly relevant; without, the
+            run's, or the highest of these rows, which the report then tells.
         batch_size: rows a forward pass.
         progress: called with models done and models in all.
 
@@ -143,6 +148,7 @@ def evaluate(
         "text_pair_column": text_pair_column,
         "label_column": label_column,
         "max_length": max_length,
+        "highest_relevance": highest_relevance,
     }
     given = {name: value for name, value in columns.items() if value is not None}
     settled, given = evaluated_as(folder, model, recipe, list(map(str, files)), given, task)
@@ -216,6 +222,7 @@ def evaluate(
         samples=data.size("test"),
         truncated=data.truncated["test"],
         max_length=None if data.of_images else data.max_length,
+        highest_relevance=data.highest_relevance,
         confidence=confidence,
         primary=names[0],
         models=found,
@@ -224,12 +231,13 @@ def evaluate(
 
 def table(report: EvaluationReport) -> Table:
     """A row a model: each metric with its interval, and how often it agrees with PyTorch."""
-    cut = report.truncated
+    cut, highest = report.truncated, report.highest_relevance or 1
     shown = Table(
         caption=markup(
             f"{report.task.replace('_', ' ')}: {report.samples} rows of {', '.join(report.rows)}, "
             f"{report.confidence:.0%} intervals"
             + (f"; {cut} rows cut at {report.max_length} tokens" if cut else "")
+            + (f"; labels divided by {highest:g}" if highest > 1 else "")
         )
     )
     shown.add_column("model")
@@ -298,6 +306,8 @@ def _rows(
         given.setdefault("max_length", min(LONGEST, *limits))
         config = DataConfig(train_file=names[0], **given)
     else:
+        if task == "reranking" and recipe.data.highest_relevance is None:
+            given.setdefault("highest_relevance", _highest_of_run(folder))
         config = recipe.data.model_copy(update=given)
     if task not in WITHOUT_CLASSES:
         own = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
@@ -305,6 +315,13 @@ def _rows(
     return load_rows(config, names, processor, task, prompt=prompt), [
         Path(name).name for name in names
     ]
+
+
+def _highest_of_run(folder: Path) -> float | None:
+    """What a run divided labels by: rows of another file are relevant from the same grade on."""
+    if not (folder / METRICS_FILE).is_file():
+        return None
+    return read_results(folder).data.get("highest_relevance")
 
 
 def _moved(folder: Path, error: DataError) -> DataError:

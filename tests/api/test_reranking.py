@@ -17,11 +17,13 @@ import torch
 from datasets import Dataset
 from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, TrainingArguments
+from typer.testing import CliRunner
 
 import hfprune
 from hfprune.api.about import task_of
 from hfprune.api.compressed import Compressed
 from hfprune.api.given import task_data
+from hfprune.cli import app
 from hfprune.core.errors import CheckpointError
 from hfprune.core.kinds import become_reranker_
 from hfprune.data.loading import load_task_data
@@ -29,7 +31,7 @@ from hfprune.data.task_data import whole_queries
 from hfprune.deploy.choose.choosing import choose_files
 from hfprune.deploy.choose.present import choose_among
 from hfprune.deploy.choose.trying import Judging
-from hfprune.deploy.evaluation import evaluate
+from hfprune.deploy.evaluation import evaluate, table
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.quantize.search import quantize_auto
@@ -116,6 +118,31 @@ def test_a_cross_encoder_goes_in_and_comes_out(small: Any) -> None:
     assert quality.changes["rows"] == 5, "queries of the test"
     low, high = quality.interval
     assert 0 <= low <= quality.metrics["ndcg_at_10"] <= high <= 1
+
+
+def test_other_files_are_graded_as_the_run_was(tmp_path: Path) -> None:
+    """A file whose highest grade is lower is relevant from the same grade on."""
+    graded = [row | {"label": 4 * row["label"] + (number % 4 == 1)}
+              for number, row in enumerate(rows())]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in graded))
+    small = hfprune.compress(
+        cross_encoder(tmp_path / "dense"), train=tmp_path / "rows.jsonl", task="reranking",
+        sparsity=0.4, quiet=True, output_dir=tmp_path / "small", **QUICK,
+    )  # fmt: skip
+    assert small.results.data["highest_relevance"] == 4
+    low = tmp_path / "low.jsonl"
+    lower = [row | {"label": min(2, row["label"])} for row in graded]
+    low.write_text("".join(json.dumps(row) + "\n" for row in lower))
+    as_run, as_own = evaluate(small.folder, [low]), evaluate(tmp_path / "dense", [low])
+    assert (as_run.highest_relevance, as_own.highest_relevance) == (4, 2)
+    assert "labels divided by 4" in str(table(as_run).caption)
+    high = tmp_path / "high.jsonl"
+    high.write_text("".join(json.dumps(row | {"label": 2 * row["label"]}) + "\n" for row in graded))
+    done = CliRunner().invoke(app, ["evaluate", str(small.folder), "--data", str(high)])
+    assert done.exit_code == 1
+    assert "set --highest-relevance to the highest grade" in " ".join(done.stderr.split())
+    again = evaluate(small.folder, [high], highest_relevance=8)
+    assert again.models["PyTorch"].metrics["recall_at_10"] == 1, "of four candidates"
 
 
 def test_what_is_recommended_reads_a_query_with_a_text(small: Any, tmp_path: Path) -> None:

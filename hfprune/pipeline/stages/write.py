@@ -78,6 +78,12 @@ def results(
                 "max_length": None if data.of_images else data.max_length,
                 "stride": recipe.data.stride,
                 "class_weights": prepared.class_weights,
+                # Other rows are graded by it too.
+                **(
+                    {}
+                    if data.highest_relevance is None
+                    else {"highest_relevance": data.highest_relevance}
+                ),
                 **prepared.about,
             },
             "sources": sources(recipe),
