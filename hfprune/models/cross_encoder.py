@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.kinds import TEXT
 from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
-from hfprune.models.layout import MODULES
+from hfprune.models.layout import MODULES, PROMPTS_FILE
 
 # What it writes into config.json from 4 on, and before.
 _MARKS = ("sentence_transformers", "sbert_ce_default_activation_function")
@@ -52,6 +53,28 @@ def _config_of(root: Path) -> dict[str, Any] | None:
         return None
     marked = any(mark in config for mark in _MARKS) or _lists_one(root / MODULES)
     return config if marked else None
+
+
+def refuse_prompt(folder: str | Path) -> None:
+    """Refuse a CrossEncoder that puts a prompt before its pairs without being asked.
+
+    Raises:
+        CheckpointError: one of its small files cannot be read.
+        UnsupportedModelError: it does: without the prompt its scores would be others.
+    """
+    file = Path(folder) / PROMPTS_FILE
+    if not file.is_file() or not is_cross_encoder(folder):
+        return
+    said = read_json(file)
+    prompts = said.get("prompts") if isinstance(said, dict) else None
+    default = said.get("default_prompt_name") if isinstance(said, dict) else None
+    prompt = prompts.get(default) if isinstance(prompts, dict) else None
+    if prompt:
+        raise UnsupportedModelError(
+            f"{file} names the prompt {default!r}, {prompt!r:.80}, as what stands before all pairs "
+            "(default_prompt_name); hfprune puts none before pairs: set default_prompt_name to "
+            "null there, and write the prompt into the texts where the model needs it"
+        )
 
 
 def task_in(folder: str | Path, task: Task) -> Task:

@@ -38,6 +38,7 @@ from hfprune.models.adapters import (
 )
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
+from hfprune.models.cross_encoder import refuse_prompt
 from hfprune.models.explaining import code_of, explained, find, refuse_code, untold
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
@@ -178,7 +179,7 @@ def check_model(name: str, key: str) -> str | None:
         CheckpointError: a path that is not there, files that are damaged or none, a config that
             describes no model.
         MissingExtraError: an adapter, without peft.
-        UnsupportedModelError: a family without an adapter file.
+        UnsupportedModelError: a family without an adapter file, or a CrossEncoder with a prompt.
     """
 
     def look() -> str | None:
@@ -188,6 +189,7 @@ def check_model(name: str, key: str) -> str | None:
         check_files(base)
         raw = read_raw(base, None)
         check_raw(raw, str(Path(base) / "config.json"))
+        refuse_prompt(base)
         return str(raw.get("model_type"))
 
     kind: str | None = find(name, key, look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 import hfprune.cli
-from hfprune.core.errors import DataError
+from hfprune.core.errors import DataError, UnsupportedModelError
 from hfprune.deploy.choose.present import choose_among
+from hfprune.deploy.evaluation import evaluate
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.predict.answers import as_line, best_first
 from hfprune.deploy.predict.rows import Row, given_rows
 from hfprune.deploy.predict.serving import Predictor
+from hfprune.models.loading import check_model
 from hfprune.models.saved import load_saved
 
 QUERY = "good film"
@@ -128,6 +131,28 @@ def test_files_of_a_cross_encoder_are_told_to_read_pairs(tmp_path: Path) -> None
     found = choose_among(tmp_path, uses=["batches"], batch_size=2, seconds=0.1)
     (best,) = found.uses.values()
     assert any('reader(["a query"], ["a text"], padding' in line for line in best.load)
+
+
+def test_a_prompt_before_pairs_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    """Not left out in silence, by whatever reads the folder; one that must be asked for may be."""
+    place = tmp_path / "prompted"
+    shutil.copytree(folder, place)
+    change(place, sentence_transformers={"version": "6.2.0"})
+    said = {"prompts": {"web": "Rank: ", "none": ""}, "default_prompt_name": "web"}
+    (place / "config_sentence_transformers.json").write_text(json.dumps(said))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("query,text,label\nq,good,1\nq,bad,0\n")
+    for read in (
+        lambda: Predictor(place),
+        lambda: evaluate(place, [rows]),
+        lambda: check_model(str(place), "model.name_or_path"),
+    ):
+        with pytest.raises(UnsupportedModelError, match="'web', 'Rank: '.*default_prompt_name to"):
+            read()
+    for default in ("none", None):
+        said["default_prompt_name"] = default
+        (place / "config_sentence_transformers.json").write_text(json.dumps(said))
+        Predictor(place)
 
 
 def test_answers_in_order() -> None:

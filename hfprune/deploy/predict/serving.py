@@ -39,6 +39,7 @@ from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
 from hfprune.measure.traffic import Use
 from hfprune.models.configs import load_config
+from hfprune.models.cross_encoder import refuse_prompt
 from hfprune.models.loading import load_processor
 
 LONGEST: Final = 512
@@ -139,6 +140,7 @@ class Predictor:
         CheckpointError: the folder holds no model that can be run, no tokenizer, or a family.
         OutputError: ``deploy.json`` is damaged.
         MissingExtraError: without the package of a runtime.
+        UnsupportedModelError: a CrossEncoder that puts a prompt before its pairs.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class Predictor:
         recipe = recipe_of(place)
         files = folder_with(place, "config.json")
         config = load_config(files)
+        refuse_prompt(files)
         self.task: Task = task_of(place, config)
         self.reads_pairs = reads_pairs(place)
         self.labels: list[str] = []
