@@ -101,6 +101,34 @@ class GroupedByQuery(Sampler[int]):
         return sum(map(len, self._rows))
 
     def __iter__(self) -> Iterator[int]:
+        for rows in self._queries():
+            yield from rows.tolist()
+
+    def cut(self) -> str | None:
+        """What to tell of queries whose texts come in several batches; ``None`` if none do.
+
+        They are counted in the order of the epoch that comes next.
+        """
+        size, begin, count = self._batch_size, 0, 0
+        for rows in self._queries():
+            count += begin % size + len(rows) > size
+            begin += len(rows)
+        if not count:
+            return None
+        sizes = sorted({len(rows) for rows in self._rows})
+        other = (
+            f"a multiple of {sizes[0]}" if len(sizes) == 1 else
+            f"{sizes[-1]} or more" if sizes[-1] > size else "more, for fewer of them"
+        )  # fmt: skip
+        return (
+            f"{count} of {len(self._rows)} queries do not fit whole into a batch of {size} rows (a "
+            f"query has {' to '.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} texts), and "
+            "only texts of a query that are in one batch are compared: set "
+            f"per_device_train_batch_size to {other}"
+        )
+
+    def _queries(self) -> Iterator[NDArray[Any]]:
+        """The rows of each query, in the order of the epoch."""
         rng = np.random.default_rng((self._seed, self._epoch))
         # By size, the next one last.
         waiting: dict[int, list[NDArray[Any]]] = {}
@@ -115,7 +143,7 @@ class GroupedByQuery(Sampler[int]):
             rows = waiting[size].pop()
             if not waiting[size]:
                 del waiting[size]
-            yield from rows.tolist()
+            yield rows
             left -= len(rows)
             while left <= 0:
                 left += self._batch_size

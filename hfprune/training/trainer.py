@@ -8,6 +8,7 @@ mixed precision, evaluation, early stopping, best-model loading and resuming sta
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -51,6 +52,8 @@ from hfprune.training.samplers import (
     in_fixed_order,
 )
 from hfprune.training.sharding import version_of, why_not
+
+logger = logging.getLogger(__name__)
 
 
 class HFPruneTrainer(TrainsWithGates):
@@ -292,7 +295,10 @@ class HFPruneTrainer(TrainsWithGates):
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         settings = None if self.teaching is None else self.teaching.settings
         if settings is not None and settings.ranking_loss != "pointwise":
-            return by_query(args[0] if args else self.train_dataset, self.args)
+            of_queries = by_query(args[0] if args else self.train_dataset, self.args)
+            if (told := of_queries.cut()) is not None and self.is_world_process_zero():
+                logger.warning("%s: %s", settings.ranking_loss, told)
+            return of_queries
         sampler = super()._get_train_sampler(*args, **kwargs)
         return in_fixed_order(sampler, self.args)
 

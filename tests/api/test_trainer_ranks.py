@@ -85,7 +85,7 @@ def test_stages_prune_embeddings(tmp_path: Path) -> None:
     assert (found * want).sum(-1).min() > 0.9
 
 
-def test_a_reranker_learns_by_query(tmp_path: Path) -> None:
+def test_a_reranker_learns_by_query(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def reranker() -> Any:
         model = tiny_model("bert", labels=1)
         model.config.problem_type = "multi_label_classification"
@@ -108,6 +108,11 @@ def test_a_reranker_learns_by_query(tmp_path: Path) -> None:
         trainer.teaching._outputs_loss = watched
         trainer.train()
         assert seen == [[4, 4]] * 4, "whole queries in every batch"
+        assert "do not fit" not in caplog.text
+        trainer.args.per_device_train_batch_size = 6
+        trainer.get_train_dataloader()
+        assert f"{kind}: 1 of 4 queries do not fit whole into a batch of 6" in caplog.text
+        caplog.clear()
     with pytest.raises(TrainingError, match="needs 'query_row', the number of each row's query"):
         hfprune.HFPruneTrainer(
             reranker(), train_dataset=data.remove_columns("query_row"), teacher=reranker(),
@@ -153,6 +158,29 @@ def test_queries_stay_whole_in_batches() -> None:
     even = GroupedByQuery(np.repeat(np.arange(9), 4), 8, seed=0)
     rows_of = np.array(list(even)).reshape(-1, 4) // 4
     assert (rows_of == rows_of[:, :1]).all()
+
+
+def test_queries_that_do_not_fit_whole_are_told() -> None:
+    """A loss that compares a query's texts sees only those of one batch."""
+
+    def told(sizes: list[int], batch: int) -> str | None:
+        queries = np.repeat(np.arange(len(sizes)), sizes)
+        sampler = GroupedByQuery(queries, batch, seed=0)
+        batches = np.arange(len(queries)) // batch
+        rows = queries[list(sampler)]
+        count = sum(len(set(batches[rows == query])) > 1 for query in range(len(sizes)))
+        said = sampler.cut()
+        assert (said is None) == (count == 0)
+        assert said is None or said.startswith(f"{count} of {len(sizes)} queries do not fit")
+        return said
+
+    assert told([4] * 9, 8) is None
+    assert str(told([4] * 9, 10)).endswith("a query has 4 texts), and only texts of a query that "
+        "are in one batch are compared: set per_device_train_batch_size to a multiple of 4"
+    )  # fmt: skip
+    assert "to 30 or more" in str(told([30, 4, 4], 16))
+    assert "has 3 to 7 texts" in str(told([7, 7, 7, 3], 8))
+    assert "set per_device_train_batch_size to more" in str(told([7, 7, 7, 3], 8))
 
 
 def test_the_loss_of_embeddings_by_hand() -> None:
