@@ -1,10 +1,13 @@
 """Ask a cascade of two exported models. Needs onnxruntime, tokenizers and numpy; no hfprune.
 
+Long texts are cut; examples/server reads them in windows too, where the run did (data.stride).
+
 hfprune cascade runs/family
 python examples/cascade.py runs/family "a moving film" "dull"
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,13 +20,24 @@ family, texts = Path(sys.argv[1]), sys.argv[2:]
 cascade = json.loads((family / "cascade.json").read_text(encoding="utf-8"))
 
 
+def length_of(folder: Path, longest: int) -> int:
+    """Tokens of a text at most: of a run what its recipe says, of a layout what the tokenizer."""
+    recipe, settings = folder / "recipe.yaml", folder / "tokenizer_config.json"
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    if found := re.search(r"^ +max_length: (\d+)$", text, re.MULTILINE):
+        return min(longest, int(found[1]))
+    said = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    return min(longest, said.get("model_max_length", longest))
+
+
 def opened(folder: Path):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     # RoBERTa and its kin count positions from after the padding's id: of 514 they use 512.
     shifted = config["model_type"] in COUNT_FROM_PADDING
     first = (config.get("pad_token_id") or 0) + 1 if shifted else 0
-    tokenizer.enable_truncation(config.get("max_position_embeddings", 512) - first)
+    longest = config.get("max_position_embeddings", 512) - first
+    tokenizer.enable_truncation(length_of(folder, longest))
     # The threshold was chosen with the file that is recommended for single texts.
     record = folder / "deploy.json"
     uses = json.loads(record.read_text(encoding="utf-8"))["uses"] if record.is_file() else {}

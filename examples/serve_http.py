@@ -1,10 +1,13 @@
 """Answer texts over HTTP with an exported model; needs onnxruntime, tokenizers, numpy, no hfprune.
 
+Long texts are cut; examples/server reads them in windows too, where the run did (data.stride).
+
 python examples/serve_http.py runs/tickets 8080
 curl -s localhost:8080 -d '["my card was charged twice"]'
 """
 
 import json
+import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,13 +18,26 @@ from tokenizers import Tokenizer
 
 MOST_BYTES = 1_000_000
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+
+def length_of(folder: Path, longest: int) -> int:
+    """Tokens of a text at most: of a run what its recipe says, of a layout what the tokenizer."""
+    recipe, settings = folder / "recipe.yaml", folder / "tokenizer_config.json"
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    if found := re.search(r"^ +max_length: (\d+)$", text, re.MULTILINE):
+        return min(longest, int(found[1]))
+    said = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    return min(longest, said.get("model_max_length", longest))
+
+
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
 # RoBERTa and its kin count positions from after the padding's id: of 514 they use 512.
 first = (config.get("pad_token_id") or 0) + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
-tokenizer.enable_truncation(config.get("max_position_embeddings", 512) - first)
+longest = config.get("max_position_embeddings", 512) - first
+tokenizer.enable_truncation(length_of(folder, longest))
 files = [folder / "onnx" / name for name in ("model_quantized.onnx", "model.onnx")]
 session = onnxruntime.InferenceSession(str(next(file for file in files if file.is_file())))
 

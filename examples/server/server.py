@@ -60,6 +60,15 @@ def length_of(folder: Path) -> int:
     return limit if isinstance(limit, int) and limit <= LONGEST else 128
 
 
+def stride_of(folder: Path) -> int | None:
+    """Tokens that two windows of a long text share, as the recipe or the layout says; None: cut."""
+    recipe = folder / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    if found := re.search(r"^ +stride: (\d+)$", text, re.MULTILINE):
+        return int(found[1])
+    return said(folder, "windows.json").get("stride")
+
+
 class Model:
     """The ONNX file of a folder, with its tokenizer.
 
@@ -86,7 +95,9 @@ class Model:
         self.tokenizer.enable_padding(pad_id=padding)
         longest = config.get("max_position_embeddings", max_length + first) - first
         most = said(folder, "sentence_bert_config.json").get("max_seq_length") or max_length
-        self.tokenizer.enable_truncation(min(most, longest))
+        stride = stride_of(folder)
+        self.in_windows = stride is not None
+        self.tokenizer.enable_truncation(min(most, longest), stride=stride or 0)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
@@ -103,6 +114,13 @@ class Model:
     def outputs(self, texts: Sequence[Any]) -> np.ndarray:
         """The only output of the graph, of texts or pairs: logits, or embeddings."""
         rows = self.tokenizer.encode_batch(texts)
+        if not self.in_windows:
+            return self.run(rows)
+        found = self.run([window for row in rows for window in (row, *row.overflowing)])
+        ends = np.cumsum([1 + len(row.overflowing) for row in rows])
+        return np.array([part.mean(axis=0) for part in np.split(found, ends[:-1])])
+
+    def run(self, rows: Sequence[Any]) -> np.ndarray:
         columns = {
             "input_ids": [row.ids for row in rows],
             "attention_mask": [row.attention_mask for row in rows],

@@ -86,11 +86,13 @@ def export(
 
 def _as_layout(folder: Path, layout: str, output: Path | None, as_json: bool) -> None:
     from hfprune.core.errors import ExportError
-    from hfprune.deploy.layouts import write_layout
+    from hfprune.deploy.layouts import not_served, write_layout
 
     if output is None:
         raise ExportError(f"say where to write the layout {layout}: --output FOLDER")
     written = write_layout(folder, layout, output)
+    if (told := not_served(folder, layout)) is not None:
+        typer.echo(f"note: {told}", err=True)
     if as_json:
         print_json({"layout": layout, "folder": str(written)})
     else:

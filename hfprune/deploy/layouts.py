@@ -25,7 +25,7 @@ from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.exporters.pooling import token_graph
 from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
 from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade, write_cascade
-from hfprune.deploy.predict.places import recipe_of
+from hfprune.deploy.predict.places import WINDOWS_FILE, recipe_of, stride_in
 from hfprune.deploy.staging import data_files
 from hfprune.measure.traffic import Use
 from hfprune.models.layout import (
@@ -117,6 +117,18 @@ def _plain(source: Path, place: Path, name: str, use: Use = "batches") -> None:
     _copy_modules(source, place)
     _write_config(place, _config(source))
     _copy_graph(file, place / "onnx" / file.name)
+    if (stride := stride_in(source)) is not None:
+        atomic_write_json(place / WINDOWS_FILE, {"stride": stride})
+
+
+def not_served(folder: str | Path, layout: str) -> str | None:
+    """What to tell of what the server of a layout does not do as ``hfprune predict`` does it."""
+    if layout == "plain" or stride_in(Path(folder)) is None:
+        return None
+    return (
+        f"long texts are read in windows here (data.stride), which {layout} does not: it answers "
+        "by the first one alone"
+    )
 
 
 def _cascade(source: Path, place: Path) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny import save_tiny_classifier, tiny_model, tiny_tokenizer
+from typer.testing import CliRunner
 
-from hfprune.core.errors import OutputError
+import hfprune.cli
+from hfprune.core.errors import CheckpointError, OutputError
 from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.deploy.layouts import write_layout
+from hfprune.deploy.layouts import not_served, write_layout
 from hfprune.deploy.predict.cascade import Cascade, Measured, read_cascade, write_cascade
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor, opened
@@ -81,6 +83,12 @@ def family(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_cascade_is_served_as_predict_serves_it(family: Path, tmp_path: Path) -> None:
     """By hfprune, over HTTP from the run and from the layout, and by the example in Python."""
+    for name in ("2x", "6x"):
+        recipe = Recipe(
+            model={"name_or_path": "org/base"}, data={"train_file": "rows.csv", "max_length": 6},
+            pruning={"speedup": 2}, output_dir=str(family / name),
+        )  # fmt: skip
+        (family / name / "recipe.yaml").write_text(dump_recipe(recipe))
     wanted = list(opened(family)([Row(text) for text in MANY]))
     assert {row["by"] for row in wanted} == {"fast", "slow"}
     served = write_layout(family, "plain", tmp_path / "served")
@@ -147,6 +155,38 @@ def test_texts_are_cut_where_the_run_cut_them(folder: Path, tmp_path: Path) -> N
         next(iter(Predictor(one)([Row(long)])))["score"] for one in (folder, place, served)
     )
     assert cut == again != whole
+
+
+def test_long_texts_are_read_in_windows_by_all(folder: Path, tmp_path: Path) -> None:
+    """By predict and by the server, of the folder of a run and of the layout without its recipe."""
+    place = tmp_path / "run"
+    shutil.copytree(folder, place)
+    recipe = Recipe(
+        model={"name_or_path": "org/base"},
+        data={"train_file": "rows.csv", "max_length": 6, "stride": 2},
+        pruning={"speedup": 2}, output_dir=str(place),
+    )  # fmt: skip
+    (place / "recipe.yaml").write_text(dump_recipe(recipe))
+    served = write_layout(place, "plain", tmp_path / "served")
+    texts = ["dull", "a good film and a very very weak plot", *MANY[2:5]]
+    wanted = [row["scores"] for row in Predictor(place)([Row(text) for text in texts])]
+    ask = Predictor(served)
+    assert (ask.max_length, ask.stride) == (6, 2)
+    assert [row["scores"] for row in ask([Row(text) for text in texts])] == wanted
+    for each in (place, served):
+        with started(each) as address:
+            found = post(address, json.dumps(texts).encode())[1]
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert mine["scores"] == pytest.approx(theirs, abs=1e-6)
+    assert not_served(place, "plain") is None
+    done = CliRunner().invoke(
+        hfprune.cli.app, ["export", str(place), "--layout", "tei", "--output", str(tmp_path / "t")]
+    )
+    assert done.exit_code == 0
+    assert "read in windows here (data.stride), which tei does not" in " ".join(done.stderr.split())
+    (served / "windows.json").write_text('{"stride": "2"}')
+    with pytest.raises(CheckpointError, match=r"windows.json: expected .* got {'stride': '2'}"):
+        Predictor(served)
 
 
 def post(address: str, body: bytes, path: str = "/classify") -> tuple[int, Any]:

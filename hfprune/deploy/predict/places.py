@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from hfprune.core.errors import CheckpointError
 from hfprune.core.kinds import IMAGE, kind_of_task, task_of_config
+from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
 from hfprune.deploy.calling import Example
 from hfprune.models.configs import load_config, longest_input
@@ -16,6 +18,8 @@ from hfprune.recipe.sections.whole import Recipe
 
 RECIPE_FILE: Final = "recipe.yaml"
 CONFIG: Final = "config.json"
+WINDOWS_FILE: Final = "windows.json"
+"""Says in a folder without a recipe how long texts are read: ``stride``, as in recipes."""
 
 
 def recipe_of(folder: Path) -> Recipe | None:
@@ -57,6 +61,22 @@ def longest_text(place: Path, config: Any) -> int | None:
         None if layout is None else longest_of(layout),
     )
     return min(filter(None, limits), default=None)
+
+
+def stride_in(place: Path) -> int | None:
+    """Tokens that two windows of a long text share; ``None``: it is cut.
+
+    Raises:
+        CheckpointError: the folder says it by no number.
+    """
+    recipe, file = recipe_of(place), place / WINDOWS_FILE
+    if recipe is not None or not file.is_file():
+        return None if recipe is None else recipe.data.stride
+    said = read_json(file)
+    stride = said.get("stride") if isinstance(said, dict) else said
+    if type(stride) is not int or stride < 0:
+        raise CheckpointError(f'{file}: expected {{"stride": tokens from 0}}, got {said!r:.80}')
+    return stride
 
 
 def prompt_before(place: Path) -> str:

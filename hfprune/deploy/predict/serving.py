@@ -32,6 +32,7 @@ from hfprune.deploy.predict.places import (
     prompt_before,
     reads_pairs,
     recipe_of,
+    stride_in,
     task_of,
 )
 from hfprune.deploy.predict.rows import Row
@@ -178,7 +179,7 @@ class Predictor:
                 getattr(self.processor, "model_max_length", None),
             )
             self.max_length = min(LONGEST if recipe is None else 10**9, *filter(None, limits))
-            self.stride = None if recipe is None else recipe.data.stride
+            self.stride = stride_in(place)
             if getattr(self.processor, "pad_token", None) is None:
                 self.processor.pad_token = self.processor.eos_token
         self.session: Session = self.file.runtime.open(self.file.path, threads, self.file.precision)
