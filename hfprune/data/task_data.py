@@ -150,16 +150,21 @@ class TaskData:
         return mean_by_text(logits, data[TEXT_ROW][:])
 
     def judged(
-        self, name: str, logits: NDArray[Any], rows: Sequence[int]
+        self,
+        name: str,
+        logits: NDArray[Any],
+        rows: Sequence[int],
+        truth: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Logits and labels of some rows of a split, one a text; of windows the mean of those.
 
         Args:
             logits: of these rows; of tokens ``(rows, longest of these, labels)``.
             rows: positions in the split.
+            truth: :meth:`label_array` of the split, for who asks often: it is made row by row.
         """
         data, chosen = self.split(name), list(rows)
-        labels = self.label_array(name)
+        labels = self.label_array(name) if truth is None else truth
         if TEXT_ROW not in data.column_names:
             labels = labels[chosen]
             return logits, labels[:, : logits.shape[1]] if logits.ndim == 3 else labels

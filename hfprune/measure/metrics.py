@@ -109,9 +109,7 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
 
     def compute_one(self: Any, predictions: Any, references: Any) -> dict[str, float]:
         if task == "token_classification":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return {name: score_tags(name, predictions, references)}
+            return {name: _of_tags(name, predictions, references)}
         return {name: quietly(scorer_of(name), np.asarray(predictions), np.asarray(references))}
 
     # evaluate names a module after its class: F1Macro becomes f1_macro, NdcgAt_10 ndcg_at_10.
@@ -122,6 +120,12 @@ def _offline_module(name: str, task: Task, num_labels: int) -> EvaluationModule:
     with tempfile.TemporaryDirectory() as unused:
         module: EvaluationModule = metric_class(keep_in_memory=True, cache_dir=unused)
     return module
+
+
+def _of_tags(name: str, predictions: Any, references: Any) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return score_tags(name, predictions, references)
 
 
 def compute(
@@ -165,11 +169,13 @@ def _computed(
 ) -> dict[str, float]:
     predictions: Any = predict(logits, task, num_labels)
     references: Any = check_labels(predictions, labels, task)
+    names = [module.name for module in metrics.evaluation_modules]
     if task == "sentence_embedding":  # of which `evaluate` would keep every number as an object
-        names = [module.name for module in metrics.evaluation_modules]
         return {name: quietly(scorer_of(name), predictions, references) for name in names}
     if task == "token_classification":
         predictions, references = as_tags(predictions, references, label_names)
+        if all(name in METRICS[task] for name in names):  # and of which it would copy every tag
+            return {name: _of_tags(name, predictions, references) for name in names}
     values = metrics.compute(predictions=predictions, references=references)
     results = {}
     for key, value in values.items():

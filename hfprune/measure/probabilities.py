@@ -48,17 +48,20 @@ def decisions(logits: Array, labels: Array, task: Task) -> Decisions | None:
     Args:
         logits, labels: as :func:`hfprune.measure.metrics.compute` takes them.
     """
-    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    truth = np.asarray(labels)
     if task in WITHOUT_CLASSES:
         return None
+    if task == "token_classification":  # of many, those that count are made float64
+        some = np.asarray(logits)
+        truth = truth[:, : some.shape[1]]
+        counts = truth != IGNORED
+        kept = some[:, : truth.shape[1]][counts]
+        return Decisions(kept.astype(np.float64), truth[counts].astype(np.int64))
+    values = np.asarray(logits, dtype=np.float64)
     if task == "multi_label_classification":
         flat = values.reshape(-1)
         pairs = np.stack([np.zeros_like(flat), flat], axis=1)
         return Decisions(pairs, truth.reshape(-1).astype(np.int64))
-    if task == "token_classification":
-        truth = truth[:, : values.shape[1]]
-        counts = truth != IGNORED
-        return Decisions(values[:, : truth.shape[1]][counts], truth[counts].astype(np.int64))
     return Decisions(values, truth.reshape(-1).astype(np.int64))
 
 

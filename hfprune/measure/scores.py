@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hfprune.core.arrays import row_parts
 from hfprune.core.errors import DataError, RecipeError, TrainingError
 from hfprune.core.tasks import (
     ADDED_METRICS,
@@ -63,7 +64,10 @@ def predict(logits: Array, task: Task, num_labels: int) -> Array:
         return logits[:, 0].astype(np.float64)
     if task == "sentence_embedding":
         return logits.astype(np.float64)
-    return np.asarray(logits.argmax(axis=-1))
+    found = np.empty(logits.shape[:-1], dtype=np.int64)
+    for part in row_parts(logits):
+        found[part] = logits[part].argmax(axis=-1)
+    return found
 
 
 def flags(logits: Array, labels: Array, num_labels: int) -> tuple[npt.NDArray[np.bool_], ...]:
@@ -90,7 +94,9 @@ def _checked(logits: Array, task: Task, num_labels: int) -> Array:
         )
     if task in ONE_OUTPUT and num_labels != 1:
         raise DataError(f"{task} has one output a row; got num_labels = {num_labels}")
-    broken = int(np.isnan(logits).any(axis=tuple(range(1, logits.ndim))).sum())
+    within = tuple(range(1, logits.ndim))
+    parts = row_parts(logits)
+    broken = sum(int(np.isnan(logits[part]).any(axis=within).sum()) for part in parts)
     if broken:
         raise TrainingError(
             f"the model gives NaN for {broken} of {len(logits)} rows: its training has diverged; "

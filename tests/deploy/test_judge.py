@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy.special import expit, rel_entr, softmax
 
+from hfprune.core.arrays import row_parts
 from hfprune.core.errors import DataError
+from hfprune.deploy.choose import differences
+from hfprune.deploy.choose.differences import depends_on_batch, divergence, expected_loss
 from hfprune.deploy.choose.judge import (
     Evidence,
     calibrated_temperature,
-    depends_on_batch,
-    divergence,
-    expected_loss,
     gather,
     judge,
     rows_that_would_do,
@@ -220,6 +220,67 @@ def test_rows_that_do_not_fit() -> None:
         gather(np.ones((3, 2)), np.ones((4, 2)), np.ones(3), accuracy)
     with pytest.raises(DataError, match="2 labels; expected"):
         gather(np.ones((3, 2)), np.ones((3, 2)), np.ones(2), accuracy)
+
+
+def tagged(rows: int) -> tuple[Any, Any, Any]:
+    """Logits of two models for tokens, zero beyond a row's end, and labels."""
+    rng = np.random.default_rng(4)
+    before = rng.normal(0, 2, (rows, 30, 4)).astype(np.float32)
+    real = np.arange(30) < rng.integers(1, 31, rows)[:, None]
+    before[~real] = 0.0
+    after = before + np.where(real[..., None], rng.normal(0, 0.3, before.shape), 0.0)
+    labels = np.where(real, rng.integers(0, 4, real.shape), -100)
+    return before, after.astype(np.float32), labels
+
+
+def of_tokens(logits: Any, labels: Any) -> float:
+    counts = labels != -100
+    return float((logits.argmax(-1) == labels)[counts].mean())
+
+
+def test_tokens_are_judged_by_their_real_ones_whatever_the_padding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, after, labels = tagged(90)
+    found = gather(before, after, labels, of_tokens, temperature=1.4)
+    real = before.any(-1)
+    share, other = softmax(before.astype(float), -1), softmax(after.astype(float), -1)
+    apart = np.where(real, rel_entr(share, other).sum(-1), 0.0).sum(-1) / real.sum(-1)
+    assert found.divergence == pytest.approx(apart.mean())
+    scaled = softmax(before / 1.4, -1)
+    old, new = before.argmax(-1)[..., None], after.argmax(-1)[..., None]
+    loss = (np.take_along_axis(scaled, old, -1) - np.take_along_axis(scaled, new, -1))[..., 0]
+    assert found.expected == pytest.approx(
+        (np.where(real, loss, 0.0).sum(-1) / real.sum(-1)).mean()
+    )
+    assert found.changed == int(((old != new)[..., 0] & real).sum())
+    # In parts, and wider than the longest row, it is the same number.
+    wider = [np.pad(one, ((0, 0), (0, 9), (0, 0))) for one in (before, after)]
+    ends = np.pad(labels, ((0, 0), (0, 9)), constant_values=-100)
+    assert gather(*wider, ends, of_tokens, temperature=1.4) == found
+    monkeypatch.setattr(differences, "row_parts", lambda values: row_parts(values, 5_000))
+    assert gather(before, after, labels, of_tokens, temperature=1.4) == found
+
+
+def test_a_metric_counted_once_gives_the_same_evidence() -> None:
+    before, after, labels = tagged(90)
+    asked = []
+
+    def counted(logits: Any, truth: Any) -> Any:
+        asked.append(len(logits))
+        right = (logits.argmax(-1) == truth).sum(-1)
+        many = (truth != -100).sum(-1)
+        return lambda chosen: float(right[chosen].sum() / many[chosen].sum())
+
+    def never(logits: Any, truth: Any) -> float:
+        raise AssertionError("it was counted")
+
+    wanted = gather(before, after, labels, of_tokens)
+    found = gather(before, after, labels, never, counted=counted)
+    assert asked == [90, 90]
+    assert found.drop == pytest.approx(wanted.drop)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert found.divergence == wanted.divergence
 
 
 # --- simulation: candidates whose true loss is known ----------------------------------------------

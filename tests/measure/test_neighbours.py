@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 
 from hfprune.core.errors import DataError
 from hfprune.core.tasks import EMBEDDING_METRICS
-from hfprune.deploy.choose.judge import depends_on_batch, gather
+from hfprune.deploy.choose.differences import depends_on_batch
+from hfprune.deploy.choose.judge import gather
 from hfprune.deploy.sentences import by_search, correlation
 from hfprune.measure import embeddings
 from hfprune.measure.comparison import changes, class_scores

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from hfprune.core.errors import DataError
-from hfprune.measure.embeddings import directions
+from hfprune.deploy.choose.differences import divergence, expected_loss, log_softmax
 from hfprune.measure.ranking import expected_ranking_loss
 
 State: TypeAlias = Literal["kept", "undecided", "refused"]
 Metric: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], float]
+OfRows: TypeAlias = Callable[[NDArray[Any]], float]
+Counted: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], OfRows]
 
 # Of each bound: an interval holds the truth with twice this on the outside.
 ONE_SIDED = 0.95
@@ -95,6 +97,7 @@ def gather(
     temperature: float = 1.0,
     served: str = "batches",
     units: NDArray[Any] | None = None,
+    counted: Counted | None = None,
 ) -> Evidence:
     """The evidence that two models' logits on the same rows give.
 
@@ -116,11 +119,15 @@ def gather(
         served: how the candidate was run.
         units: which rows belong together, a number a row; groups are then made of whole units (the
             texts of a query rank among each other). ``None``: each row stands alone.
+        counted: makes of logits and labels the metric as a function of row numbers, where that is
+            less work than the metric of many choices of rows; ``None``: ``metric`` is asked.
 
     Raises:
         DataError: there are fewer than two rows, or not as many of each.
     """
-    before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    before, after = np.asarray(before), np.asarray(after)
+    if before.ndim < 3:  # of tokens, which are many, a part at a time is made so
+        before, after = before.astype(np.float64), after.astype(np.float64)
     rows = len(before)
     if before.shape != after.shape or len(labels) != rows or rows < 2:
         raise DataError(
@@ -129,10 +136,15 @@ def gather(
         )
     sign = 1.0 if greater_is_better else -1.0
 
+    def of_rows(logits: NDArray[Any]) -> OfRows:
+        if counted is not None:
+            return counted(logits, labels)
+        return lambda chosen: metric(logits[chosen], labels[chosen])
+
+    first, second = of_rows(before), of_rows(after)
+
     def lost(chosen: NDArray[Any]) -> float:
-        return sign * (
-            metric(before[chosen], labels[chosen]) - metric(after[chosen], labels[chosen])
-        )
+        return sign * (first(chosen) - second(chosen))
 
     drop = lost(np.arange(rows))
     unit = np.arange(rows) if units is None else np.unique(units, return_inverse=True)[1]
@@ -146,9 +158,7 @@ def gather(
     if not vectors and units is not None and before.shape[-1] == 1:
         expected, changed = expected_ranking_loss(before[..., 0], after[..., 0], unit)
     elif not vectors:
-        expected, changed = expected_loss(
-            before / temperature, after / temperature, several=several
-        )
+        expected, changed = expected_loss(before, after, several=several, temperature=temperature)
     mean, below = math.nan, math.nan
     if expected is not None:
         mean = float(expected.mean())
@@ -239,64 +249,6 @@ def rows_that_would_do(found: Evidence, max_drop: float) -> int | None:
     return math.ceil(found.rows * (reach / gap) ** 2)
 
 
-def expected_loss(
-    before: NDArray[Any], after: NDArray[Any], *, several: bool = False
-) -> tuple[NDArray[np.float64] | None, int]:
-    """The loss of accuracy that the first model's own probabilities expect, row by row.
-
-    Where the prediction stays it is 0; where it changes, the probability of the class that was
-    predicted minus that of the new one. Were the probabilities right, its mean would be the true
-    loss.
-
-    Returns:
-        float64 ``[rows]`` in [0, 1] (of tokens and of several labels the mean over a row), or
-        ``None`` for regression; and how many predictions changed.
-    """
-    if before.shape[-1] == 1:
-        return None, 0
-    if several:
-        share = _sigmoid(before)
-        flips = (before > 0) != (after > 0)
-        return (np.abs(2 * share - 1) * flips).mean(axis=-1), int(flips.sum())
-    share = _softmax(before)
-    old, new = before.argmax(axis=-1), after.argmax(axis=-1)
-    loss = np.take_along_axis(share, old[..., None], -1) - np.take_along_axis(
-        share, new[..., None], -1
-    )
-    loss = loss[..., 0]
-    changed = old != new
-    if loss.ndim == 2:  # of tokens, the real ones
-        real = before.any(axis=-1)
-        changed &= real
-        loss = np.where(real, loss, 0.0).sum(axis=-1) / np.maximum(1, real.sum(axis=-1))
-    return loss, int(changed.sum())
-
-
-def divergence(
-    before: NDArray[Any], after: NDArray[Any], *, several: bool = False, vectors: bool = False
-) -> NDArray[np.float64]:
-    """How far the second model's answers are from the first's, row by row (:class:`Evidence`)."""
-    if vectors:
-        return np.asarray(1.0 - _cosines(before, after))
-    if before.shape[-1] == 1:
-        spread = max(float(np.var(before)), 1e-12)
-        found: NDArray[np.float64] = np.square(after - before)[..., 0] / spread
-        return found
-    if several:
-        share = _sigmoid(before)
-        gap = before - after
-        # log sigmoid(x) - log sigmoid(y), without the overflow of either.
-        yes = np.logaddexp(0, -after) - np.logaddexp(0, -before)
-        return np.asarray((share * yes + (1 - share) * (yes - gap)).sum(axis=-1))
-    share = _softmax(before)
-    gap = _log_softmax(before) - _log_softmax(after)
-    rows = (share * gap).sum(axis=-1)
-    if rows.ndim == 2:
-        real = before.any(axis=-1)
-        rows = np.where(real, rows, 0.0).sum(axis=-1) / np.maximum(1, real.sum(axis=-1))
-    return np.asarray(rows)
-
-
 def calibrated_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     """The number to divide logits by so that probabilities say how often they are right.
 
@@ -315,36 +267,10 @@ def calibrated_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     places = np.arange(len(truth))
 
     def surprise(logarithm: float) -> float:
-        return -float(_log_softmax(values / math.exp(logarithm))[places, truth].mean())
+        return -float(log_softmax(values / math.exp(logarithm))[places, truth].mean())
 
     found = minimize_scalar(surprise, bounds=(math.log(0.25), math.log(8.0)), method="bounded")
     return math.exp(float(found.x))
-
-
-def depends_on_batch(
-    alone: NDArray[Any],
-    together: NDArray[Any],
-    *,
-    several: bool = False,
-    vectors: bool = False,
-) -> int:
-    """On how many rows the prediction is another when the row is alone than in a batch.
-
-    Regression: rows that differ by more than a thousandth of the answers' spread. Embeddings: rows
-    of which 1 less the cosine is more than a thousandth.
-
-    Args:
-        alone, together: logits of one file on the same rows, as :func:`gather` takes them.
-    """
-    if vectors:
-        return int((1.0 - _cosines(alone, together) > 1e-3).sum())
-    if alone.shape[-1] == 1:
-        gap = np.abs(alone - together).reshape(len(alone), -1).max(axis=1)
-        return int((gap > 1e-3 * max(float(np.std(alone)), 1e-12)).sum())
-    if several:
-        return int(((alone > 0) != (together > 0)).reshape(len(alone), -1).any(axis=1).sum())
-    differs = alone.argmax(axis=-1) != together.argmax(axis=-1)
-    return int(differs.reshape(len(alone), -1).any(axis=1).sum())
 
 
 def _jackknife(statistic: Callable[[NDArray[Any]], float], unit: NDArray[Any]) -> float:
@@ -355,22 +281,5 @@ def _jackknife(statistic: Callable[[NDArray[Any]], float], unit: NDArray[Any]) -
     return math.sqrt((groups - 1) / groups * float(np.square(found - found.mean()).sum()))
 
 
-def _cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray((directions(first) * directions(second)).sum(axis=-1))
-
-
 def _quantile() -> float:
     return NormalDist().inv_cdf(ONE_SIDED)
-
-
-def _sigmoid(values: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
-
-
-def _log_softmax(values: NDArray[Any]) -> NDArray[np.float64]:
-    shifted = values - values.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
-def _softmax(values: NDArray[Any]) -> NDArray[np.float64]:
-    return np.exp(_log_softmax(values))

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hfprune.core.arrays import all_finite
 from hfprune.core.errors import ExportError, HFPruneError
 from hfprune.data.task_data import whole_queries
+from hfprune.deploy.choose.differences import depends_on_batch
 from hfprune.deploy.choose.judge import (
+    Counted,
     Evidence,
     Metric,
     Verdict,
     calibrated_temperature,
-    depends_on_batch,
     gather,
     judge,
 )
@@ -55,6 +57,8 @@ class Judging:
             of a query are then kept together.
         vectors: whether the outputs are embeddings.
         max_drop: what the metric may lose against float32.
+        counted: makes of logits and labels the metric as a function of row numbers, where that
+            takes less than ``metric`` of many choices of rows.
     """
 
     rows: Any
@@ -66,6 +70,7 @@ class Judging:
     ranked: bool = False
     vectors: bool = False
     max_drop: float = 0.002
+    counted: Counted | None = None
 
 
 @dataclass
@@ -284,7 +289,7 @@ class Trials:
         together = self._together(session)
         rows = judging.rows.select(self._alone)
         alone = predict_logits(session, rows, judging.collator, batch_size=1)
-        if not (np.isfinite(together).all() and np.isfinite(alone).all()):
+        if not (all_finite(together) and all_finite(alone)):
             raise ExportError("logits that are not finite on the validation rows")
         same = (
             together[self._alone][:, : alone.shape[1]] if alone.ndim == 3 else together[self._alone]
@@ -318,6 +323,7 @@ class Trials:
             temperature=self._temperature,
             served=served,
             units=labels[:, 1] if self._judging.ranked else None,
+            counted=self._judging.counted,
         )
 
     def _together(self, session: Session) -> NDArray[np.float32]:

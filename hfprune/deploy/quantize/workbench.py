@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hfprune.core.arrays import all_finite
 from hfprune.core.errors import ExportError, HFPruneError
 from hfprune.core.machine import usable_cpus
 from hfprune.data.task_data import whole_queries
-from hfprune.deploy.choose.judge import depends_on_batch, gather, judge
+from hfprune.deploy.choose.differences import depends_on_batch
+from hfprune.deploy.choose.judge import gather, judge
 from hfprune.deploy.files import MODEL_FILE
 from hfprune.deploy.graph.tools import weighted_products
 from hfprune.deploy.quantize.outcome import Outcome
@@ -90,7 +92,7 @@ class Workbench:
         """
         file = self.build(config, f"candidate_{number}.onnx")
         logits = self.logits(file)
-        if not np.isfinite(logits).all():
+        if not all_finite(logits):
             raise ExportError("logits that are not finite on the validation rows")
         self.files[_key(config)] = file
         self.first = self.first or _key(config)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hfprune.core.arrays import zeros
 from hfprune.core.errors import DataError
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
 from hfprune.data.collate import ImageCollator
@@ -48,7 +49,7 @@ def predict_logits(
 
     Returns:
         float32, shape ``[samples, labels]``; of tokens ``[samples, longest, labels]``, zero where
-        a row has no more tokens (padding is on the right).
+        a row has no more tokens (padding is on the right, and takes next to no memory).
 
     Raises:
         DataError: if the data set is empty or not tokenised, or ``order`` is not one of it.
@@ -92,7 +93,7 @@ def predict_logits(
             # beside the whole would take twice the memory.
             if restored is None:
                 whole = (len(places), *([max(lengths)] if found.ndim == 3 else ()), found.shape[-1])
-                restored = np.zeros(whole, dtype=np.float32)
+                restored = zeros(whole)
             if found.ndim == 2:
                 restored[chosen] = found
                 continue

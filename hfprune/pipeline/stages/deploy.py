@@ -30,6 +30,7 @@ from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE
 from hfprune.deploy.runtimes.base import loading
 from hfprune.deploy.runtimes.registry import runtime
 from hfprune.deploy.staging import copy_of_export
+from hfprune.measure import resampling
 from hfprune.measure.scores import score
 from hfprune.measure.traffic import Use
 from hfprune.pipeline.context import Context
@@ -171,6 +172,12 @@ def judging_of(context: Context, reading: Reading) -> Judging:
     def metric(logits: Any, truth: Any) -> float:
         return score(name, logits, truth, data.task, data.num_labels, data.label_names)
 
+    def counted(logits: Any, truth: Any) -> Any:
+        values_of = resampling.counted(
+            name, logits, truth, data.task, data.num_labels, data.label_names
+        )
+        return lambda chosen: float(values_of(chosen[None])[0])
+
     return Judging(
         rows,
         labels,
@@ -181,6 +188,8 @@ def judging_of(context: Context, reading: Reading) -> Judging:
         ranked=data.task == "reranking",
         vectors=data.task == "sentence_embedding",
         max_drop=recipe.export.max_quantization_drop,
+        # Copies of their logits are large, and entities are slow to find.
+        counted=counted if data.task == "token_classification" else None,
     )
 
 

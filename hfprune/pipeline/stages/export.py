@@ -160,9 +160,10 @@ def _search(
     recipe, data = context.recipe, reading.data
     name = recipe.evaluation.metrics[0]
     batches = recipe.benchmark.batch_sizes
+    truth = data.label_array("validation")
 
     def metric(logits: Any, rows: Sequence[int]) -> float:
-        found, labels = data.judged("validation", logits, rows)
+        found, labels = data.judged("validation", logits, rows, truth)
         return score(name, found, labels, data.task, data.num_labels, data.label_names)
 
     with context.console.progress("quantization") as progress:

@@ -64,5 +64,6 @@ def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDA
         lengths = np.asarray([len(ids) for ids in rows["input_ids"]])
         real = np.arange(logits[0].shape[1]) < lengths[:, None]
         logits = [values[real] for values in logits]
-    found = divergences(torch.tensor(logits[0]), torch.tensor(logits[1]), recipe.task)
+    first, second = map(torch.from_numpy, logits)
+    found = divergences(first, second, recipe.task)
     return found.double().numpy()
