@@ -820,11 +820,15 @@ def test_predictions_come_back_in_order_from_both_kinds(exported: tuple[Any, Pat
     expected = np.stack(one_by_one)
     tokenizer = tiny_tokenizer()
     onnx_model = OnnxClassifier(folder / "model.onnx")
+    seen: list[tuple[int, int]] = []
     for subject in (model, onnx_model):
         for collator in (tokenizer, DataCollatorWithPadding(tokenizer)):
-            found = predict_logits(subject, data, collator, batch_size=4)
+            found = predict_logits(
+                subject, data, collator, batch_size=4, progress=lambda *at: seen.append(at)
+            )
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert seen == [(4, 11), (8, 11), (11, 11)] * 4
     rows = [dict(row) for row in data]
     np.testing.assert_allclose(predict_logits(model, rows, tokenizer), expected, atol=1e-4)
     torch_data = data.remove_columns("text").with_format("torch")

@@ -31,6 +31,7 @@ def predict_logits(
     *,
     batch_size: int = 64,
     order: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """The logits of a whole data set, from PyTorch and from files of any runtime alike.
 
@@ -46,6 +47,7 @@ def predict_logits(
         batch_size: samples a batch.
         order: in which the samples come; ``None``: the longest first. What a file with one scale
             for a whole batch says depends on it.
+        progress: called with samples done and samples in all.
 
     Returns:
         float32, shape ``[samples, labels]``; of tokens ``[samples, longest, labels]``, zero where
@@ -96,11 +98,13 @@ def predict_logits(
                 restored = zeros(whole)
             if found.ndim == 2:
                 restored[chosen] = found
-                continue
-            for row, logits_of_row in zip(chosen, found, strict=True):
-                count = lengths[row]
-                # Of what a tokenizer padded on the left, the tokens are at the end.
-                restored[row, :count] = logits_of_row[-count:] if left else logits_of_row[:count]
+            else:
+                for row, of_row in zip(chosen, found, strict=True):
+                    count = lengths[row]
+                    # Of what a tokenizer padded on the left, the tokens are at the end.
+                    restored[row, :count] = of_row[-count:] if left else of_row[:count]
+            if progress is not None:
+                progress(start + len(chosen), len(places))
     if restored is None:
         raise DataError("cannot predict on a data set without samples")
     return restored

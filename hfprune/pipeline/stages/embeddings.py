@@ -90,9 +90,14 @@ def _embedded(context: Context, reading: Reading) -> Embedded:
         model.config.pad_token_id = reading.processor.pad_token_id
     check_fits(model, data, reading.processor, recipe.benchmark.sequence_lengths)
     size = recipe.training.per_device_eval_batch_size
-    with atomic_directory(context.path(FOLDER), overwrite=True) as folder:
+    with (
+        atomic_directory(context.path(FOLDER), overwrite=True) as folder,
+        context.console.progress("embeddings") as progress,
+    ):
         for name in SPLITS:
             rows = data.split(name)
-            vectors = predict_logits(model, rows, reading.collator, batch_size=size)
+            vectors = predict_logits(
+                model, rows, reading.collator, batch_size=size, progress=progress
+            )
             np.save(folder / f"{name}.npy", vectors)
     return Embedded(folder=FOLDER)
