@@ -24,6 +24,7 @@ from hfprune.core.kinds import become_reranker_, gives_embeddings, is_reranker, 
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.pruning.cost import LatencyTable
+from hfprune.recipe.sections.lessons import NOTHING_TO_SCORE
 from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.training import DistillationConfig
 from hfprune.training import checks
@@ -41,7 +42,6 @@ from hfprune.training.distillation.teaching import (
     ROW_NUMBERS,
     Teaching,
     load_teacher,
-    stop_dropout_,
     without_rows,
 )
 from hfprune.training.gated import TrainsWithGates
@@ -173,7 +173,11 @@ class HFPruneTrainer(TrainsWithGates):
             self.distillation,
             student,
             lambda: self.pruner.sizes(self.bare_model()),
+            lambda: self.pruner.complete,
         )
+        quiet = self.distillation.dropout is False and self.teaching.problem == EMBEDDING
+        if quiet and self.pruning is not None and self.pruning.by_gates:
+            raise TrainingError(NOTHING_TO_SCORE)
         if is_divergence(self.args.metric_for_best_model):
             self._nearness = Nearness(self.teaching)
         if type(self).compute_loss is not HFPruneTrainer.compute_loss:
@@ -264,8 +268,7 @@ class HFPruneTrainer(TrainsWithGates):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        if not teaching.settings.dropout:
-            stop_dropout_(model)
+        teaching.stop_dropout_(model)
         if "labels" not in inputs and teaching.problem == EMBEDDING:
             outputs, label = model(**inputs, **teaching.asks), 0.0
         else:

@@ -45,6 +45,46 @@ def options(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("embeds", "dropout", "acts"),
+    [(True, None, False), (True, True, True), (False, None, True), (False, False, False)],
+)
+def test_dropout_acts_but_where_embeddings_are_learned(
+    embeds: bool, dropout: bool | None, acts: bool, tmp_path: Path
+) -> None:
+    student, teacher = (encoder() if embeds else tiny_model("bert", labels=2) for _ in range(2))
+    part = next(one for one in student.modules() if isinstance(one, torch.nn.Dropout))
+    seen: list[bool] = []
+    part.register_forward_hook(lambda module, args, output: seen.append(module.training))
+    labels = {} if embeds else {"labels": [0, 1] * 8}
+    trainer = hfprune.HFPruneTrainer(
+        student, train_dataset=rows(**labels), teacher=teacher,
+        distillation={"dropout": dropout}, **options(tmp_path),
+    )  # fmt: skip
+    trainer.train()
+    assert seen
+    assert set(seen) == {acts}
+
+
+def test_dropout_ends_with_the_gates(tmp_path: Path) -> None:
+    """Without it a student that begins as its teacher has no gradients to score gates by."""
+    student = encoder()
+    part = next(one for one in student.modules() if isinstance(one, torch.nn.Dropout))
+    seen: list[bool] = []
+    part.register_forward_hook(lambda module, args, output: seen.append(module.training))
+    pruning = {"sparsity": 0.3, "update_every_steps": 1, "start": 0.0, "end": 0.5}
+    trainer = hfprune.HFPruneTrainer(
+        student, train_dataset=rows(), teacher=encoder(), pruning=pruning, **options(tmp_path)
+    )
+    trainer.train()
+    assert seen == [True, True, False, False]
+    with pytest.raises(TrainingError, match="leave it out .dropout then ends with the pruning."):
+        hfprune.HFPruneTrainer(
+            encoder(), train_dataset=rows(), teacher=encoder(), pruning=pruning,
+            distillation={"dropout": False}, **options(tmp_path),
+        )  # fmt: skip
+
+
 def test_embeddings_are_learned_without_labels(tmp_path: Path) -> None:
     """Gates while it trains: what is left is near to the dense model, nearer than untrained."""
     dense = encoder()

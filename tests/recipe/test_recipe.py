@@ -345,6 +345,13 @@ REFUSED = {
         "lines 8 and 10: teacher.num_seeds averages predictions to learn from, and a sentence "
         "encoder is taken as it is: remove it",
     ),
+    "gates that have nothing to be scored by": (
+        MINIMAL + "task: sentence_embedding\ndistillation:\n  dropout: false\n",
+        "line 10: distillation.dropout is false, but gates are scored by how what is learned "
+        "changes, and a sentence encoder that begins as its own teacher has nothing to learn "
+        "without dropout: leave it out (dropout then ends with the pruning), or set "
+        "pruning.method to reconstruction",
+    ),
     "others to learn from beside seeds": (
         MINIMAL + "teacher:\n  learn_from: [org/large]\n  num_seeds: 3\n",
         "lines 9 and 10: teacher: learn_from names the models whose predictions are learned, so "

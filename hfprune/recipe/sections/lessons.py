@@ -14,6 +14,13 @@ from hfprune.recipe.sections.training import DistillationConfig, RecoveryConfig
 # Tasks whose texts have no label of their own that a teacher could give them.
 _NOT_LABELLED_WHOLE = ("token_classification", "image_classification", "reranking")
 
+# While embeddings are the dense model's own, the gradients that gates are scored by are 0.
+NOTHING_TO_SCORE = (
+    "distillation.dropout is false, but gates are scored by how what is learned changes, and a "
+    "sentence encoder that begins as its own teacher has nothing to learn without dropout: leave "
+    "it out (dropout then ends with the pruning), or set pruning.method to reconstruction"
+)
+
 # Tasks whose outputs are not of a text as a whole, or not of texts.
 _NOT_READ_ANEW = ("token_classification", "image_classification", "sentence_embedding")
 
@@ -34,6 +41,9 @@ def lesson_clashes(
         yield from _of_seeds(task, pruning, distils)
     if teacher.learn_from:
         yield from _of_outside(task, pruning, distils)
+    quiet = distillation is not None and distillation.dropout is False
+    if task == "sentence_embedding" and pruning.by_gates and quiet:
+        yield Clash(NOTHING_TO_SCORE, ("distillation.dropout", "pruning.method"))
     for key, what in (("learning_rate", "a rate"), ("num_train_epochs", "a number")):
         if getattr(recovery, key) == "auto" and not distils:
             yield Clash(

@@ -227,10 +227,11 @@ class DistillationConfig(Section):
         description="Add to an epoch what data.max_length cut off the training texts, in rows of "
         "that length, labelled by the teacher: more real text, where texts are long.",
     )
-    dropout: bool = Field(
-        default=True,
+    dropout: bool | None = Field(
+        default=None,
         description="Whether the dropout of the model acts while it learns from the teacher. "
-        "Without it the small model comes nearer to the teacher, and a step is faster.",
+        "Without it the small model comes nearer to the teacher, and a step is faster. null: "
+        "of embeddings until nothing more is pruned, of all else always.",
     )
     cache_limit_gb: float = Field(
         default=4.0,

@@ -145,6 +145,7 @@ class Teaching:
         student: the model that learns; its config says what is predicted.
         sizes: tells ``(heads, neurons)`` that the student has now of each layer, in the order in
             which they run.
+        sized: tells whether nothing more of the student is chosen to be removed.
     """
 
     def __init__(
@@ -153,7 +154,9 @@ class Teaching:
         settings: DistillationConfig,
         student: Any,
         sizes: Callable[[], Sequence[tuple[int, int]]],
+        sized: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._sized = sized
         self.teacher = teacher
         self.settings = settings
         self.cache: TeacherCache | None = None
@@ -185,6 +188,16 @@ class Teaching:
         """Whether a loss of the model now is one to learn from; else it is being evaluated."""
         return model.training or self._watches
 
+    def stop_dropout_(self, model: nn.Module) -> None:
+        """:func:`stop_dropout_`, if the settings or the kind of outputs say so.
+
+        An embedding is a vector to meet, and chance moves each of its numbers. While gates are
+        chosen it has a use: without it a model that begins as its teacher has no gradients.
+        """
+        dropout = self.settings.dropout
+        if dropout is False or (dropout is None and self.problem == EMBEDDING and self._sized()):
+            stop_dropout_(model)
+
     def completing(
         self, own: Callable[..., Any], student: Callable[[], nn.Module]
     ) -> Callable[..., Any]:
@@ -203,8 +216,7 @@ class Teaching:
             inputs, rows = without_rows(inputs)
             if not self.learns(model):
                 return own(model, inputs, *args, **kwargs)
-            if not self.settings.dropout:
-                stop_dropout_(model)
+            self.stop_dropout_(model)
             lessons = self.lessons
             with self._watching(student(), rows) as seen:
                 found = own(model, dict(inputs), *args, **kwargs)
