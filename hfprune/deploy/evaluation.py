@@ -33,6 +33,7 @@ from hfprune.families import position_limit
 from hfprune.measure.intervals import interval
 from hfprune.measure.metrics import compute
 from hfprune.measure.scores import predict
+from hfprune.models.cross_encoder import longest_pair
 from hfprune.models.layout import prompt_of, search_prompts
 from hfprune.models.loading import check_fits, load_processor
 from hfprune.models.saved import load_saved_classifier
@@ -303,6 +304,7 @@ def _rows(
     names = list(map(str, files))
     if recipe is None:
         limits = [getattr(processor, "model_max_length", LONGEST), position_limit(model) or LONGEST]
+        limits.append(longest_pair(folder) or LONGEST)
         given.setdefault("max_length", min(LONGEST, *limits))
         config = DataConfig(train_file=names[0], **given)
     else:

@@ -33,6 +33,7 @@ from hfprune.models.layout import (
     PROMPTS_FILE,
     SentenceLayout,
     cross_encoder_files,
+    cut_at,
     layout_or_note,
     longest_of,
     prompts_of,
@@ -374,16 +375,9 @@ def _copy_readers(source: Path, place: Path) -> None:
 
 def _cut_as_trained(source: Path, place: Path) -> None:
     """Let the tokenizer cut texts where the run did: no server reads its recipe."""
-    recipe, file = recipe_of(source), place / "tokenizer_config.json"
-    if recipe is None or recipe.task == "sentence_embedding" or not file.is_file():
-        return
-    settings = read_json(file)
-    known = settings.get("model_max_length") if isinstance(settings, dict) else None
-    if isinstance(settings, dict) and not (
-        isinstance(known, int) and known <= recipe.data.max_length
-    ):
-        settings["model_max_length"] = recipe.data.max_length
-        atomic_write_json(file, settings)
+    recipe = recipe_of(source)
+    if recipe is not None and recipe.task != "sentence_embedding":
+        cut_at(place, recipe.data.max_length)
 
 
 def _copy_graph(file: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.kinds import TEXT
 from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
-from hfprune.models.layout import MODULES, PROMPTS_FILE
+from hfprune.models.layout import LENGTH_FILE, MODULES, PROMPTS_FILE
 
 # What it writes into config.json from 4 on, and before.
 _MARKS = ("sentence_transformers", "sbert_ce_default_activation_function")
@@ -75,6 +75,20 @@ def refuse_prompt(folder: str | Path) -> None:
             "(default_prompt_name); hfprune puts none before pairs: set default_prompt_name to "
             "null there, and write the prompt into the texts where the model needs it"
         )
+
+
+def longest_pair(folder: str | Path) -> int | None:
+    """The most tokens of a pair, where the modules of a CrossEncoder say it (``max_seq_length``).
+
+    Raises:
+        CheckpointError: one of its small files cannot be read.
+    """
+    file = Path(folder) / LENGTH_FILE
+    if not file.is_file() or not is_cross_encoder(folder):
+        return None
+    said = read_json(file)
+    wanted = said.get("max_seq_length") if isinstance(said, dict) else None
+    return wanted if type(wanted) is int and wanted > 0 else None
 
 
 def task_in(folder: str | Path, task: Task) -> Task:

@@ -30,6 +30,7 @@ MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
 # Beside the modules, and carried along: prompts and the size to cut to; how long texts may be.
 PROMPTS_FILE: Final = "config_sentence_transformers.json"
 LENGTH_FILE: Final = "sentence_bert_config.json"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _FILES: Final = (PROMPTS_FILE, LENGTH_FILE)
 # What stands before queries and before the texts among which they search, by name: the first that
 # there is, as `encode_query` and `encode_document` of sentence-transformers take it.
@@ -281,6 +282,28 @@ def served_as(layout: SentenceLayout, prompt: str | None, max_length: int) -> Se
     if max_length != longest_of(layout):
         said[LENGTH_FILE] = {**said.get(LENGTH_FILE, {}), "max_seq_length": max_length}
     return replace(layout, said=said)
+
+
+def cut_at(folder: Path, max_length: int) -> None:
+    """Let whoever loads a classifier of texts cut them where they were measured, if not before.
+
+    That is what tokenizer and, of a CrossEncoder, modules say; what a folder lacks stays so.
+
+    Args:
+        folder: whose files are changed.
+        max_length: in tokens.
+    """
+    for name, key, always in (
+        (TOKENIZER_CONFIG, "model_max_length", True),
+        (LENGTH_FILE, "max_seq_length", False),
+    ):
+        file = folder / name
+        said = read_json(file) if file.is_file() else None
+        if not isinstance(said, dict):
+            continue
+        known = said.get(key)
+        if (known is not None or always) and not (isinstance(known, int) and known <= max_length):
+            atomic_write_json(file, {**said, key: max_length})
 
 
 def _settings(layout: SentenceLayout, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +55,12 @@ from hfprune.training.samplers import (
 from hfprune.training.sharding import version_of, why_not
 
 logger = logging.getLogger(__name__)
+
+
+@cache
+def _warn_once(told: str) -> None:
+    """A run trains several times on the same rows."""
+    logger.warning("%s", told)
 
 
 class HFPruneTrainer(TrainsWithGates):
@@ -300,7 +307,7 @@ class HFPruneTrainer(TrainsWithGates):
         if settings is not None and settings.ranking_loss != "pointwise":
             of_queries = by_query(args[0] if args else self.train_dataset, self.args)
             if (told := of_queries.cut()) is not None and self.is_world_process_zero():
-                logger.warning("%s: %s", settings.ranking_loss, told)
+                _warn_once(f"{settings.ranking_loss}: {told}")
             return of_queries
         sampler = super()._get_train_sampler(*args, **kwargs)
         return in_fixed_order(sampler, self.args)

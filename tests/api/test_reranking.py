@@ -16,7 +16,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
-from transformers import AutoModelForSequenceClassification, TrainingArguments
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 from typer.testing import CliRunner
 
 import hfprune
@@ -36,6 +36,7 @@ from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.quantize.search import quantize_auto
 from hfprune.measure.scores import score
+from hfprune.models.layout import cut_at
 from hfprune.models.loading import load_classifier
 from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
@@ -118,6 +119,19 @@ def test_a_cross_encoder_goes_in_and_comes_out(small: Any) -> None:
     assert quality.changes["rows"] == 5, "queries of the test"
     low, high = quality.interval
     assert 0 <= low <= quality.metrics["ndcg_at_10"] <= high <= 1
+
+
+def test_pairs_are_cut_where_they_were_measured(small: Any, tmp_path: Path) -> None:
+    """By whatever loads the folder: CrossEncoder asks the tokenizer, and modules before it."""
+    tokenizer = AutoTokenizer.from_pretrained(small.folder)
+    assert tokenizer.model_max_length == 24
+    assert AutoTokenizer.from_pretrained(small.folder / "onnx").model_max_length == 24
+    assert evaluate(small.folder).max_length == 24, "which is not below what the recipe says"
+    settings = tmp_path / "sentence_bert_config.json"
+    for known, want in ((512, 24), (16, 16)):
+        settings.write_text(json.dumps({"max_seq_length": known}))
+        cut_at(tmp_path, 24)
+        assert json.loads(settings.read_text()) == {"max_seq_length": want}
 
 
 def test_other_files_are_graded_as_the_run_was(tmp_path: Path) -> None:

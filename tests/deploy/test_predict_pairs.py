@@ -149,10 +149,12 @@ def test_a_prompt_before_pairs_is_refused_by_name(folder: Path, tmp_path: Path) 
     ):
         with pytest.raises(UnsupportedModelError, match="'web', 'Rank: '.*default_prompt_name to"):
             read()
+    (place / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
     for default in ("none", None):
         said["default_prompt_name"] = default
         (place / "config_sentence_transformers.json").write_text(json.dumps(said))
-        Predictor(place)
+        assert Predictor(place).max_length == 7, "as its modules say"
+        assert evaluate(place, [rows]).max_length == 7
 
 
 def test_answers_in_order() -> None:

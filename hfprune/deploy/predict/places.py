@@ -11,7 +11,7 @@ from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
 from hfprune.deploy.calling import Example
 from hfprune.models.configs import load_config, longest_input
-from hfprune.models.cross_encoder import is_cross_encoder, task_in
+from hfprune.models.cross_encoder import is_cross_encoder, longest_pair, task_in
 from hfprune.models.layout import MODULES, SentenceLayout, layout_or_note, longest_of, prompt_of
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
@@ -58,7 +58,7 @@ def longest_text(place: Path, config: Any) -> int | None:
     limits = (
         None if recipe is None else recipe.data.max_length,
         longest_input(config),
-        None if layout is None else longest_of(layout),
+        longest_pair(folder_with(place, CONFIG)) if layout is None else longest_of(layout),
     )
     return min(filter(None, limits), default=None)
 

@@ -24,7 +24,7 @@ from hfprune.core.results import (
 from hfprune.data.task_data import SPLITS, TEXT_ROW
 from hfprune.deploy.choose.record import read_deployment
 from hfprune.measure.environment import environment
-from hfprune.models.layout import cross_encoder_files, layout_or_note
+from hfprune.models.layout import cross_encoder_files, cut_at, layout_or_note
 from hfprune.models.sentences import save_encoder
 from hfprune.pipeline.context import Context, brief
 from hfprune.pipeline.fingerprint import recipe_digest
@@ -202,6 +202,10 @@ def write(
             deploy.copy_chosen(context, files, target)
             for name, file in cross_encoder_files(context.recipe.model.name_or_path).items():
                 shutil.copyfile(file, target / name)
+            if context.recipe.task == "reranking":
+                # As CrossEncoder(folder) and pipelines score pairs, which read no recipe.
+                for place in (target, target / "onnx"):
+                    cut_at(place, context.recipe.data.max_length)
             if layout is not None and context.recipe.task != "sentence_embedding":
                 model = prepared.saved(context, member.model)
                 save_encoder(model, prepared.small.processor, layout, target / SENTENCE_FOLDER)
