@@ -28,7 +28,8 @@ def flags_from_columns(rows: Rows, columns: Sequence[str]) -> list[list[float]]:
                 raise DataError(
                     f"{rows.where(row, column)}: expected 0 or 1 (or a boolean), got {show(value)}"
                 )
-            flags.append(float(text in _TRUE))
+            # Two numbers for all rows: a new one for each flag takes four times the memory.
+            flags.append(1.0 if text in _TRUE else 0.0)
         by_column.append(flags)
     return [list(flags) for flags in zip(*by_column, strict=True)]
 
@@ -77,7 +78,7 @@ def flags_from_lists(rows: Rows, column: str, width: int) -> list[list[float]]:
                 f"{rows.where(row, column)}: expected {width} flags, each 0 or 1, as in the other "
                 f"rows, got {show(value)}"
             )
-        found.append([float(flag) for flag in value])
+        found.append([1.0 if flag else 0.0 for flag in value])
     return found
 
 

@@ -15,6 +15,7 @@ from hfprune.core.tasks import Task
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.notices import Notice
+from hfprune.data.token_rows import TokenRows
 from hfprune.data.windows import mean_by_text, padded
 
 if TYPE_CHECKING:
@@ -131,16 +132,16 @@ class TaskData:
         Of reranking float64 ``(rows, 2)``: relevance, and the number of the query.
         """
         data = self.split(name)
-        labels = data["labels"][:]
+        if self.task == "token_classification":
+            return padded(data["labels"][:])
+        labels = _numbers(data, "labels")
         if self.task == "reranking":
             return as_ranked(labels, data[QUERY_ROW][:])
-        if self.task == "token_classification":
-            return padded(labels)
         if TEXT_ROW not in data.column_names:
-            return np.asarray(labels)
+            return labels
         # Windows lie text by text: the first of each speaks for it.
         _, first = np.unique(np.asarray(data[TEXT_ROW][:]), return_index=True)
-        return np.asarray(labels)[first]
+        return labels[first]
 
     def by_text(self, name: str, logits: NDArray[Any]) -> NDArray[Any]:
         """Logits of a split's rows as logits of its texts: the mean where a text has windows."""
@@ -182,6 +183,18 @@ class TaskData:
         """How many texts or images a split holds; windows of a text count once."""
         data = self.split(name)
         return int(max(data[TEXT_ROW][:])) + 1 if TEXT_ROW in data.column_names else len(data)
+
+
+def _numbers(data: Dataset, column: str) -> NDArray[Any]:
+    """A column of numbers, or of lists of as many numbers each, as ``numpy.asarray`` has it.
+
+    Lists of floats are read from the data set's own memory: as Python's they take eight times that.
+    """
+    first = data[column][:1]
+    if not (first and isinstance(first[0], list) and first[0] and isinstance(first[0][0], float)):
+        return np.asarray(data[column][:])
+    rows = TokenRows(data, column)
+    return rows.values.reshape(len(rows), -1).astype(np.float64, copy=False)
 
 
 def with_vectors(data: Dataset, vectors: NDArray[np.float32]) -> Dataset:

@@ -12,15 +12,15 @@ _ROWS_AT_ONCE = 10_000
 
 
 class TokenRows(Sequence[npt.NDArray[np.int64]]):
-    """Rows of whole numbers of any length, read from a data set's own memory.
+    """Rows of numbers of any length, read from a data set's own memory.
 
     Attributes:
-        values: int64 or narrower ``(tokens,)``, row after row.
+        values: int64 or narrower, of floats float64, ``(tokens,)``, row after row.
         starts: int64 ``(rows + 1,)``, where each row begins, and the end.
 
     Args:
         dataset: a ``datasets.Dataset``.
-        column: a column of lists of whole numbers.
+        column: a column of lists of numbers.
     """
 
     def __init__(self, dataset: Any, column: str = "input_ids") -> None:

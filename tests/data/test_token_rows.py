@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hfprune.data.flags import flags_from_columns, flags_from_lists
+from hfprune.data.readers.table import Rows
+from hfprune.data.task_data import TaskData
 from hfprune.data.token_rows import TokenRows
 
 FEATURES = datasets.Features({"input_ids": datasets.Sequence(datasets.Value("int32"))})
@@ -56,3 +59,53 @@ def test_memory_is_that_of_the_numbers() -> None:
         tracemalloc.stop()
     assert found.starts[-1] == rows * length
     assert peak < 3 * 4 * rows * length  # lists would take some 36 bytes a number
+
+
+def of_labels(labels: Any, task: Any) -> TaskData:
+    data = datasets.Dataset.from_dict({"labels": labels})
+    return TaskData(task, data, data, data, {}, {}, [], 8, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("multi_label_classification", [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]),
+        ("multi_label_classification", [[1, 0], [0, 0], [1, 1]]),
+        ("multi_label_classification", [[True, False], [False, False]]),
+        ("single_label_classification", [3, 0, 2]),
+        ("regression", [0.25, -1.0]),
+    ],
+)
+def test_labels_are_as_numpy_has_them(task: Any, labels: Any) -> None:
+    found = of_labels(labels, task).label_array("test")
+    np.testing.assert_array_equal(found, np.asarray(labels))
+    assert found.dtype == np.asarray(labels).dtype
+
+
+def test_flags_of_many_rows_and_classes_take_eight_bytes_each() -> None:
+    rows, classes = 400, 1_000
+    drawn = np.random.default_rng(0).integers(0, 2, (rows, classes))
+    names = [f"c{number}" for number in range(classes)]
+    by_column = {name: drawn[:, place].astype(str).tolist() for place, name in enumerate(names)}
+    lists = drawn.tolist()
+
+    def read(labels: dict[str, list[Any]]) -> Rows:
+        return Rows("train", "rows.csv", [""] * rows, None, labels, {})
+
+    tracemalloc.start()
+    try:
+        one = flags_from_columns(read(by_column), names)
+        held = [tracemalloc.get_traced_memory()[0]]
+        other = flags_from_lists(read({"labels": lists}), "labels", classes)
+        held.append(tracemalloc.get_traced_memory()[0] - held[0])
+        data = of_labels(np.asarray(one, np.float32), "multi_label_classification")
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        array = data.label_array("test")
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert one == other == lists
+    np.testing.assert_array_equal(array, drawn)
+    assert max(held) < 9 * rows * classes
+    assert peak < 20 * rows * classes, "32 bytes each as lists of Python's numbers"
