@@ -15,15 +15,20 @@ from hfprune.deploy.predict.serving import Predictor
 
 
 @pytest.mark.parametrize(
-    ("family", "tokens"),
+    ("family", "tokens", "heads"),
     [
-        ("modernbert", 1_024),
-        # Some two minutes of a core: the masks of ModernBERT alone would take several times that.
-        pytest.param("bert", 8_192, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        ("modernbert", 1_024, 4),
+        # Attention is nearly all of it, so it has few heads: under a minute of a core. The masks of
+        # ModernBERT alone would take several times that.
+        pytest.param("bert", 8_192, 2, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
-def test_long_texts_are_learned_and_served_whole(tmp_path: Path, family: str, tokens: int) -> None:
-    model = tiny_model(family, labels=2, layers=2, max_position_embeddings=tokens)
+def test_long_texts_are_learned_and_served_whole(
+    tmp_path: Path, family: str, tokens: int, heads: int
+) -> None:
+    model = tiny_model(
+        family, labels=2, layers=2, max_position_embeddings=tokens, num_attention_heads=heads
+    )
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = tokens
     model.save_pretrained(tmp_path / "model")
@@ -35,13 +40,13 @@ def test_long_texts_are_learned_and_served_whole(tmp_path: Path, family: str, to
             "text": " ".join([*draw.choices(NEUTRAL, k=tokens - 3), told[0]]),
             "label": "positive" if told is POSITIVE else "negative",
         }
-        for told in [POSITIVE, NEGATIVE] * 4
+        for told in [POSITIVE, NEGATIVE] * 3
     ]
     small = hfprune.compress(
         str(tmp_path / "model"),
-        train=rows[:4],
-        validation=rows[4:6],
-        test=rows[6:],
+        train=rows[:2],
+        validation=rows[2:4],
+        test=rows[4:],
         sparsity=0.4,
         output_dir=tmp_path / "small",
         quiet=True,
