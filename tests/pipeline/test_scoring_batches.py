@@ -11,7 +11,7 @@ from tiny import tiny_model
 
 from hfprune.families import block_views
 from hfprune.pipeline.stages.reconstruct import scoring_batches
-from hfprune.pruning.reconstruction.memory import bytes_a_token
+from hfprune.pruning.reconstruction.memory import bytes_a_token, judged
 from hfprune.recipe.sections.pruning import PruningConfig
 
 
@@ -40,9 +40,16 @@ def test_batches_are_cut_by_tokens_and_shuffled() -> None:
     assert sum(rows for rows, _ in shapes) == 300
     assert max(rows * length for rows, length in shapes) <= tokens
     assert all(rows <= 64 for rows, _ in shapes)
-    assert [length for _, length in shapes] != sorted(length for _, length in shapes)
+    assert [length for _, length in shapes] == sorted(length for _, length in shapes)
     seen = {int(row[0]) for batch in found for row in batch["input_ids"]}
     assert len(seen) == 300, "no row twice"
     wide = scoring_batches(context, prepared, target.model_copy(update={"memory_gb": 2.0}), model)
     assert {len(batch["input_ids"]) for batch in wide} == {64, 300 % 64}
     assert {int(row[0]) for batch in wide for row in batch["input_ids"]} == seen
+    # Which rows a plan is judged by does not depend on the memory either.
+    drawn = [
+        [int(row[0]) for batch in judged(some) for row in batch["input_ids"]]
+        for some in (found, wide)
+    ]
+    assert len(drawn[0]) == 256
+    assert drawn[0] == drawn[1]

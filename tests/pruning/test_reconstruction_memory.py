@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,13 +65,38 @@ def test_groups_of_blocks(sizes: list[float], memory: float, expected: list[int]
     assert [key for part in found for key in part] == keys
 
 
+def numbered(rows: int, size: int, length: int = 8) -> list[dict[str, Any]]:
+    """Rows in batches of a size, each with its number as its first token; all of one length."""
+    ids = torch.zeros(rows, length, dtype=torch.long)
+    ids[:, 0] = torch.arange(rows)
+    return [
+        {"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(size)
+    ]
+
+
+def rows_in(batches: Sequence[Any]) -> list[int]:
+    return [int(row) for batch in batches for row in batch["input_ids"][:, 0]]
+
+
 def test_a_choice_is_judged_by_rows_enough() -> None:
-    short = [{"input_ids": torch.zeros(64, 8)}] * 9
-    assert len(judged(short)) == 4
-    long = [{"input_ids": torch.zeros(4, 4096)}] * 9
-    assert len(judged(long)) == 2
-    assert len(judged([{"pixel_values": torch.zeros(100, 3, 4, 4)}] * 9)) == 3
-    assert len(judged(short[:2])) == 2
+    assert len(rows_in(judged(numbered(576, 64)))) == 256
+    assert len(rows_in(judged(numbered(36, 4, 4096)))) == 8, "tokens are enough"
+    assert rows_in(judged(numbered(128, 64))) == list(range(128)), "all that there are"
+    images = judged([{"pixel_values": torch.zeros(100, 3, 4, 4)}] * 9)
+    assert sum(len(one["pixel_values"]) for one in images) == 256
+    padded = numbered(576, 64, 4096)
+    for batch in padded:
+        batch["attention_mask"][:, 64:] = 0
+    assert len(rows_in(judged(padded))) == 256, "padding is no token"
+
+
+@pytest.mark.parametrize("length", [8, 512])
+def test_the_rows_that_a_choice_is_judged_by_do_not_depend_on_the_batches(length: int) -> None:
+    found = {tuple(rows_in(judged(numbered(500, size, length)))) for size in (1, 7, 64, 500)}
+    assert len(found) == 1
+    (rows,) = found
+    assert len(rows) == (256 if length == 8 else 64)
+    assert abs(sum(rows) / len(rows) - 250) < 60, "drawn from all of them"
 
 
 def test_what_a_token_takes_is_that_of_measured_shapes() -> None:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from teacher_worker import made
 from tiny import tiny_model
 
+from hfprune.models.embedding import as_embedder_
+from hfprune.models.layout import usual_layout
 from hfprune.training.distillation import cache as caches
 from hfprune.training.distillation import shards
 
@@ -50,9 +52,17 @@ def test_what_was_longest_not_used_leaves_the_cache(
     assert len(list(tmp_path.iterdir())) == 1, "what is used now stays"
 
 
+def encoder(*arguments: Any, **options: Any) -> Any:
+    """Of two labels by its config, and of embeddings of 32 numbers."""
+    return as_embedder_(tiny_model("bert").base_model, usual_layout(".", "mean", True, 32))
+
+
+@pytest.mark.parametrize("embeds", [False, True])
 def test_an_interrupted_run_is_taken_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embeds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if embeds:
+        monkeypatch.setattr("teacher_worker.tiny_model", encoder)
     whole = made(30, 0).logits(torch.arange(30))
     asked: list[int] = []
     ask = caches.TeacherCache._ask

@@ -178,7 +178,7 @@ def _landed(
 def scoring_batches(
     context: Context, prepared: Prepared, target: PruningConfig, model: Any
 ) -> list[Any]:
-    """Training rows without labels, of like length in a batch, batches in random order.
+    """Training rows without labels, the shortest first, of like length in a batch.
 
     How many rows a batch has follows from their lengths and ``target.memory_gb``.
     """
@@ -196,11 +196,10 @@ def scoring_batches(
         chosen.sort(key=known.__getitem__)
         lengths = [known[row] for row in chosen]
     most_tokens = 1e9 * target.memory_gb / bytes_a_token(block_views(model))
-    batches = [
+    return [
         dict(reading.collator([{n: train[row][n] for n in names} for row in chosen[part]]))
         for part in cut(lengths, most_tokens)
     ]
-    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def parameter_budget(dense: Any, sparsity: float) -> tuple[float, Callable[[BlockKey, int], float]]:

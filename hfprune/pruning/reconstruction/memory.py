@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hfprune.families import BlockView
@@ -50,16 +52,41 @@ def cut(lengths: Sequence[int], most_tokens: float, most_rows: int = MOST_ROWS) 
     return [*found, slice(start, len(lengths))] if lengths else []
 
 
-def judged(batches: Sequence[Batch]) -> Sequence[Batch]:
-    """The first batches, until rows or tokens are enough to judge a choice of levels by."""
-    rows = tokens = 0
-    for number, batch in enumerate(batches):
-        if rows >= JUDGED_ROWS or tokens >= JUDGED_TOKENS:
-            return batches[:number]
-        rows += rows_of(batch)
-        ids = batch.get("input_ids")
-        tokens += 0 if ids is None else ids.numel()
-    return batches
+def judged(batches: Sequence[Batch], seed: int = 0) -> list[Batch]:
+    """Rows drawn at random until they or their tokens are enough to judge a choice of levels by.
+
+    Which rows follows from their numbers alone, counted through all batches: rows that are cut into
+    other batches, for other memory, are judged by the same of them.
+
+    Returns:
+        Of each batch the rows that were drawn, in its order; batches without one are left out.
+    """
+    counts = [rows_of(batch) for batch in batches]
+    lengths = np.concatenate([_lengths(batch) for batch in batches] or [np.zeros(0)])
+    drawn = np.random.default_rng(seed).permutation(len(lengths))
+    before = np.cumsum(lengths[drawn]) - lengths[drawn]  # tokens of those that were drawn earlier
+    enough = (np.arange(len(drawn)) >= JUDGED_ROWS) | (before >= JUDGED_TOKENS)
+    chosen = np.zeros(len(lengths), dtype=bool)
+    chosen[drawn[~enough]] = True
+    found: list[Batch] = []
+    ends = np.cumsum(counts)
+    for batch, end, count in zip(batches, ends, counts, strict=True):
+        rows = np.flatnonzero(chosen[end - count : end])
+        if len(rows) == count:
+            found.append(batch)
+        elif len(rows):
+            places = torch.from_numpy(rows)
+            found.append({name: some[places.to(some.device)] for name, some in batch.items()})
+    return found
+
+
+def _lengths(batch: Batch) -> NDArray[np.int64]:
+    """Tokens of each row without padding; 0 of images."""
+    mask = batch.get("attention_mask")
+    if mask is not None:
+        return np.asarray(mask.sum(dim=-1).cpu().numpy(), dtype=np.int64)
+    ids = batch.get("input_ids")
+    return np.full(rows_of(batch), 0 if ids is None else ids.shape[1], dtype=np.int64)
 
 
 def rows_of(batch: Batch) -> int:

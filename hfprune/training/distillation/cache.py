@@ -86,7 +86,7 @@ class TeacherCache:
         batches = _batches(todo, hidden, batch_size)
         parts = shards.shares(len(batches))
         kept = shards.Parts(None if known else place)
-        labels, done = int(cast(Any, teacher).config.num_labels), 0
+        labels, done = outputs_of(teacher), 0
         own = shares.mine(len(parts))
         mine = sum(len(batches[number]) for part in own for number in parts[part])
         for part in own:
