@@ -61,10 +61,6 @@ def adapted(task: Task, sections: Mapping[str, Sequence[Any]], key: Any) -> dict
     for section, names in _NOT_EMBEDDED.items():
         found[section] = [one for one in found[section] if one.name not in names]
     found["distillation"].append(key("label_weight", 0.0, "labels are the same embeddings"))
-    found["recovery"] = [
-        key("learning_rate", 5e-4, one.comment) if one.name == "learning_rate" else one
-        for one in found["recovery"]
-    ]
     return found
 
 

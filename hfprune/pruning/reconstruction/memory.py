@@ -62,7 +62,7 @@ def judged(batches: Sequence[Batch], seed: int = 0) -> list[Batch]:
         Of each batch the rows that were drawn, in its order; batches without one are left out.
     """
     counts = [rows_of(batch) for batch in batches]
-    lengths = np.concatenate([_lengths(batch) for batch in batches] or [np.zeros(0)])
+    lengths = np.concatenate([np.zeros(0, np.int64), *map(_lengths, batches)])
     drawn = np.random.default_rng(seed).permutation(len(lengths))
     before = np.cumsum(lengths[drawn]) - lengths[drawn]  # tokens of those that were drawn earlier
     enough = (np.arange(len(drawn)) >= JUDGED_ROWS) | (before >= JUDGED_TOKENS)
