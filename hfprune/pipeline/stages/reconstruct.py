@@ -75,33 +75,39 @@ def run(
             choices[f"layers {', '.join(map(str, some))}"] = some
     candidates: dict[str, Candidate] = {}
     plans: list[PruningPlan] = []
-    for name, layers in choices.items():
-        landing: Landing | None = None
-        if table is None or dense_file is None:
-            plan = found.plan(budget, cost, layers)
-        else:
-            landing = _landed(context, prepared, found, table, speed, layers, model, dense_file)
-            plan = landing.plan
-        if plan in plans:
-            continue
-        plans.append(plan)
-        pruned = copy.deepcopy(model)
-        found.prune_(pruned, plan)
-        saved = keep(
-            context,
-            pruned,
-            f"{label}-{slug(name)}",
-            prepared.small.processor,
-            after(context, current, plan),
-        )
-        reached = {} if landing is None else {
-            "predicted": landing.predicted, "measured": landing.measured,
-        }  # fmt: skip
-        candidates[name] = Candidate(
-            folder=saved.folder, sizes=list(model_sizes(pruned)), **reached
-        )
-        told = "" if landing is None else f", {landing.measured:.2f}x as measured"
-        context.console.note(f"{name}: {sizes_text(candidates[name].sizes)}{told}")
+    blocks = 2 * len(sizes)
+    with context.console.progress("candidates") as progress:
+        for number, (name, layers) in enumerate(choices.items()):
+
+            def refitted(step: str, done: int, total: int, before: int = number) -> None:
+                progress(before * blocks + done * blocks // total, len(choices) * blocks)
+
+            landing: Landing | None = None
+            if table is None or dense_file is None:
+                plan = found.plan(budget, cost, layers)
+            else:
+                landing = _landed(context, prepared, found, table, speed, layers, model, dense_file)
+                plan = landing.plan
+            if plan in plans:
+                continue
+            plans.append(plan)
+            pruned = copy.deepcopy(model)
+            found.prune_(pruned, plan, progress=refitted)
+            saved = keep(
+                context,
+                pruned,
+                f"{label}-{slug(name)}",
+                prepared.small.processor,
+                after(context, current, plan),
+            )
+            reached = {} if landing is None else {
+                "predicted": landing.predicted, "measured": landing.measured,
+            }  # fmt: skip
+            candidates[name] = Candidate(
+                folder=saved.folder, sizes=list(model_sizes(pruned)), **reached
+            )
+            told = "" if landing is None else f", {landing.measured:.2f}x as measured"
+            context.console.note(f"{name}: {sizes_text(candidates[name].sizes)}{told}")
     return Candidates(found=candidates)
 
 
