@@ -230,7 +230,9 @@ def _with_unlabeled(rows: Dataset, extra: Dataset | None) -> Dataset:
                 own = extra[name] if name in extra.column_names else range(len(extra))
                 values = [max(rows[name]) + 1 + number for number in own]
             more = more.add_column(name, values, feature=rows.features[name])
-    more = more.select_columns(rows.column_names).cast(rows.features)
+    more = more.select_columns(rows.column_names)
+    if more.features != rows.features:
+        more = more.cast(rows.features)
     return concatenate_datasets([rows, more])
 
 
