@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hfprune.core.errors import MissingExtraError
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
+from hfprune.core.results import METRICS_FILE, read_results
 
 MODEL_FILE = "model.onnx"
 QUANTIZED_FILE = "model_quantized.onnx"
@@ -42,6 +43,25 @@ def onnx_files(directory: str | Path) -> dict[str, Path]:
     place = place / "onnx" if (place / "onnx").is_dir() else place
     files = {"float32": place / MODEL_FILE, "int8": place / QUANTIZED_FILE}
     return {name: file for name, file in files.items() if file.is_file()}
+
+
+def precisions_to_serve(folder: str | Path) -> tuple[tuple[str, str], str]:
+    """In which order precisions are asked for where no file was chosen for a use, and why.
+
+    What the run's own table says is fastest, as its verdict has it; int8 where there is no table.
+
+    Raises:
+        OutputError: ``metrics.json`` is damaged.
+    """
+    place = Path(folder)
+    if (place / METRICS_FILE).is_file():
+        results = read_results(place)
+        labels = list(results.members)
+        if len(labels) == 1:
+            precision = results.served(labels[0]).precision
+            if precision == "float32":
+                return ("float32", "int8"), "the fastest that its run has timed"
+    return ("int8", "float32"), "the usual one"
 
 
 def has_module(module: str) -> bool:

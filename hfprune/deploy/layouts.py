@@ -23,7 +23,13 @@ from hfprune.core.ownership import TOKENIZER_FILES
 from hfprune.core.reading import read_json
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.exporters.pooling import token_graph
-from hfprune.deploy.files import MODEL_FILE, QUANTIZED_FILE, onnx_files, require
+from hfprune.deploy.files import (
+    MODEL_FILE,
+    QUANTIZED_FILE,
+    onnx_files,
+    precisions_to_serve,
+    require,
+)
 from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade, write_cascade
 from hfprune.deploy.predict.places import WINDOWS_FILE, recipe_of, stride_in
 from hfprune.deploy.staging import data_files
@@ -89,7 +95,7 @@ def write_layout(folder: str | Path, layout: str, output: str | Path) -> Path:
 
 
 def onnx_to_serve(folder: Path, use: Use = "batches") -> Path:
-    """The ONNX file that a server should get: what ``deploy.json`` recommends, int8, or float32.
+    """The ONNX file that a server should get: what ``deploy.json`` recommends, or the run's table.
 
     A recommended file of another runtime is passed over. Servers put what comes at one time
     together, so what is recommended for batches comes first.
@@ -108,7 +114,8 @@ def onnx_to_serve(folder: Path, use: Use = "batches") -> Path:
             f"{folder} holds no ONNX file: run `hfprune export {folder}` first, or set "
             "export in the recipe"
         )
-    return files.get("int8", files.get("float32", next(iter(files.values()))))
+    precisions, _ = precisions_to_serve(folder)
+    return next(files[precision] for precision in precisions if precision in files)
 
 
 def _plain(source: Path, place: Path, name: str, use: Use = "batches") -> None:

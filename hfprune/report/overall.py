@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 # What stages took less than this together tells nothing of the machine.
 TELLING = 5.0
+# What a stage takes whatever is in it: loading, writing. Of tiny models that is all, and the pace
+# of what was expected to be done at once would make hours of the rest.
+LEAST = 2.0
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Overall:
         """Seconds taken for each that was expected; ``None`` where nothing tells yet."""
         over = [place for place in self.spent if place < self.at]
         taken = sum(self.spent[place] for place in over)
-        expected = sum(self.planned[place][1] for place in over)
+        expected = sum(self._expected(place) for place in over)
         return taken / expected if taken >= TELLING and expected > 0 else None
 
     def left(self, elapsed: float, of_stage: float | None) -> float | None:
@@ -64,12 +67,15 @@ class Overall:
         pace = self.pace
         if pace is None or self.at < 0:
             return None
-        expected = [seconds for _, seconds in self.planned]
+        expected = [self._expected(place) for place in range(len(self.planned))]
         here = of_stage
         if here is None:
             taken = elapsed + self.spent.get(self.at, 0.0)
             here = max(0.0, pace * expected[self.at] - taken)
         return here + pace * sum(expected[self.at + 1 :])
+
+    def _expected(self, place: int) -> float:
+        return max(LEAST, self.planned[place][1])
 
     def _place(self, name: str) -> int | None:
         named = [entry for entry, _ in self.planned]

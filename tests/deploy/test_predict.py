@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from first_results import first_format
 from tiny import (
     save_tiny_classifier,
     tiny_image_processor,
@@ -25,6 +26,7 @@ from hfprune.cli.predict import _streamed
 from hfprune.core.errors import CheckpointError, DataError, TrainingError
 from hfprune.deploy.choose.record import Deployment, Recommended, write_deployment
 from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.layouts import onnx_to_serve
 from hfprune.deploy.predict.answers import answer, as_line, entities, split_words, tagged
 from hfprune.deploy.predict.rows import Row, given_rows, is_file_of_rows, read_rows
 from hfprune.deploy.predict.serving import Predictor, served_file
@@ -232,6 +234,26 @@ def test_the_recommended_file_answers(folder: Path, tmp_path: Path) -> None:
     finally:
         (folder / "deploy.json").unlink()
     assert served_file(folder / "onnx").path.name == "model_quantized.onnx"
+
+
+@pytest.mark.parametrize(("speed", "name"), [(9.0, "model.onnx"), (5.0, "model_quantized.onnx")])
+def test_where_no_file_was_chosen_the_fastest_of_the_runs_table_answers(
+    speed: float, name: str, folder: Path
+) -> None:
+    """As its verdict says: of files that are as fast as each other the smaller one."""
+    values = first_format()
+    for row in values["benchmark"]["rows"]:
+        if row["name"] == "pruned ONNX":
+            row["speedup"] = speed
+    (folder / "metrics.json").write_text(json.dumps(values), encoding="utf-8")
+    try:
+        found = served_file(folder)
+        assert found.path.name == name
+        assert onnx_to_serve(folder).name == name
+        said_why = "the fastest that its run has timed" if speed > 6 else "the usual one"
+        assert found.why == said_why
+    finally:
+        (folder / "metrics.json").unlink()
 
 
 def test_without_onnx_runtime_the_weights_answer(

@@ -217,6 +217,16 @@ def test_what_is_left_follows_the_pace_so_far() -> None:
     assert run.left(500.0, None) == pytest.approx(pace * 160)
 
 
+def test_tiny_stages_do_not_make_hours_of_those_to_come() -> None:
+    run = Overall([("data", 0.001), ("teacher", 0.002), ("export", 7.0), ("write", 0.0)])
+    run.begin("data")
+    run.end("data", 1.0)
+    run.begin("teacher")
+    run.end("teacher", 9.0)
+    run.begin("export")
+    assert run.left(0.0, None) == pytest.approx(2.5 * (7 + 2)), "ten seconds where four are usual"
+
+
 def test_stages_of_an_earlier_run_took_no_time_of_this_one() -> None:
     run = Overall(PLAN)
     assert run.begin("recover") == 4

@@ -23,6 +23,7 @@ from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.windows import mean_by_text, windows
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
+from hfprune.deploy.files import precisions_to_serve
 from hfprune.deploy.predict.answers import answer, split_words, tagged
 from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade
 from hfprune.deploy.predict.places import (
@@ -44,8 +45,6 @@ from hfprune.models.cross_encoder import refuse_prompt
 from hfprune.models.loading import load_processor
 
 LONGEST: Final = 512
-# Without a record: what is smallest and fastest as a rule comes first.
-_USUAL: Final = (("onnxruntime", "int8"), ("onnxruntime", "float32"), ("torch", "float32"))
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,9 @@ def served_file(folder: str | Path, use: Use = "single") -> ServedFile:
                     f"{DEPLOY_FILE} recommends it",
                 )
             left.append(f"{chosen.path}: {missing}")
-    for name, precision in _USUAL:
+    precisions, why = precisions_to_serve(place)
+    usual = [*(("onnxruntime", precision) for precision in precisions), ("torch", "float32")]
+    for name, precision in usual:
         each = runtime(name)
         file = each.files(place).get(precision)
         if file is None:
@@ -98,7 +99,7 @@ def served_file(folder: str | Path, use: Use = "single") -> ServedFile:
             left.append(f"{file.name}: {missing}")
             continue
         told = f"; {'; '.join(left)}" if left else ""
-        return ServedFile(each, file, precision, f"the usual one{told}")
+        return ServedFile(each, file, precision, f"{why}{told}")
     if left:
         raise CheckpointError(f"no file of {folder} can be run here: {'; '.join(left)}")
     raise CheckpointError(
