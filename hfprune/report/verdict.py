@@ -224,6 +224,12 @@ def cost_in_words(
     sure = f"{confidence:.0%} interval {bounds}"
     worse = low > 0 if lower else high < 0
     better = high < 0 if lower else low > 0
+    if worse or better:  # of the cost or the gain that is told, not of the signed difference
+        least, most = sorted((abs(low), abs(high)))
+        sure = (
+            f"{confidence:.0%} interval {_points(least, metric, False)} to "
+            f"{_points(most, metric, False)}"
+        )
     if worse:
         return f"It costs {_points(abs(change), metric, False)}: {moved} ({sure}).", True
     if better:

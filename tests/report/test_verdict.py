@@ -124,6 +124,9 @@ def quality(value: float, difference: Any = None, metric: str = "accuracy") -> M
     [
         (None, "accuracy", "What it costs: accuracy 0.9000 before, 0.8900 after", False),
         ((0, 0, 0), "accuracy", "It costs nothing that the test shows", False),
+        ((-0.01, -0.02, -0.001), "accuracy", "(95% interval 0.10 points to 2.00 points).", True),
+        ((0.01, 0.002, 0.02), "accuracy", "(95% interval 0.20 points to 2.00 points).", False),
+        ((0.1, 0.05, 0.2), "mse", "(95% interval 0.05 to 0.2).", True),
         ((-0.01, -0.02, -0.001), "accuracy", "It costs 1.00 points: accuracy 0.9000 before", True),
         ((0.01, 0.002, 0.02), "accuracy", "It costs nothing; it is better by 1.00 points", False),
         (
