@@ -299,6 +299,9 @@ TAIL = """Memory: moments, levels, the targets of the refit and a scoring batch 
 `pruning.memory_gb` (2 GB), whatever the size of the model. Token ids lie in Arrow tables. Beyond
 the model a training holds its optimizer and the activations of one batch: where those are too many,
 halve `training.per_device_train_batch_size` and double `training.gradient_accumulation_steps`.
+PyTorch's fused attention takes no dropout on a CPU, so the attention of long texts is held whole
+there (the rows of 2,046 words above): `distillation.dropout: false`, or a model that has no dropout
+in its attention.
 
 ## On a GPU
 
