@@ -22,9 +22,11 @@ from hfprune.data.readers.named import saved_kind
 from hfprune.data.readers.paths import files_of, listed
 from hfprune.data.readers.reading import read_splits
 from hfprune.data.unlabeled import apart, read_unlabeled
+from hfprune.data.uses import read_use, uses_of
 from hfprune.early.model import ModelFacts, check_tokenizer, look_at
 from hfprune.early.speed import check_speed, daring
 from hfprune.recipe.sections.data import DataConfig
+from hfprune.recipe.sections.evaluation import EvaluationConfig
 from hfprune.recipe.sections.whole import Recipe
 
 # Rows that are read of files that are too large to be read whole in a second.
@@ -46,6 +48,7 @@ def check_early(recipe: Recipe) -> tuple[str, ...]:
     check_output_dir(recipe.output_dir, recipe.overwrite or recipe.resume)
     labels, notices = check_data(recipe.data, recipe.task)
     labels = labels or recipe.data.label_names
+    _check_uses(recipe.evaluation)
     told = [notice.text for notice in notices if notice.level == "warning"]
     model = look_at(recipe.model.name_or_path, "model.name_or_path")
     if model.near is not None and model.unseen is not None:
@@ -115,12 +118,22 @@ def _check_files(data: DataConfig) -> None:
 
 def _size(data: DataConfig) -> int:
     """Bytes of all files of rows; folders count as large, as they are opened by `datasets`."""
-    total = 0
-    for split in _FILES:
-        for file in files_of(split, listed(getattr(data, f"{split}_file"))):
-            path = Path(file)
-            total += _WHOLE_BYTES + 1 if saved_kind(path) is not None else path.stat().st_size
-    return total
+    return sum(
+        _size_of(Path(file))
+        for split in _FILES
+        for file in files_of(split, listed(getattr(data, f"{split}_file")))
+    )
+
+
+def _size_of(path: Path) -> int:
+    return _WHOLE_BYTES + 1 if saved_kind(path) is not None else path.stat().st_size
+
+
+def _check_uses(evaluation: EvaluationConfig) -> None:
+    """What embeddings are tried on at the end: without a look, a training would come first."""
+    for use, file in uses_of(evaluation):
+        small = not Path(file).exists() or _size_of(Path(file)) <= _WHOLE_BYTES
+        read_use(use, file, None if small else ROWS)
 
 
 def _check_lengths(recipe: Recipe, model: ModelFacts) -> None:

@@ -68,10 +68,13 @@ def _check_there(split: str, file: str) -> None:
             f"an ending such as {inside or '.csv'}, or give it as data.name to let the datasets "
             "library load it"
         )
-    near = ""
-    if path.parent.is_dir():
-        matches = difflib.get_close_matches(
-            path.name, sorted(entry.name for entry in path.parent.iterdir()), n=1
-        )
-        near = f" Did you mean {str(path.with_name(matches[0]))!r}?" if matches else ""
-    raise DataError(f"{where}: there is no such file (data.{split}_file).{near}")
+    raise DataError(f"{where}: there is no such file (data.{split}_file).{nearly(path)}")
+
+
+def nearly(path: Path) -> str:
+    """A question whether a file beside is meant, spelled nearly so; empty where there is none."""
+    if not path.parent.is_dir():
+        return ""
+    beside = sorted(entry.name for entry in path.parent.iterdir())
+    matches = difflib.get_close_matches(path.name, beside, n=1)
+    return f" Did you mean {str(path.with_name(matches[0]))!r}?" if matches else ""

@@ -10,6 +10,7 @@ from datasets import concatenate_datasets
 from hfprune.core.machine import BFLOAT16_WORTH, bfloat16_gain, bfloat16_pays
 from hfprune.data.loading import load_task_data, rest_of_texts, unlabeled_rows
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
+from hfprune.data.uses import read_use, uses_of
 from hfprune.measure.metrics import load_metrics
 from hfprune.models.loading import load_processor
 from hfprune.pipeline.context import Context
@@ -33,6 +34,8 @@ def prepare(context: Context) -> Prepared:
             trust_remote_code=model.trust_remote_code,
             key="model.name_or_path" if own else "model.tokenizer",
         )
+        for use, file in uses_of(recipe.evaluation):
+            read_use(use, file)  # whole, as a mistake would else come after all training
         data = load_task_data(recipe.data, processor, recipe.task, prompt=embeddings.prompt(recipe))
         dense = reading_by(context, processor, data)
         context.console.note(described(data))
