@@ -23,8 +23,9 @@ from hfprune.data.readers.paths import files_of, listed
 from hfprune.data.readers.reading import read_splits
 from hfprune.data.unlabeled import apart, read_unlabeled
 from hfprune.data.uses import read_use, uses_of
-from hfprune.early.model import ModelFacts, check_tokenizer, look_at
+from hfprune.early.model import ModelFacts, check_tokenizer, encoder_layout, look_at
 from hfprune.early.speed import check_speed, daring
+from hfprune.models.encoder_checks import check_said, prompt_before
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.evaluation import EvaluationConfig
 from hfprune.recipe.sections.whole import Recipe
@@ -55,10 +56,15 @@ def check_early(recipe: Recipe) -> tuple[str, ...]:
         told.append(model.unseen)
     check_tokenizer(model, "model.name_or_path", recipe.model.tokenizer)
     _check_lengths(recipe, model)
+    dense, key = model, "model.name_or_path"
     if recipe.teacher.name_or_path is not None:
         teacher = look_at(recipe.teacher.name_or_path, "teacher.name_or_path")
-        _check_teacher(teacher, recipe, labels)
+        if recipe.task != "sentence_embedding":
+            _check_teacher(teacher, recipe, labels)
+        dense, key = teacher, "teacher.name_or_path"
         model = teacher if model.block_weights is None else model
+    if recipe.task == "sentence_embedding":
+        _check_encoder(dense, key, recipe)
     told += check_target(recipe, model)
     return tuple(told)
 
@@ -153,17 +159,18 @@ def _check_lengths(recipe: Recipe, model: ModelFacts) -> None:
         )
 
 
+def _check_encoder(dense: ModelFacts, key: str, recipe: Recipe) -> None:
+    """A sentence encoder gives embeddings, and its folder says what the recipe says."""
+    layout, where = encoder_layout(dense, key), f"{key} {dense.name!r}"
+    if dense.root is not None:
+        check_said(layout, recipe.model.pooling, recipe.model.normalize, where)
+        prompt_before(layout, dense.root, recipe.data.prompt, where)
+
+
 def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None) -> None:
     """A teacher must be fine-tuned for the task and its labels."""
     key = f"teacher.name_or_path {teacher.name!r}"
     if teacher.folder is None or teacher.model_type is None:
-        return
-    if recipe.task == "sentence_embedding":
-        if teacher.kind is not None:
-            raise CheckpointError(
-                f"{key} is fine-tuned as a classifier and gives no embeddings: name a sentence "
-                "encoder, or set teacher.name_or_path to null for the model itself"
-            )
         return
     if teacher.kind is None:
         raise CheckpointError(
@@ -177,6 +184,13 @@ def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None
             "a teacher of this task"
         )
     theirs = teacher.labels or ()
+    if recipe.task in ("reranking", "regression") and len(theirs) != 1:
+        what = "one score of a pair" if recipe.task == "reranking" else "one number"
+        raise CheckpointError(
+            f"{key} has a head for {len(theirs)} labels ({_shown(theirs)}), but {recipe.task} "
+            f"takes {what}: name a teacher of this task, or set teacher.name_or_path to null to "
+            "fine-tune one first"
+        )
     if labels and len(theirs) != len(labels):
         raise CheckpointError(
             f"{key} has a head for {len(theirs)} labels ({_shown(theirs)}), the data has "

@@ -15,7 +15,9 @@ from hfprune.core.kinds import KINDS, OWN_MODEL_TYPES, TEXT, Kind
 from hfprune.core.reading import read_json
 from hfprune.core.text import one_line
 from hfprune.models.cross_encoder import is_cross_encoder
+from hfprune.models.encoder_checks import check_headless
 from hfprune.models.folders import check_place, has_tokenizer, model_folder
+from hfprune.models.layout import MODULES, SentenceLayout, read_layout
 
 _LAYERS: Final = ("num_hidden_layers", "n_layers", "n_layer")
 _WIDTH: Final = ("hidden_size", "dim", "n_embd")
@@ -44,6 +46,8 @@ class ModelFacts:
             and its positions have it.
         tokenizer: ``tokenizer.json``, which lengths are measured with.
         cross_encoder: whether it is a folder of a CrossEncoder, which reads pairs.
+        root: where what makes it a sentence encoder would lie, and does as far as it has any:
+            ``None`` where that is not known, as of the Hub's cache, which may hold a part.
         near: of a name that is no folder, one of a model here that is spelled nearly so.
     """
 
@@ -61,6 +65,7 @@ class ModelFacts:
     positions: int | None = None
     tokenizer: Path | None = None
     cross_encoder: bool = False
+    root: Path | None = None
     near: str | None = None
 
     @property
@@ -146,6 +151,7 @@ def look_at(name: str, key: str) -> ModelFacts:
         positions=_positions(raw),
         tokenizer=_tokenizer(folder),
         cross_encoder=is_cross_encoder(folder),
+        root=_root(name, folder),
     )
 
 
@@ -157,6 +163,12 @@ def _place(name: str) -> Path | None:
 
     found = try_to_load_from_cache(name, "config.json")
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _root(name: str, folder: Path) -> Path | None:
+    if Path(name).is_dir():
+        return Path(name)
+    return folder if (folder / MODULES).is_file() else None
 
 
 def _near(name: str) -> str | None:
@@ -243,6 +255,19 @@ def check_tokenizer(facts: ModelFacts, key: str, other: str | None) -> None:
         "(tokenizer.save_pretrained), or name the model that it was fine-tuned from in "
         "model.tokenizer"
     )
+
+
+def encoder_layout(facts: ModelFacts, key: str) -> SentenceLayout | None:
+    """The modules of a sentence encoder; ``None`` of a bare one, and where nothing is known.
+
+    Raises:
+        CheckpointError: a model with a head and no such modules, or modules that cannot be read.
+        UnsupportedModelError: as :func:`hfprune.models.layout.read_layout`.
+    """
+    layout = None if facts.root is None else read_layout(facts.root)
+    if facts.folder is not None:
+        check_headless(facts.folder, layout, f"{key} {facts.name!r}")
+    return layout
 
 
 def lengths_of(tokenizer: Path, texts: list[str], pairs: list[str] | None = None) -> list[int]:

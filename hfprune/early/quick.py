@@ -15,6 +15,7 @@ from hfprune.early.model import (
     ModelFacts,
     as_text,
     check_tokenizer,
+    encoder_layout,
     guessed_lengths,
     lengths_of,
     look_at,
@@ -78,6 +79,8 @@ def look(
         task=columns.task,
         ranker=facts.ranks,
     )
+    if chosen.task == "sentence_embedding":
+        encoder_layout(facts, "the model")  # refused before anything is said of a result
     rows = row_facts(head, chosen, facts, test_file)
     proposal = propose(
         rows, facts, output=output, target=target, teacher=teacher, cores=usable_cpus()

@@ -23,14 +23,14 @@ from hfprune.core.files import atomic_directory, atomic_write_json
 from hfprune.core.reading import read_json
 from hfprune.families import adapter_of, position_limit
 from hfprune.models.checkpoint import from_pretrained, was_pruned
-from hfprune.models.configs import load_config, plain_outputs_, read_raw
+from hfprune.models.configs import load_config, plain_outputs_
 from hfprune.models.embedding import as_embedder_
+from hfprune.models.encoder_checks import check_headless, check_said
 from hfprune.models.explaining import code_of, explained, find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
 from hfprune.models.layout import (
     MODULES,
-    NEW_MODES,
     SentenceLayout,
     longest_of,
     lower_of,
@@ -225,19 +225,14 @@ def load_embedder(
         folder = find(name, key, lambda: local_folder(name, revision))
         layout = read_layout(folder)
         place = str(folder if layout is None else layout.transformer)
-        heads = [str(one) for one in read_raw(place, None).get("architectures") or ()]
-        if any("For" in one for one in heads) and layout is None:
-            raise CheckpointError(
-                f"{key} {name!r} is a {' or '.join(heads)}, which has a head and gives no "
-                "embeddings: name a sentence encoder, or an encoder without a head"
-            )
+        check_headless(place, layout, f"{key} {name!r}")
         model = load_transformer(place)
         adapter_of(model)
     if layout is None:
         hidden = int(model.config.hidden_size)
         layout = usual_layout(folder, pooling or "mean", bool(normalize), hidden)
     else:
-        _check_said(layout, pooling, normalize, f"{key} {name!r}")
+        check_said(layout, pooling, normalize, f"{key} {name!r}")
     return as_embedder_(model, layout)
 
 
@@ -255,19 +250,3 @@ def local_folder(name: str, revision: str | None) -> str:
     fetch(name, revision)
     kinds = ["*.json", "*.safetensors", "*.txt", "*.model"]
     return snapshot_download(name, revision=revision, allow_patterns=kinds)
-
-
-def _check_said(
-    layout: SentenceLayout, pooling: str | None, normalize: bool | None, where: str
-) -> None:
-    if pooling is not None and NEW_MODES[pooling] != layout.pooling:
-        raise CheckpointError(
-            f"{where} pools by {layout.pooling}, model.pooling says {pooling}: remove it, the "
-            "model's own modules count"
-        )
-    if normalize is not None and normalize != layout.normalize:
-        raise CheckpointError(
-            f"{where} {'scales' if layout.normalize else 'does not scale'} embeddings to length 1, "
-            f"model.normalize says {str(normalize).lower()}: remove it, the model's own modules "
-            "count"
-        )

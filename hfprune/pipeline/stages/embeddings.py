@@ -6,18 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from hfprune.core.errors import UnsupportedModelError
 from hfprune.core.files import atomic_directory
 from hfprune.data.task_data import SPLITS
 from hfprune.deploy.runtimes.predicting import predict_logits
+from hfprune.models.encoder_checks import prompt_before
 from hfprune.models.explaining import explained
-from hfprune.models.layout import (
-    lower_of,
-    prompt_of,
-    read_layout,
-    search_prompts,
-    usual_layout,
-)
+from hfprune.models.layout import read_layout, search_prompts
 from hfprune.models.loading import check_fits
 from hfprune.models.sentences import local_folder
 from hfprune.pipeline.context import Context
@@ -39,18 +33,9 @@ def prompt(recipe: Recipe) -> str:
     """
     if recipe.task != "sentence_embedding":
         return ""
-    layout = read_layout(_folder(recipe))
-    if layout is None:  # a bare encoder, which has no prompts
-        layout = usual_layout(str(dense_of(recipe)[1].name_or_path), "mean", False, 0)
-    elif lower_of(layout):
-        key, section = dense_of(recipe)
-        raise UnsupportedModelError(
-            f"{key} {section.name_or_path!r} puts texts in small letters before "
-            "its tokenizer reads them (do_lower_case in sentence_bert_config.json), which no "
-            "exported file would do: let the tokenizer do it (do_lower_case in "
-            "tokenizer_config.json), and set that to false"
-        )
-    return prompt_of(layout, recipe.data.prompt)
+    folder, (key, section) = _folder(recipe), dense_of(recipe)
+    where = f"{key} {section.name_or_path!r}"
+    return prompt_before(read_layout(folder), folder, recipe.data.prompt, where)
 
 
 def prompts_to_search(recipe: Recipe) -> tuple[str, str]:
