@@ -76,6 +76,11 @@ class ModelFacts:
         return self.kind is TEXT and len(self.labels or ()) == 1
 
     @property
+    def bare(self) -> bool:
+        """Whether its folder says nothing of how texts become vectors; false where unknown."""
+        return self.root is not None and not (self.root / MODULES).is_file()
+
+    @property
     def unseen(self) -> str | None:
         """What to tell of a name of which nothing is here, not to wait for the Hub in vain."""
         if self.folder is not None:

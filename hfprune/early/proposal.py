@@ -17,7 +17,7 @@ from hfprune.data.class_names import spelled
 from hfprune.early.columns import Chosen
 from hfprune.early.duration import Work, seconds_of
 from hfprune.early.model import ModelFacts
-from hfprune.early.ranks import RANKS, TASKS, adapted, few_to_test_on, other_head, read_alone
+from hfprune.early.ranks import RANKS, TASKS, adapted, few_to_test_on, other_head, read_as
 
 LENGTHS: Final = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 # No longer than this unless the recipe is changed by hand: attention grows with the square.
@@ -118,7 +118,7 @@ def propose(
         raise RecipeError(f"{names} are different targets: name one")
     order, own, why = teacher_of(rows, model)
     said += why
-    said += read_alone(model.name) if model.cross_encoder and rows.chosen.pair is None else []
+    said += read_as(model, task, rows.chosen.pair)
     teacher = teacher or (model.name if own else None)
     shape = _shape(rows, model, said)
     work = _work(rows, model, shape, target, fine_tunes=teacher is None, cores=cores)
@@ -147,7 +147,7 @@ def propose(
         "end": [Key("output_dir", output, "everything is written here")],
     }
     if task in RANKS:
-        sections = adapted(task, sections, Key)
+        sections = adapted(task, sections, Key, model.bare)
     if rows.test_file is None:
         said += few_to_test_on(task, rows.rows if rows.queries is None else rows.queries)
     return Proposal(sections, tuple(said), seconds_of(work), teacher)

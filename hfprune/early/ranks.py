@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hfprune.core.tasks import DEFAULT_METRICS, Task
+from hfprune.early.model import ModelFacts
 
 RANKS: Final[tuple[Task, ...]] = ("reranking", "sentence_embedding")
 TASKS: Final[Mapping[Task, str]] = {
@@ -32,13 +33,16 @@ _NOT_EMBEDDED: Final = {
 }
 
 
-def adapted(task: Task, sections: Mapping[str, Sequence[Any]], key: Any) -> dict[str, list[Any]]:
+def adapted(
+    task: Task, sections: Mapping[str, Sequence[Any]], key: Any, bare: bool = False
+) -> dict[str, list[Any]]:
     """The sections of a proposal as one of :data:`RANKS` has them.
 
     Args:
         task: which.
         sections: keys by section.
         key: makes a key of its name, its value and a comment.
+        bare: whether the model's folder says nothing of pooling.
     """
     found = {name: list(keys) for name, keys in sections.items()}
     comment = "over the queries" if task == "reranking" else "against the dense model"
@@ -57,6 +61,11 @@ def adapted(task: Task, sections: Mapping[str, Sequence[Any]], key: Any) -> dict
         ]
         found["distillation"] = [one for one in found["distillation"] if one.name != "augmentation"]
         return found
+    if bare:
+        found["model"] += [
+            key("pooling", "mean", "the folder does not say: mean, cls (the first token) or max"),
+            key("normalize", False, "nor this: true, if its embeddings are scaled to length 1"),
+        ]
     del found["teacher"]  # the model itself, as it is
     for section, names in _NOT_EMBEDDED.items():
         found[section] = [one for one in found[section] if one.name not in names]
@@ -79,11 +88,20 @@ def few_to_test_on(task: Task, count: int) -> list[str]:
     ]
 
 
-def read_alone(name: str) -> list[str]:
-    """What to tell of a CrossEncoder that is to read single texts."""
+def read_as(model: ModelFacts, task: Task, pair: str | None) -> list[str]:
+    """What to tell of a CrossEncoder that is to read single texts, and of a bare encoder."""
+    if task == "sentence_embedding" and model.bare:
+        return [
+            f"{model.name} says nothing of pooling (it has no modules.json): the mean of a text's "
+            "tokens, not scaled to length 1, is taken as its embedding; if it is used otherwise "
+            "(as all-MiniLM, which is scaled), change model.pooling and model.normalize before the "
+            "run"
+        ]
+    if pair is not None or not model.cross_encoder:
+        return []
     return [
-        f"{name} is a CrossEncoder, which reads two texts, and one of each row is read: for a "
-        "reranker say --task reranking, with --text-column and --text-pair-column"
+        f"{model.name} is a CrossEncoder, which reads two texts, and one of each row is read: for "
+        "a reranker say --task reranking, with --text-column and --text-pair-column"
     ]
 
 

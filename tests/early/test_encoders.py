@@ -15,6 +15,7 @@ from hfprune.core.errors import CheckpointError, HFPruneError, UnsupportedModelE
 from hfprune.early.checks import check_early
 from hfprune.models.sentences import load_embedder
 from hfprune.pipeline.stages import embeddings
+from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
 from tests.api.test_embeddings import sentence_encoder
 
@@ -129,3 +130,21 @@ def test_quick_takes_no_cross_encoder_for_an_encoder(place: Path) -> None:
     assert "ranks' is a CrossEncoder" in done.stderr
     assert "for a reranker say --task reranking" in done.stderr
     assert not (place / "runs").exists()
+
+
+def test_quick_shows_what_a_bare_folder_does_not_say(place: Path) -> None:
+    words = ["texts.jsonl", "--task", "sentence_embedding", "--dry-run", "--output"]
+    done = CliRunner().invoke(app, ["quick", "bare", *words, "b"])
+    assert done.exit_code == 0, done.output
+    written = Path("b.yaml").read_text()
+    assert "  pooling: mean  # " in written
+    assert "  normalize: false  # " in written
+    assert (load_recipe("b.yaml").model.pooling, load_recipe("b.yaml").model.normalize) == (
+        "mean", False,
+    )  # fmt: skip
+    assert "says nothing of pooling" in done.stderr
+    for name in ("says", "somebody/encoder"):  # whose modules say it, or may
+        done = CliRunner().invoke(app, ["quick", name, *words, "s"])
+        assert done.exit_code == 0, done.output
+        assert "pooling" not in Path("s.yaml").read_text() + done.stderr
+        Path("s.yaml").unlink()
