@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Final
 
-from hfprune.core.kinds import IMAGE, TOKENS, gives_embeddings, is_reranker, kind_of_model
+from hfprune.core.kinds import (
+    IMAGE,
+    TOKENS,
+    become_reranker_,
+    gives_embeddings,
+    is_reranker,
+    kind_of_model,
+    problem_of_model,
+)
 from hfprune.core.tasks import Task
 from hfprune.models.cross_encoder import ranks_by_its_files
 
@@ -37,6 +46,31 @@ def task_of(model: Any) -> Task:
     if problem in ("multi_label_classification", "regression"):
         return problem  # type: ignore[no-any-return]
     return "regression" if model.config.num_labels == 1 else "single_label_classification"
+
+
+def contradicts(dense: Any, model: Any) -> bool:
+    """Whether the configs of two models name different problems."""
+    problems = {problem_of_model(dense), problem_of_model(model)} - {None}
+    return len(problems) > 1
+
+
+def in_task_of(dense: Any, model: Any) -> Any:
+    """A dense model whose config says of its task what another one's does, if it says nothing.
+
+    A model that is trained learns it of its labels and rows, and its teacher sees none of them.
+
+    Returns:
+        The model itself, or one with the same weights and a config of its own.
+    """
+    if gives_embeddings(dense) or getattr(dense.config, "problem_type", None) is not None:
+        return dense
+    told = copy.copy(dense)  # a user's module, which stays as it is
+    told.config = copy.deepcopy(dense.config)
+    if is_reranker(model.config):
+        become_reranker_(told.config)
+    else:
+        told.config.problem_type = getattr(model.config, "problem_type", None)
+    return told
 
 
 def sentence_transformers_class(model: Any) -> str | None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hfprune.api.about import contradicts, in_task_of
 from hfprune.api.card import edited
 from hfprune.api.stages import OUTPUT, alone, open_run, weights_digest
 from hfprune.core.errors import TrainingError
@@ -62,7 +63,8 @@ class After:
         if trainer.pruning is None or model is None:
             return
         teacher = trainer.given_teacher
-        if type(teacher) is type(model) and model_sizes(teacher) == model_sizes(model):
+        alike = type(teacher) is type(model) and model_sizes(teacher) == model_sizes(model)
+        if alike and not contradicts(teacher, model):
             return
         device = next(model.parameters()).device
         self._dense = copy.deepcopy(model.cpu() if device.type != "cpu" else model)
@@ -151,6 +153,7 @@ class After:
         """A work folder for the models of one training."""
         trainer = self._trainer
         dense = trainer.given_teacher if self._dense is None else self._dense
+        dense = in_task_of(dense, trainer.bare_model())
         output = Path(str(trainer.args.output_dir)) / OUTPUT
         context, prepared = open_run(trainer, trainer.asked, dense, output, resume=False)
         with alone(context):
