@@ -15,6 +15,7 @@ from hfprune.core.errors import RecipeError
 from hfprune.core.ownership import make_marked, remove_marked, require_ours
 from hfprune.core.tasks import Task
 from hfprune.pipeline.run import run
+from hfprune.pipeline.store import StageStore
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
 
@@ -168,12 +169,20 @@ def _add_sections(
 
 @contextmanager
 def _inputs(output: Path) -> Iterator[Path]:
-    """A folder beside the output for what was given as objects; deleted after a finished run."""
+    """A folder beside the output for what was given as objects.
+
+    It stays only beside the work folder of a run that did not finish, whose recipe names it.
+    """
     folder = output.with_name(output.name + INPUTS_SUFFIX)
     require_ours(folder, "rows and models that are given as objects")
     remove_marked(folder)
     make_marked(folder, output=output.name)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        if not StageStore(output).folder.exists():
+            remove_marked(folder)
+        raise
     remove_marked(folder)
 
 

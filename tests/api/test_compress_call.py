@@ -124,6 +124,7 @@ def test_arguments_that_no_recipe_allows(inputs: Path, tmp_path: Path) -> None:
         hfprune.compress(
             model, train={"words": ["a"], "label": ["b"]}, sparsity=0.5, output_dir=tmp_path / "b"
         )
+    assert not list(tmp_path.iterdir()), "nothing that was written for the run is left"
     (tmp_path / "c.inputs").mkdir()
     with pytest.raises(OutputError, match=r"c\.inputs' is there and was not made by"):
         hfprune.compress(model, train=rows, sparsity=0.5, output_dir=tmp_path / "c")
