@@ -23,6 +23,7 @@ from hfprune.deploy.predict.rows import Row, given_rows
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.models.loading import check_model
 from hfprune.models.saved import load_saved
+from tests.api.test_embeddings import sentence_encoder
 
 QUERY = "good film"
 TEXTS = ["a dull plot", "the great story was moving", "weak but funny"]
@@ -122,6 +123,29 @@ def test_pairs_of_a_recipe_are_asked_for(tmp_path: Path) -> None:
     assert "columns 'premise' and 'hypothesis'" in told
     (line,) = lines(call(tmp_path, "it was good", "--pair", "it was fine"))
     assert line.endswith("  it was good  |  it was fine")
+
+
+def test_a_second_text_is_refused_where_it_would_count_as_none(tmp_path: Path) -> None:
+    """By an encoder, which gives two texts two vectors, and by windows."""
+    encoder = sentence_encoder(tmp_path / "encoder")
+    told = call(encoder, "it was good", "--pair", "it was fine")
+    assert told.exit_code == 1
+    assert told.stdout == ""
+    assert (
+        "the model gives each text one vector, and 'it was good' came with a second text, "
+        "'it was fine': give two texts as two arguments (hfprune predict "
+        f'{encoder} "a text" "another text"), or of a file one column of texts'
+    ) in told.output
+    assert len(lines(call(encoder, "it was good", "it was fine"))) == 2
+    recipe = {
+        "model": {"name_or_path": "some/model"}, "output_dir": "runs/x",
+        "pruning": {"sparsity": 0.5},
+        "data": {"train_file": "x.csv", "max_length": 16, "stride": 4},
+    }  # fmt: skip
+    save_tiny_classifier("bert", tmp_path / "windows")
+    (tmp_path / "windows" / "recipe.yaml").write_text(json.dumps(recipe))
+    told = call(tmp_path / "windows", "it was good", "--pair", "it was fine")
+    assert "the model reads long texts in windows, and 'it was good' came with" in told.output
 
 
 def test_files_of_a_cross_encoder_are_told_to_read_pairs(tmp_path: Path) -> None:

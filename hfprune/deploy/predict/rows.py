@@ -76,6 +76,26 @@ def given_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
     return [Row(text, pair) for text, pair in zip(texts, pairs, strict=True)]
 
 
+def check_single(rows: Iterable[Row], what: str, call: str) -> None:
+    """Refuse second texts to a model that reads texts one by one: they would count as none.
+
+    Args:
+        rows: of one batch.
+        what: the model does with a text.
+        call: what to type for two texts.
+
+    Raises:
+        DataError: a row has two texts.
+    """
+    both = next((row for row in rows if row.pair is not None), None)
+    if both is not None:
+        raise DataError(
+            f"the model {what}, and {both.text!r:.80} came with a second text, {both.pair!r:.80}: "
+            f'give two texts as two arguments ({call} "a text" "another text"), or of a file one '
+            "column of texts, without --pair-column (in Python: Row(text) for each)"
+        )
+
+
 def read_rows(
     source: TextIO, name: str, *, column: str = "text", pair_column: str | None = None
 ) -> Iterator[Row]:

@@ -36,7 +36,7 @@ from hfprune.deploy.predict.places import (
     stride_in,
     task_of,
 )
-from hfprune.deploy.predict.rows import Row
+from hfprune.deploy.predict.rows import Row, check_single
 from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
 from hfprune.measure.traffic import Use
@@ -211,6 +211,9 @@ class Predictor:
                 [{IMAGE_COLUMN: {"bytes": None, "path": _image(row)}} for row in rows]
             )["pixel_values"]
             return self.session.logits({"pixel_values": np.asarray(pixels)})
+        if self.stride is not None or self.task == "sentence_embedding":
+            does = "reads long texts in windows" if self.stride else "gives each text one vector"
+            check_single(rows, does, f"hfprune predict {self.folder}")
         if self.stride is not None:
             columns, owners = windows(
                 self.processor, [row.text for row in rows], self.max_length or LONGEST, self.stride
