@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -202,17 +202,21 @@ class StageStore:
     # -- checkpoints ----------------------------------------------------------------------------
 
     def checkpoint(
-        self, stage: str, inputs: Mapping[str, str], needed: tuple[str, ...] = ()
+        self,
+        stage: str,
+        inputs: Mapping[str, str],
+        needed: tuple[str, ...] = (),
+        tell: Callable[[str], object] | None = None,
     ) -> Path | None:
         """The newest whole checkpoint of a training whose inputs are still the same.
 
-        Checkpoints of other inputs are deleted.
+        Checkpoints of other inputs are deleted; ``tell`` is given what of others is not whole.
         """
         folder = self.folder / CHECKPOINTS / stage
         about = folder / "inputs.json"
         if folder.is_dir() and _read_json(about) != dict(inputs):
             shutil.rmtree(folder)
-        found = last_checkpoint(folder, needed)
+        found = last_checkpoint(folder, needed, tell)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(about, dict(inputs))
         return found

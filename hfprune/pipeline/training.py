@@ -116,7 +116,8 @@ def checkpoint_of(context: Context, stage: str, needed: Sequence[str] = ()) -> s
     """The checkpoint that a training goes on from, the same in all processes."""
     found = None
     if context.is_main:
-        place = context.store.checkpoint(stage, context.inputs, tuple(needed))
+        warn = context.console.warn
+        place = context.store.checkpoint(stage, context.inputs, tuple(needed), warn)
         if place is not None:
             context.console.note(f"{stage}: resuming from {place.name}")
             found = str(place)

@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -44,7 +44,11 @@ def checkpoint_files(pruning: PruningConfig) -> tuple[str, ...]:
     return (STATE_NAME, SCORES_NAME) if is_gradient_score(pruning.score) else (STATE_NAME,)
 
 
-def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | None:
+def last_checkpoint(
+    folder: str | Path,
+    needed: Sequence[str] = (),
+    tell: Callable[[str], object] | None = None,
+) -> Path | None:
     """The newest whole checkpoint of a Trainer's output directory.
 
     A checkpoint that was being written or deleted when the process died (a file is missing or
@@ -54,6 +58,7 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | No
         folder: the Trainer's ``output_dir``.
         needed: names of files that it must hold besides the Trainer's own; see
             :func:`checkpoint_files`.
+        tell: is given the warnings, a line each; ``None``: those of Python.
     """
     found = [
         (int(match.group(1)), path)
@@ -64,7 +69,11 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = ()) -> Path | No
         problem = _damage(path, needed)
         if problem is None:
             return path
-        warnings.warn(f"{path} is not whole and is passed over: {problem}", stacklevel=2)
+        told = f"{path} is not whole and is passed over: {problem}"
+        if tell is None:
+            warnings.warn(told, stacklevel=2)
+        else:
+            tell(told)
     return None
 
 

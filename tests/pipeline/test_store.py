@@ -316,7 +316,8 @@ def test_what_changed_is_done_again_and_why(
     assert not world.work.exists()
 
 
-def test_checkpoints_of_other_rows_are_not_gone_on_with(world: World) -> None:
+def _interrupted_at(world: World, last: int) -> Path:
+    """A training that saves every second step, and ends with the one named; its checkpoints."""
     world.values["training"] |= {
         "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
     }  # fmt: skip
@@ -328,7 +329,7 @@ def test_checkpoints_of_other_rows_are_not_gone_on_with(world: World) -> None:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps == 4:
+        if steps == last:
             raise KeyboardInterrupt
         return real(self, *args, **kwargs)
 
@@ -336,7 +337,33 @@ def test_checkpoints_of_other_rows_are_not_gone_on_with(world: World) -> None:
         patch.setattr(transformers.Trainer, "training_step", step)
         with pytest.raises(KeyboardInterrupt):
             world.run()
-    assert (world.work / "checkpoints" / "teacher" / "checkpoint-2").is_dir()
+    return world.work / "checkpoints" / "teacher"
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    place = _interrupted_at(world, 5)
+    (place / "checkpoint-4" / "model.safetensors").unlink()
+    with world.monkeypatch.context() as patch:
+        patch.setattr(import_module("hfprune.pipeline.stages.prune"), "run", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            world.run("resume=true")
+    told = [line for line in capsys.readouterr().err.splitlines() if "is passed over" in line]
+    assert told == [
+        f"warning: {place / 'checkpoint-4'} is not whole and is passed over: it has no weights"
+    ]
+    assert not any("resuming from" in line for line in world.said), "the only one"
+    assert not [one for one in recwarn if "passed over" in str(one.message)]
+
+
+def _stop(*args: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_checkpoints_of_other_rows_are_not_gone_on_with(world: World) -> None:
+    place = _interrupted_at(world, 4)
+    assert (place / "checkpoint-2").is_dir()
     _flip_labels(world)
     world.run("resume=true")
     assert not any("resuming from" in line for line in world.said)
