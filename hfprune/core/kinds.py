@@ -104,6 +104,16 @@ def gives_embeddings(model: Any) -> bool:
     return getattr(model, POOLING_KEY, None) is not None
 
 
+def without_head(model: Any) -> bool:
+    """Whether a model of transformers gives hidden states alone: no logits and no embeddings.
+
+    Of classes from elsewhere, whose forward may give anything, none is meant.
+    """
+    kind = type(model)
+    stock = kind.__module__.startswith("transformers.") and kind.__name__.endswith(EMBEDDING.ending)
+    return stock and model.base_model is model and not gives_embeddings(model)
+
+
 def problem_of_model(model: Any) -> str | None:
     """What a model's outputs mean: ``config.problem_type``, or ``sentence_embedding``."""
     if gives_embeddings(model):

@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from hfprune.core.errors import CheckpointError, HFPruneError
 from hfprune.core.faults import is_out_of_memory
-from hfprune.core.kinds import EMBEDDING, KINDS, auto_class, kind_of_model
+from hfprune.core.kinds import EMBEDDING, KINDS, auto_class, kind_of_model, without_head
 from hfprune.core.text import one_line
 from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
@@ -132,6 +132,13 @@ def load_saved_classifier(folder: str) -> Any:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} holds no classifier: {error}") from error
     name = type(model).__name__
+    if without_head(model):
+        raise CheckpointError(
+            f"{folder} holds no classifier but a {name}, an encoder without a head: embeddings are "
+            "measured against those of the dense model, so give the folder of a run with task: "
+            "sentence_embedding, whose recipe names that one; or load both with "
+            "hfprune.load_embedder(folder, pooling='mean') and compare what they give"
+        )
     if not name.endswith(tuple(kind.ending for kind in KINDS)):
         raise CheckpointError(
             f"{folder} holds no classifier but a {name}: give a folder that a run or save_model "

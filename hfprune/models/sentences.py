@@ -159,8 +159,9 @@ def load_encoder(folder: str | Path, *, revision: str | None = None) -> Sentence
     layout = read_layout(place)
     if layout is None:
         raise CheckpointError(
-            f"{folder} holds no {MODULES}, so it is no sentence encoder (or one that lists a "
-            "transformer alone: a CrossEncoder, which is a classifier); load it with "
+            f"{folder} holds no {MODULES} that says how to pool: load an encoder that says nothing "
+            "of it with hfprune.load_embedder(folder, pooling='mean'), which save_pretrained "
+            "writes with its modules, and a classifier (a CrossEncoder is one) with "
             "hfprune.from_pretrained or transformers"
         )
     place = str(layout.transformer)

@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from hfprune.core.errors import TrainingError
+from hfprune.core.kinds import without_head
 from hfprune.models.configs import plain_outputs_
 from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.reading import load_recipe
@@ -171,6 +172,24 @@ NOTHING_TO_EMBED_LIKE = (
 )
 
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
+
+
+def require_head(model: Any, what: str) -> None:
+    """Refuse an encoder as it comes from ``AutoModel``, which gives nothing to learn by.
+
+    Args:
+        what: ``model`` or ``teacher``, for errors.
+
+    Raises:
+        TrainingError: saying what embeds, and what classifies.
+    """
+    if without_head(model):
+        raise TrainingError(
+            f"the {what} is a {type(model).__name__}, an encoder without a head, which gives "
+            "hidden states alone: for embeddings pass hfprune.load_embedder(folder, "
+            "pooling='mean') as model and as teacher, for labels a model of "
+            "AutoModelForSequenceClassification or the like"
+        )
 
 
 def reached_in_one(pruning: PruningConfig, latency: LatencyTable | None) -> bool:

@@ -140,6 +140,9 @@ class HFPruneTrainer(TrainsWithGates):
             fsdp=why_not(version_of(self.accelerator)) if self.is_fsdp_enabled else None,
         )
         if self._differs:
+            own = compute_loss_func or type(self).compute_loss is not HFPruneTrainer.compute_loss
+            if teacher is not None or not own:
+                checks.require_head(self.bare_model(), "model")
             # The loss of each micro-batch is its own mean, so the Trainer must divide by the number
             # of accumulated batches; encoders' heads average over samples, not over tokens.
             self.model_accepts_loss_kwargs = False

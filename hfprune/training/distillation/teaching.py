@@ -29,6 +29,7 @@ from hfprune.models.configs import plain_outputs_
 from hfprune.models.embedding import embedding_loss, matryoshka_of
 from hfprune.models.saved import load_alike
 from hfprune.recipe.sections.training import DistillationConfig
+from hfprune.training.checks import require_head
 from hfprune.training.distillation.cache import TeacherCache
 from hfprune.training.distillation.losses import (
     EMBEDDING,
@@ -67,10 +68,12 @@ def load_teacher(
         other: makes a teacher of a loaded model of another vocabulary and its name.
 
     Raises:
-        TrainingError: for the student itself, and a model of other labels or another vocabulary.
+        TrainingError: for the student itself, an encoder without a head, and a model of other
+            labels or another vocabulary.
     """
     given = isinstance(teacher, nn.Module)
     loaded: Any = teacher if given else load_alike(str(teacher), student, "teacher")
+    require_head(loaded, "teacher")
     plain_outputs_(loaded.config)  # flags of old configs, with which it would answer in tuples
     if loaded is student:
         raise TrainingError(
