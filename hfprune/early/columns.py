@@ -129,9 +129,9 @@ def choose_columns(
         text = _text(looks, given, where)
         said.append(f"texts: column {text!r}")
     rest = [look for name, look in looks.items() if name not in (text, pair)]
-    chosen = list(label) or _label(rest, where, said)
-    settled = task or _task(looks, text, chosen, where)
     asked = asked_in(list(looks))
+    chosen = list(label) or _label(rest, where, said, asked)
+    settled = task or _task(looks, text, chosen, where)
     if asked is not None and pair is None and asked not in chosen:
         unread = "" if asked == text else f"column {asked!r} is not read. "
         said.append(
@@ -301,7 +301,9 @@ def _is_code(look: _Column) -> bool:
     return look.repeats and look.distinct <= 50 and look.words < 6
 
 
-def _label(rest: Sequence[_Column], where: str, said: list[str]) -> list[str]:
+def _label(rest: Sequence[_Column], where: str, said: list[str], asked: str | None) -> list[str]:
+    """The columns of labels; queries that stand beside texts come again and are none."""
+    rest = [look for look in rest if look.name != asked]
     lists = [look for look in rest if look.lists and _known(look.name, LABEL_NAMES)]
     likely = [look for look in rest if (look.repeats and look.words < 8) or look in lists]
     named = [look for look in rest if _known(look.name, LABEL_NAMES) and look.distinct > 1]
@@ -310,12 +312,21 @@ def _label(rest: Sequence[_Column], where: str, said: list[str]) -> list[str]:
         if len(flags) > 1 and len(flags) == len(likely):
             said.append(f"labels: {len(flags)} columns of 0 and 1")
             return [look.name for look in flags]
+    _check_not_the_same(rest, bool(named), bool(likely), where, asked)
     chosen = named if len(named) == 1 else []
     exact = [look for look in named if look.name.lower() in ("label", "labels")]
     chosen = exact if len(exact) == 1 else chosen or (likely if len(likely) == 1 else [])
     if chosen:
         said.append(f"labels: column {chosen[0].name!r}")
         return [chosen[0].name]
+    if asked is not None and not (named or likely):
+        raise DataError(
+            f"{where}: no column says how relevant the texts are to the queries in column "
+            f"{asked!r}: give it a column 'label', 1 where a text answers its query and 0 where "
+            "not, or name the one that does with --label-column. A sentence encoder learns from "
+            "texts alone (--task sentence_embedding); if the queries are the labels, say "
+            f"--label-column {asked}"
+        )
     candidates = named or likely or list(rest)
     if not candidates:
         raise DataError(f"{where} has no column for the labels beside the text")
@@ -323,6 +334,23 @@ def _label(rest: Sequence[_Column], where: str, said: list[str]) -> list[str]:
     raise DataError(
         f"{where}: {why}: {_listed(candidates)}. Say which with --label-column"
         + ("" if named or likely else " (labels are few values that come again and again)")
+    )
+
+
+def _check_not_the_same(
+    rest: Sequence[_Column], named: bool, likely: bool, where: str, asked: str | None
+) -> None:
+    """Refuse labels that are all the same, where no other column may hold them."""
+    same = [look for look in rest if look.distinct == 1 and _known(look.name, LABEL_NAMES)]
+    plain = [look for look in same if look.name.lower() in ("label", "labels")]
+    if named or not (plain or (same and not likely)):
+        return
+    look = (plain or same)[0]
+    raise DataError(
+        f"{where}: all {look.filled:,} labels in column {look.name!r} are the same, "
+        f"{look.example!r}: to learn takes rows of two labels or more"
+        + ("" if asked is None else ", of a query also texts that do not answer it")
+        + "; or name another column with --label-column"
     )
 
 
@@ -356,18 +384,3 @@ def label_cells(values: Sequence[Any]) -> list[str]:
             if not is_null(one) and one != "":
                 found.append(spelled(str(one)))
     return found
-
-
-def pairs_of(
-    columns: Mapping[str, Sequence[Any]], found: Chosen, places: Sequence[int]
-) -> tuple[list[Any], list[Any], float]:
-    """Queries and texts of some rows, one pair each, and how many pairs a row has on average."""
-    queries: list[Any] = []
-    texts: list[Any] = []
-    for place in places:
-        for name in (str(found.pair), *found.negatives):
-            cell = columns[name][place]
-            for one in cell if isinstance(cell, list) else [cell]:
-                queries.append(columns[found.text][place])
-                texts.append(one)
-    return queries, texts, len(texts) / max(1, len(places))

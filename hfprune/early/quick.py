@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hfprune.core.errors import DataError
 from hfprune.core.machine import usable_cpus
 from hfprune.core.tasks import WITHOUT_CLASSES, Task
-from hfprune.early.columns import Chosen, choose_columns, label_cells, pairs_of
+from hfprune.early.columns import Chosen, choose_columns, label_cells
 from hfprune.early.model import (
     ModelFacts,
     as_text,
@@ -103,7 +103,7 @@ def row_facts(head: Head, chosen: Chosen, model: ModelFacts, test_file: str | No
         raise DataError(f"{head.file}, column {chosen.text!r}: no row has a text")
     pairs, each, queries = None, 1.0, None
     if chosen.task == "reranking":
-        first, second, each = pairs_of(head.columns, chosen, places)
+        first, second, each = _pairs_of(head.columns, chosen, places)
         texts, pairs = [as_text(one) for one in first], [as_text(one) for one in second]
         seen = len(set(map(as_text, head.columns[chosen.text])))
         queries = round(seen * head.total / head.size)
@@ -137,3 +137,18 @@ def _labels(head: Head, chosen: Chosen) -> dict[str, int]:
             for name in chosen.label
         }
     return dict(Counter(label_cells(head.columns[chosen.label])))
+
+
+def _pairs_of(
+    columns: Mapping[str, Sequence[Any]], found: Chosen, places: Sequence[int]
+) -> tuple[list[Any], list[Any], float]:
+    """Queries and texts of some rows, one pair each, and how many pairs a row has on average."""
+    queries: list[Any] = []
+    texts: list[Any] = []
+    for place in places:
+        for name in (str(found.pair), *found.negatives):
+            cell = columns[name][place]
+            for one in cell if isinstance(cell, list) else [cell]:
+                queries.append(columns[found.text][place])
+                texts.append(one)
+    return queries, texts, len(texts) / max(1, len(places))

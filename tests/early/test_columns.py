@@ -105,3 +105,40 @@ def test_what_is_unclear_is_asked(
 def test_labels_count_under_one_spelling() -> None:
     assert label_cells(["1", "1.0", None, "", 1]) == ["1", "1", "1"]
     assert label_cells([["a", "b"], ["a"]]) == ["a", "b", "a"]
+
+
+def test_queries_beside_texts_are_no_labels() -> None:
+    """They come again and again, as labels do, and would be as many classes."""
+    asked = ["was it wet", "was it late"] * 6
+    for columns in ({"query": asked, "text": TEXTS}, {"query": asked, "text": TEXTS, "id": IDS}):
+        for ranker in (True, False, None):
+            with pytest.raises(DataError) as error:
+                choose(columns, ranker=ranker)
+            told = str(error.value)
+            assert told.startswith(
+                "tickets.csv: no column says how relevant the texts are to the queries in column "
+                "'query': give it a column 'label'"
+            )
+            assert "(--task sentence_embedding)" in told
+    named = choose({"query": asked, "text": TEXTS}, label=["query"])
+    assert (named.text, named.label, named.task) == ("text", "query", "single_label_classification")
+    topics = choose({"query": asked, "text": TEXTS, "topic": TOPICS})
+    assert topics.label == "topic"
+
+
+def test_labels_that_are_all_the_same_are_told() -> None:
+    asked, ones = ["was it wet", "was it late"] * 6, [1] * 12
+    with pytest.raises(DataError) as error:
+        choose({"query": asked, "text": TEXTS, "label": ones}, ranker=True)
+    assert str(error.value) == (
+        "tickets.csv: all 12 labels in column 'label' are the same, '1': to learn takes rows of "
+        "two labels or more, of a query also texts that do not answer it; or name another column "
+        "with --label-column"
+    )
+    with pytest.raises(DataError, match=r"all 12 labels in column 'y' are the same, 'a': to learn"):
+        choose({"text": TEXTS, "y": ["a"] * 12})
+    # What is called the label is not passed over in silence; another column of labels will do.
+    with pytest.raises(DataError, match="column 'label' are the same"):
+        choose({"text": TEXTS, "label": ones, "office": URGENCY})
+    assert choose({"text": TEXTS, "label": ones, "topic": TOPICS}).label == "topic"
+    assert choose({"text": TEXTS, "rating": ones, "office": URGENCY}).label == "office"
