@@ -81,6 +81,11 @@ class HFPruneTrainer(OneTraining):
     ``pruning/neurons`` and ``pruning/blocks`` are logged; trackers of ``report_to`` put ``train/``
     before them.
 
+    What is saved cuts texts where ``processing_class`` says, ``tokenizer.model_max_length``, not
+    where the rows were cut: with ``tokenizer(text, truncation=True, max_length=32)`` also set
+    ``tokenizer.model_max_length = 32``, before the Trainer is made. Encoders and CrossEncoders then
+    read as many tokens as they were trained on, by ``hfprune.load_encoder`` and others.
+
     Args:
         model to preprocess_logits_for_metrics: as of :class:`transformers.Trainer`.
         pruning: what to reach and how (also as a dict of its keys, or the path of a recipe, of

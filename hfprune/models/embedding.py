@@ -24,7 +24,7 @@ from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.core.files import atomic_write_json
 from hfprune.core.kinds import POOLING_KEY, gives_embeddings
 from hfprune.core.reading import read_json
-from hfprune.models.layout import SentenceLayout, write_modules
+from hfprune.models.layout import SentenceLayout, cut_before, longest_of, write_modules
 from hfprune.models.pooling import later_modules, pooled, width_after
 
 # Key of a model's config: the sizes to which its embeddings may be cut.
@@ -140,6 +140,22 @@ def as_embedder_(model: Any, layout: SentenceLayout) -> Any:
     model.later.to(device)
     model.embedding_width = width_after(model.later, int(model.config.hidden_size))
     return model
+
+
+def cut_as_read_(model: Any, tokenizer: Any) -> None:
+    """Let what is saved of an embedder cut texts where a tokenizer does, if not before. In place.
+
+    Args:
+        model: an embedder; of others the tokenizer beside the weights says it.
+        tokenizer: that reads its texts; ``None``: nothing is known.
+    """
+    most = getattr(tokenizer, "model_max_length", None)
+    if not gives_embeddings(model) or type(most) is not int:
+        return
+    known = longest_of(model.sentence_layout)
+    known = getattr(model.config, "max_position_embeddings", None) if known is None else known
+    if type(known) is int and most < known:
+        model.sentence_layout = cut_before(model.sentence_layout, most)
 
 
 def maker_of(model: Any) -> Callable[[Any], Any]:

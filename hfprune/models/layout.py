@@ -279,9 +279,14 @@ def served_as(layout: SentenceLayout, prompt: str | None, max_length: int) -> Se
     said = dict(layout.said)
     if prompt is not None and prompt != prompts_of(layout)[1]:
         said[PROMPTS_FILE] = {**said.get(PROMPTS_FILE, {}), "default_prompt_name": prompt}
-    if max_length != longest_of(layout):
-        said[LENGTH_FILE] = {**said.get(LENGTH_FILE, {}), "max_seq_length": max_length}
-    return replace(layout, said=said)
+    layout = replace(layout, said=said)
+    return layout if max_length == longest_of(layout) else cut_before(layout, max_length)
+
+
+def cut_before(layout: SentenceLayout, max_length: int) -> SentenceLayout:
+    """A layout that cuts texts at so many tokens, whatever its files say."""
+    said = {**layout.said.get(LENGTH_FILE, {}), "max_seq_length": max_length}
+    return replace(layout, said={**layout.said, LENGTH_FILE: said})
 
 
 def cut_at(folder: Path, max_length: int) -> None:

@@ -24,6 +24,7 @@ from hfprune.core.errors import TrainingError
 from hfprune.core.kinds import become_reranker_, gives_embeddings, is_reranker, takes_images
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.images import IMAGE_COLUMN
+from hfprune.models.embedding import cut_as_read_
 from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.sections.lessons import NOTHING_TO_SCORE
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -139,6 +140,7 @@ class HFPruneTrainer(TrainsWithGates):
             deepspeed=self.is_deepspeed_enabled,
             fsdp=why_not(version_of(self.accelerator)) if self.is_fsdp_enabled else None,
         )
+        cut_as_read_(self.bare_model(), self._reader())
         if self._differs:
             own = compute_loss_func or type(self).compute_loss is not HFPruneTrainer.compute_loss
             if teacher is not None or not own:
@@ -197,8 +199,11 @@ class HFPruneTrainer(TrainsWithGates):
 
     def _reads_otherwise(self, model: Any, name: str) -> Any:
         """A teacher from a folder, whose tokenizer lies there, for rows of this one's."""
-        mine = self.processing_class or getattr(self.data_collator, "tokenizer", None)
-        return teacher_with_tokenizer(model, name, mine, self.distillation)
+        return teacher_with_tokenizer(model, name, self._reader(), self.distillation)
+
+    def _reader(self) -> Any:
+        """The tokenizer of the rows, as far as there is one."""
+        return self.processing_class or getattr(self.data_collator, "tokenizer", None)
 
     @property
     def teacher(self) -> Any:
@@ -223,6 +228,8 @@ class HFPruneTrainer(TrainsWithGates):
         model = super().call_model_init(trial)
         if self._ranks:
             become_reranker_(model.config)
+        if hasattr(self, "processing_class"):  # else the Trainer is being made, and does so later
+            cut_as_read_(model, self._reader())
         return checks.train_in_float32_(model) if self._differs else model
 
     def training_step(
