@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfprune.core.errors import DataError
-from hfprune.data.candidates import RELEVANT
+from hfprune.data import uses
 from hfprune.data.encode import tokenize
-from hfprune.data.readers.reading import read_files
-from hfprune.data.readers.table import Rows
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.measure.embeddings import directions
 from hfprune.measure.intervals import bootstrap_interval, paired_bootstrap
 from hfprune.measure.ranking import DEPTH, by_query
-from hfprune.recipe.sections.data import DataConfig
 
 SCORED = ("scored_spearman",)
 RETRIEVAL = ("retrieval_ndcg_at_10", "retrieval_recall_at_10")
@@ -171,52 +167,17 @@ def read_uses(
         return [places.setdefault(before + text, len(places)) for text in texts]
 
     both: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-    for name, file, columns, prompts in (
-        ("pairs", pairs, ("sentence1", "sentence2", "score"), (prompt, prompt)),
-        ("search", search, ("query", "text", "label"), search_prompts),
+    for name, file, use, prompts in (
+        ("pairs", pairs, uses.SCORED_PAIRS, (prompt, prompt)),
+        ("search", search, uses.RETRIEVAL, search_prompts),
     ):
         if file is None:
             continue
-        first, second, label = columns
-        config = DataConfig(
-            train_file=file, text_column=first, text_pair_column=second, label_column=label
-        )
-        rows = read_files("test", [file], config, "regression")
-        numbers = [_number(rows, row, label) for row in range(len(rows.texts))]
-        numbers = _relevance(rows, label, numbers) if name == "search" else numbers
+        rows, numbers = uses.read_use(use, file)
         sides = (rows.texts, rows.text_pairs or [])
         chosen = np.array(list(map(rows_of, sides, prompts))).T
         both[name] = chosen, np.array(numbers)
     if not both:
         return None
-    if "search" in both and not (both["search"][1] >= RELEVANT).any():
-        raise DataError(
-            f"{search}: no text has a label of {RELEVANT} or more, so there is nothing to find; "
-            "give relevance from 0 to 1, or grades from 0"
-        )
-    rows, _ = tokenize(list(places), None, None, processor, max_length, "sentence_embedding")
-    return Uses(rows, both.get("pairs"), both.get("search"))
-
-
-def _relevance(rows: Rows, column: str, numbers: Sequence[float]) -> list[float]:
-    """In [0, 1], by the rule of :func:`hfprune.data.candidates.scaled`."""
-    highest = max(1.0, *numbers)
-    for row, number in enumerate(numbers):
-        if number < 0 or (highest > 1 and not number.is_integer()):
-            raise DataError(
-                f"{rows.where(row, column)}: expected how relevant the text is to its query, from "
-                f"0 to 1 or a whole grade from 0 in all rows (the highest here is {highest:g}), "
-                f"got {number:g}"
-            )
-    return [number / highest for number in numbers]
-
-
-def _number(rows: Rows, row: int, column: str) -> float:
-    value = rows.labels[column][row]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not np.isfinite(number):
-        raise DataError(f"{rows.where(row, column)}: expected a number, got {value!r:.80}")
-    return number
+    encoded, _ = tokenize(list(places), None, None, processor, max_length, "sentence_embedding")
+    return Uses(encoded, both.get("pairs"), both.get("search"))
