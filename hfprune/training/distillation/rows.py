@@ -228,7 +228,8 @@ def _with_unlabeled(rows: Dataset, extra: Dataset | None) -> Dataset:
             values = [rows[0][name]] * len(extra)
             if name == QUERY_ROW:  # none of theirs is a query of the rows'
                 own = extra[name] if name in extra.column_names else range(len(extra))
-                values = [max(rows[name]) + 1 + number for number in own]
+                first = max(rows[name]) + 1
+                values = [first + number for number in own]
             more = more.add_column(name, values, feature=rows.features[name])
     more = more.select_columns(rows.column_names)
     if more.features != rows.features:
