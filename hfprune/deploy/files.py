@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hfprune.core.errors import MissingExtraError
+from hfprune.core.errors import MissingExtraError, OutputError
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS
 from hfprune.core.results import METRICS_FILE, read_results
 
@@ -48,18 +49,15 @@ def onnx_files(directory: str | Path) -> dict[str, Path]:
 def precisions_to_serve(folder: str | Path) -> tuple[tuple[str, str], str]:
     """In which order precisions are asked for where no file was chosen for a use, and why.
 
-    What the run's own table says is fastest, as its verdict has it; int8 where there is no table.
-
-    Raises:
-        OutputError: ``metrics.json`` is damaged.
+    What the run's own table says is fastest, as its verdict has it; int8 where there is no table
+    that can be read: a model answers without one.
     """
     place = Path(folder)
     if (place / METRICS_FILE).is_file():
-        results = read_results(place)
-        labels = list(results.members)
-        if len(labels) == 1:
-            precision = results.served(labels[0]).precision
-            if precision == "float32":
+        with contextlib.suppress(OutputError):
+            results = read_results(place)
+            labels = list(results.members)
+            if len(labels) == 1 and results.served(labels[0]).precision == "float32":
                 return ("float32", "int8"), "the fastest that its run has timed"
     return ("int8", "float32"), "the usual one"
 

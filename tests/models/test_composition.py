@@ -242,7 +242,7 @@ def test_layouts_that_are_refused(
 def test_what_is_no_sentence_encoder(tmp_path: Path) -> None:
     save_tiny_classifier("bert", tmp_path / "model")
     assert read_layout(tmp_path / "model") is None
-    with pytest.raises(CheckpointError, match=r"holds no modules.json, so it is no sentence"):
+    with pytest.raises(CheckpointError, match=r"holds no modules.json that says how to pool"):
         load_encoder(tmp_path / "model")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd/modules.json").write_text("3")

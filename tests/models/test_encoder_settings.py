@@ -240,5 +240,5 @@ def test_a_name_on_the_hub_is_looked_up(tmp_path: Path) -> None:
 def test_a_folder_without_modules_is_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such folder here"):
         hfprune.load_encoder(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"holds no modules.json, so it is no sentence enc"):
+    with pytest.raises(CheckpointError, match=r"holds no modules.json that says how to pool"):
         hfprune.load_encoder(tmp_path)
