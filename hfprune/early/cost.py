@@ -105,7 +105,8 @@ def stage_memory(sizes: Sizes) -> dict[str, float]:
     learned = answers + (states if states <= sizes.cache else 0.0)
     small = sizes.weights - (1 - sizes.keep) * sizes.blocks
     distilled = model + TRAINED * small + batch * (sizes.keep + 0.3) + learned
-    # Moments, levels, targets and a scoring batch, each within the budget.
+    # Moments, levels, targets and a scoring batch, each within the budget; what enters a layer is
+    # a small part of the targets.
     moments = min(sizes.memory, sizes.layers * 16.0 * (sizes.inner**2 + sizes.width**2))
     levels = min(sizes.memory, sizes.layers * 4.0 * sizes.width * (sizes.inner + sizes.width) * 7)
     most = 1024 * sizes.tokens

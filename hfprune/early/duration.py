@@ -163,10 +163,10 @@ def _reconstruction(work: Work, rates: Rates) -> float:
     tokens = scored * work.tokens
     inner = max(1.0, ((work.weights or UNKNOWN) / layers - 4 * width**2) / (2 * width))
     squares, cubes = inner**2 + width**2, inner**3 + width**3
-    # Forward and back once; a search on the first rows, at twice training's pace; refits of small
-    # models, each block's after half of the layers.
+    # Forward and back once; a search on some of the rows and refits of both blocks of each layer,
+    # of small models at twice training's pace.
     search = 100 * min(1.0, 256 / max(1, scored))
-    passes = 6 + search + 2 * layers * work.keep * _TRIALS
+    passes = 6 + (search + 2 * _TRIALS) * work.keep
     forward = passes * tokens * work.per_token / (rates.flops * work.cores)
     moments = layers * (2 * tokens * squares * (1 + _TRIALS) + 6 * cubes) / rates.moments
     landings = _TRIALS * 4 * rates.probes * (work.weights or UNKNOWN) / _MINILM

@@ -15,6 +15,7 @@ Three steps, minutes on a CPU (ZipLM, Kurtic et al. 2023; K-prune, Park et al. 2
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -25,7 +26,6 @@ from hfprune.core.errors import PlanError
 from hfprune.core.kinds import problem_of_model
 from hfprune.families import block_views, model_sizes
 from hfprune.families.blocks import BlockKey
-from hfprune.pruning.gates import Gates
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.programme.levels import Floats, LevelChoice, choose_levels
 from hfprune.pruning.programme.mutations import SearchResult, search_weights
@@ -101,8 +101,9 @@ class Reconstruction:
         selection: how the units of a block are chosen, see :func:`prune_without_training`.
         shape: if given, what layers must have in common.
         progress: called with the name of the step, what is done and what is to do.
-        memory: bytes that each of three may take: second moments, weights of levels (what is more
-            lies in files), targets of the refit (what is more is computed when it is needed).
+        memory: bytes that each of four may take: second moments, weights of levels (what is more
+            lies in files), targets of the refit and what enters the layer being fitted (what is
+            more is computed when it is needed).
         shared: whether every process of a run makes this object at the same time, with the same
             model and batches: each then reads a share of the batches. Only the first one's can
             plan; the others have no levels.
@@ -223,12 +224,14 @@ class Reconstruction:
     ) -> None:
         """Prune the model (or a copy of it) by a plan of this object. In place."""
         with torch.no_grad(), evaluating(model, self.teacher):
-            _write(model, plan, self.levels)
-            shrink_(model, plan)
+            _shrink_to_levels(model, plan, self.levels)
             if refit:
                 if self._targets is None:
                     self._targets = RefitTargets(self.teacher, self.batches, limit=self._memory)
-                refit_outputs_(model, self.teacher, self.batches, progress, targets=self._targets)
+                refit_outputs_(
+                    model, self.teacher, self.batches, progress,
+                    targets=self._targets, limit=self._memory,
+                )  # fmt: skip
 
 
 def _depths(layers: int) -> list[int]:
@@ -265,18 +268,13 @@ def _search(
     targets = [counted(teacher(**batch).logits, batch) for batch in some]
     problem = problem_of_model(model)
 
-    originals = {key: view.weight.clone() for key, view in block_views(model).items()}
-
     def loss_of(choice: list[int]) -> float:
-        plan = _plan_of(model, levels, choice)
-        _write(model, plan, levels)
+        # Not gated: a plan is for a multiple of the speed, which is judged at that speed.
+        pruned = _pruned_copy(model, _plan_of(model, levels, choice), levels)
         total = 0.0
-        with Gates(model, plan):
-            for batch, target, count in zip(some, targets, rows, strict=True):
-                guess = counted(model(**batch).logits, batch)
-                total += count * divergence(guess, target, problem)
-        for key, view in block_views(model).items():
-            view.weight.copy_(originals[key])
+        for batch, target, count in zip(some, targets, rows, strict=True):
+            guess = counted(pruned(**batch).logits, batch)
+            total += count * divergence(guess, target, problem)
         return total / sum(rows)
 
     return search_weights(
@@ -323,12 +321,23 @@ def _plan_of(
     return plan
 
 
-def _write(model: nn.Module, plan: PruningPlan, levels: Mapping[BlockKey, BlockLevels]) -> None:
-    """Put the repaired weights of a plan's levels into the full-sized model."""
+def _shrink_to_levels(
+    model: nn.Module, plan: PruningPlan, levels: Mapping[BlockKey, BlockLevels]
+) -> None:
+    """Shrink a model, with the repaired weights of the plan's levels. In place."""
+    units = {key: view.units for key, view in block_views(model).items()}
+    shrink_(model, plan)
     for key, view in block_views(model).items():
-        kept = plan.kept(key)
-        if not kept or len(kept) == view.units:
-            continue
-        weight = levels[key].weights[levels[key].counts.index(len(kept))]
-        view.weight.zero_()
-        view.weight[:, view.columns(kept)] = weight.to(view.weight)
+        if view.units < units[key]:
+            weight = levels[key].weights[levels[key].counts.index(view.units)]
+            view.weight.copy_(weight.to(view.weight))
+
+
+def _pruned_copy(
+    model: nn.Module, plan: PruningPlan, levels: Mapping[BlockKey, BlockLevels]
+) -> nn.Module:
+    """A pruned copy of a model, which shares the tensors that nothing was removed from."""
+    tensors = [*model.parameters(), *model.buffers()]
+    pruned = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    _shrink_to_levels(pruned, plan, levels)
+    return pruned

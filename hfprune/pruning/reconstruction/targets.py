@@ -19,6 +19,7 @@ from hfprune.pruning.reconstruction.common import (
     placed,
     token_rows,
 )
+from hfprune.pruning.reconstruction.layer_passes import LayerPasses
 from hfprune.pruning.reconstruction.memory import MEMORY
 from hfprune.pruning.reconstruction.passes import captured, stopping
 
@@ -31,6 +32,7 @@ def refit_outputs_(
     *,
     ridge: float = 1e-3,
     targets: RefitTargets | None = None,
+    limit: float = MEMORY,
 ) -> None:
     """Fit the output projections of a shrunk model anew, bottom-up. In place.
 
@@ -47,6 +49,8 @@ def refit_outputs_(
         ridge: relative to the mean diagonal of the features' moments.
         targets: the teacher's side, found before on the same batches; spares
             finding it again for each of several models.
+        limit: bytes that what enters the layer being fitted may take, of all batches; batches that
+            find no room are passed through all layers below for each block.
     """
     mine, theirs = block_views(model), block_views(teacher)
     missing = [str(key) for key in mine if key not in theirs]
@@ -56,10 +60,11 @@ def refit_outputs_(
         return
     targets = targets or RefitTargets(teacher, batches)
     batches = placed(batches, model)
+    passes = LayerPasses(model, batches, limit)
     for done, (key, view) in enumerate(mine.items()):
-        moment = _refit_moment(model, key, view, batches, targets)
+        moment = _refit_moment(passes, key, view, batches, targets)
         if moment.rounding() > ROUNDING * ridge * moment.spread():
-            moment = _refit_moment(model, key, view, batches, targets, "float64")
+            moment = _refit_moment(passes, key, view, batches, targets, "float64")
         old_bias = view.consumer.bias
         weight, bias = refit_output(moment, ridge=ridge, fit_bias=old_bias is not None)
         view.weight.copy_(weight.to(view.weight))
@@ -70,7 +75,7 @@ def refit_outputs_(
 
 
 def _refit_moment(
-    model: nn.Module,
+    passes: LayerPasses,
     key: BlockKey,
     view: BlockView,
     batches: Sequence[Batch],
@@ -84,7 +89,7 @@ def _refit_moment(
             captured({"x": view.consumer, "stream": view.stream}) as here,
             stopping(view.consumer, view.uses),
         ):
-            model(**batch)
+            passes.run(index, key.layer)
         wanted = targets.wanted(key, index)
         if view.uses == 1:
             wanted = wanted - here["stream"]
@@ -101,7 +106,7 @@ class RefitTargets:
         teacher: in eval mode; not changed.
         batches: inputs without labels.
         limit: bytes that the targets may take. If they take more, each is computed when it is
-            asked for.
+            asked for, from what enters its layer as far as there is room for that.
     """
 
     def __init__(
@@ -112,7 +117,8 @@ class RefitTargets:
         limit: float = MEMORY,
     ) -> None:
         batches = placed(batches, teacher)
-        self._teacher, self._batches = teacher, batches
+        self._teacher = teacher
+        self._passes = LayerPasses(teacher, batches, limit)
         self._views = block_views(teacher)
         self._kept: list[dict[BlockKey, Tensor]] | None = []
         size = 0
@@ -139,7 +145,7 @@ class RefitTargets:
             captured({"x": view.consumer, "stream": view.stream}) as found,
             stopping(view.consumer, view.uses),
         ):
-            self._teacher(**self._batches[index])
+            self._passes.run(index, key.layer)
         return self._target(view, found["x"], found["stream"])
 
     def _all(self, batch: Batch) -> dict[BlockKey, Tensor]:
