@@ -76,7 +76,8 @@ GATES = (  # in the order in which a run comes to them
     Point(transformers.Trainer, "training_step", "after", 3),  # of the recovery
     Point(export, "export_onnx", "after", 1),
     Point(export, "quantize_onnx", "before", 1),
-    Point(hfprune.deploy.quantize.search, "quantize_onnx", "after", 2),  # in the search
+    # In the search; a second setting may find its time over where other work holds it up.
+    Point(hfprune.deploy.quantize.search, "quantize_onnx", "after", 1),
     Point(evaluate, "run", "after", 1),
     Point(benchmark, "run", "before", 1),
     Point(shutil, "copytree", "after", 1),  # the output half assembled
@@ -103,10 +104,21 @@ SPEED = (  # of a family, by reconstruction, with two targets
 )
 # One int8 setting, as which of many is the fastest hangs on the machine's other work.
 RERANKING = tuple(point for point in GATES if point.owner is not hfprune.deploy.quantize.search)
-EMBEDDING = tuple(
-    # The dense model is the teacher as it is: it is not trained, and its pooling is kept.
-    point._replace(nth=1) if point.name == "save_pretrained" else point
-    for point in RERANKING
+# The dense model is the teacher as it is: it is kept first, with its pooling, and what is trained
+# first is what is pruned, of which no checkpoint may be there before its gates are scored.
+KEPT = (
+    Point(transformers.PreTrainedModel, "save_pretrained", "after", 1),
+    Point(teacher, "keep", "after", 1),
+)
+FIRST = {"_save_optimizer_and_scheduler": 1, "training_step": 2}
+EMBEDDING = (
+    RERANKING[0],
+    *KEPT,
+    *(
+        point._replace(nth=FIRST.get(point.name, point.nth)) if point.when == "before" else point
+        for point in RERANKING[1:]
+        if (point.owner, point.name) not in [kept[:2] for kept in KEPT]
+    ),
 )
 FEW = (
     Point(GradientScores, "update", "before", 3),

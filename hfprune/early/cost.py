@@ -52,6 +52,7 @@ class Sizes:
         hidden_rows: those of them whose hidden states are kept; ``None``: all.
         read: texts as read, which a limit may leave out; ``None``: as many as rows.
         recomputes: whether activations are computed once more on the way back, not kept.
+        fine_tunes: whether the dense model is trained.
     """
 
     rows: int
@@ -73,6 +74,7 @@ class Sizes:
     hidden_rows: int | None = None
     read: int | None = None
     recomputes: bool = False
+    fine_tunes: bool = True
 
     @property
     def blocks(self) -> float:
@@ -116,7 +118,8 @@ def stage_memory(sizes: Sizes) -> dict[str, float]:
     probes = 30 * 4 * (sizes.blocks / sizes.layers) * 0.6
     return {
         "data": rows + (sizes.rows if sizes.read is None else sizes.read) * ROW,
-        "teacher": rows + training,
+        "embeddings": rows + 2 * model,
+        "teacher": rows + (training if sizes.fine_tunes else 2 * model),
         "latency": rows + 3 * model + (probes if sizes.times_blocks else 0.0),
         "reconstruct": rows + 3 * model + max(scoring, levels + max(moments, targets))
         if sizes.reconstructs
@@ -256,6 +259,7 @@ def cost_of(recipe: Recipe, rates: Rates = USUAL, cores: int | None = None) -> C
         hidden_rows=rows + unlabeled,
         read=whole + tested + validated + more,
         recomputes=work.recomputes,
+        fine_tunes=work.fine_tunes,
         reconstructs=work.reconstructs,
         times_blocks=work.times_blocks,
     )

@@ -71,6 +71,7 @@ class Work:
         teacher_epochs, recovery_epochs, trial_epochs, augmentation: of the recipe.
         unlabeled: rows that are learned from besides, as the teacher labels them.
         fine_tunes: whether the teacher is trained.
+        embeds: whether the teacher's embeddings of all rows are their labels.
         keep: fraction of the weights that stays, about.
         searches: whether speeds are stepped up to a drop.
         times_blocks: whether the target is a speed.
@@ -103,6 +104,7 @@ class Work:
     bf16: bool = False
     recomputes: bool = False
     unlabeled: int = 0
+    embeds: bool = False
 
     @property
     def taught(self) -> float:
@@ -134,12 +136,14 @@ def stage_seconds(work: Work, rates: Rates = USUAL) -> dict[str, float]:
     step = 8 if work.recomputes else 6
     small = work.taught * (step * work.keep * epoch + 2 * forward)  # the teacher's answers too
     gated = (step + 2) * epoch
+    embedded = 2 * (work.rows + work.test_rows) * work.tokens * work.per_token / pace
     tests = 8 * work.test_rows * work.tokens * work.per_token / pace
     rows = work.rows + work.test_rows + work.unlabeled
     # Probes of four layers: time goes with their weights, and much of it does not.
     timed = _PROBES * rates.probes * (0.5 + 0.5 * size)
     return {
         "data": 5.0 + rows / rates.rows * max(0.3, work.tokens / 64),
+        "embeddings": embedded if work.embeds else 0.0,
         "teacher": step * epoch * work.teacher_epochs if work.fine_tunes else 1.0,
         "baseline": 10.0,
         "latency": timed if work.times_blocks else 0.0,
@@ -187,7 +191,10 @@ def planned_stages(recipe: Recipe, work: Work, rates: Rates = USUAL) -> list[tup
     Of a search for a drop, whose number of steps nobody knows, the first few.
     """
     pruning, seconds = recipe.pruning, stage_seconds(work, rates)
-    plan = [("data", seconds["data"]), ("teacher", seconds["teacher"])]
+    plan = [("data", seconds["data"])]
+    if work.embeds:
+        plan.append(("embeddings", seconds["embeddings"]))
+    plan.append(("teacher", seconds["teacher"]))
     if pruning.vocabulary is not None:
         plan += [("vocabulary", 5.0), ("tokens", 5.0)]
     suffixes = [""]
@@ -235,6 +242,7 @@ def work_of(
 ) -> Work:
     """What a recipe has to do with these rows and this model; arguments as of :class:`Work`."""
     distillation, pruning = recipe.distillation, recipe.pruning
+    embeds = recipe.task == "sentence_embedding"
     return Work(
         rows=rows,
         test_rows=test_rows,
@@ -246,7 +254,8 @@ def work_of(
         recovery_epochs=min(2, recipe.recovery.most_rounds) * recipe.recovery.round_epochs,
         trial_epochs=1.0 if pruning.trial_epochs is None else pruning.trial_epochs,
         augmentation=0 if distillation is None else distillation.augmentation,
-        fine_tunes=recipe.teacher.name_or_path is None,
+        fine_tunes=recipe.teacher.name_or_path is None and not embeds,
+        embeds=embeds,
         keep=_kept(recipe),
         searches=pruning.max_metric_drop is not None,
         times_blocks=pruning.speedup is not None or pruning.max_metric_drop is not None,

@@ -121,7 +121,7 @@ def propose(
     said += read_as(model, task, rows.chosen.pair)
     teacher = teacher or (model.name if own else None)
     shape = _shape(rows, model, said)
-    work = _work(rows, model, shape, target, fine_tunes=teacher is None, cores=cores)
+    work = _work(rows, model, shape, target, trained=teacher is None, cores=cores)
     sections: dict[str, Any] = {
         "model": [Key("name_or_path", model.name, _sizes(model))],
         "": [Key("task", task, TASKS[task])],
@@ -368,12 +368,13 @@ def _work(
     shape: _Shape,
     target: Target,
     *,
-    fine_tunes: bool,
+    trained: bool,
     cores: int,
 ) -> Work:
     """What the run has to do; epochs and variations by how many rows there are."""
     few, many = rows.rows < 3000, rows.rows > 50_000
     of_words = rows.chosen.task == "token_classification"
+    embeds = rows.chosen.task == "sentence_embedding"
     return Work(
         rows=round(rows.rows * (1 - sum(_held_out(rows)))),
         test_rows=round(rows.rows * 0.2),
@@ -381,7 +382,8 @@ def _work(
         weights=model.block_weights,
         cores=cores,
         teacher_epochs=(4 if few else 2 if many else 3),
-        fine_tunes=fine_tunes,
+        fine_tunes=trained and not embeds,
+        embeds=embeds,
         recovery_epochs=2 if many else 4,
         augmentation=0 if of_words or many else 2 if few else 1,
         trial_epochs=1.0 if few else 0.05 if many else 0.2,

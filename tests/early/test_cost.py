@@ -112,6 +112,24 @@ def test_a_recipe_is_costed_from_its_files(files: Path) -> None:
     assert more.memory > cost.memory
 
 
+def test_an_encoder_is_not_trained_before_it_is_pruned(files: Path) -> None:
+    """It embeds all texts, forward once; told as hours of training, a run told a minute left."""
+    tiny_model("bert").base_model.save_pretrained(files / "model")
+    made = recipe(files, task="sentence_embedding", evaluation={"metrics": ["mean_cosine"]})
+    cost = cost_of(made, cores=2)
+    assert cost is not None
+    seconds = {name: taken for name, taken, _ in cost.stages}
+    assert list(seconds)[:3] == ["data", "embeddings", "teacher"]
+    assert seconds["teacher"] == 1.0
+    work = work_of(made, rows=3000, test_rows=1000, tokens=30.0, weights=10_000_000, cores=2)
+    # 2 operations a weight and token of 4,000 rows, at 55 GFLOP a second and core
+    assert stage_seconds(work)["embeddings"] == pytest.approx(2 * 4000 * 30 * 1e7 / 110e9)
+    training = stage_memory(replace(BASE, fine_tunes=False))
+    assert training["teacher"] < stage_memory(BASE)["teacher"] / 2
+    again = work_of(recipe(files), rows=3000, test_rows=1000, tokens=30.0, weights=1, cores=2)
+    assert stage_seconds(again)["embeddings"] == 0.0
+
+
 def test_what_is_not_known_beforehand_is_not_guessed(files: Path) -> None:
     assert cost_of(recipe(files, data={"name": "some/data"})) is None
     assert cost_of(recipe(files, model={"name_or_path": "nobody/knows-this"})) is None

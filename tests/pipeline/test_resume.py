@@ -124,6 +124,11 @@ def check_ends(folder: Path, report: dict[str, Any], kind: str) -> None:
         results, first = (
             json.loads((place / "metrics.json").read_text()) for place in (folder / name, want)
         )
+        if kind == "gates":  # which int8 settings are the fastest hangs on the machine's other work
+            for some in (results, first):
+                models = some["evaluation"]["models"]
+                some["evaluation"]["models"] = {n: m for n, m in models.items() if "int8" not in n}
+                assert len(some["evaluation"]["models"]) == len(models) - 1
         for part in ("family" if kind == "speed" else "pruning", "evaluation"):
             assert results[part] == first[part], (name, part)
     left = {path.name for path in folder.iterdir()}

@@ -75,12 +75,13 @@ def run(
             choices[f"layers {', '.join(map(str, some))}"] = some
     candidates: dict[str, Candidate] = {}
     plans: list[PruningPlan] = []
-    blocks = 2 * len(sizes)
+    # Of each candidate half is the landing, about, and half the refit of its blocks.
+    half = 2 * len(sizes)
     with context.console.progress("candidates") as progress:
         for number, (name, layers) in enumerate(choices.items()):
 
             def refitted(step: str, done: int, total: int, before: int = number) -> None:
-                progress(before * blocks + done * blocks // total, len(choices) * blocks)
+                progress((2 * before + 1) * half + done * half // total, 2 * len(choices) * half)
 
             landing: Landing | None = None
             if table is None or dense_file is None:
@@ -88,6 +89,7 @@ def run(
             else:
                 landing = _landed(context, prepared, found, table, speed, layers, model, dense_file)
                 plan = landing.plan
+            refitted("", 0, 1)
             if plan in plans:
                 continue
             plans.append(plan)
