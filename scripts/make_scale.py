@@ -291,8 +291,8 @@ By the cost model, not measured: a model of BERT-base's width (768), two cores w
 (55 GFLOP a second and core in training), three epochs for teacher and recovery, a target speed. One
 size changes at a time from 10,000 rows, 12 layers, 2 labels, 128 tokens; batches of at most 32 rows
 and 4,096 tokens. The rates are those of MiniLM's width: wider models get more out of a core. Few
-rows can take more memory than many: the teacher's hidden states are kept where they fit
-`distillation.cache_limit_gb` (4 GB).
+rows can take more memory than many: the teacher's hidden states are held where they fit
+`distillation.cache_limit_gb` (4 GB); what is more lies in a file, on a CPU whose disk has room.
 """
 
 TAIL = """Memory: moments, levels, the targets of the refit and a scoring batch each keep within

@@ -501,7 +501,7 @@ def test_cached_teacher_teaches_the_same(hidden_weight: float, tmp_path: Path) -
         }
     )
     results = {}
-    for limit in (0.0, 4.0):
+    for limit in (0.0, 4.0, 1e-6):  # none; in memory; hidden states in a file
         trainer = HFPruneTrainer(
             tiny_model("bert", labels=2),
             arguments(tmp_path / str(limit), num_train_epochs=2, learning_rate=0.05, optim="sgd"),
@@ -516,6 +516,7 @@ def test_cached_teacher_teaches_the_same(hidden_weight: float, tmp_path: Path) -
         trainer.evaluate(dataset)
     for name, value in results[0.0].items():
         torch.testing.assert_close(results[4.0][name], value, atol=2e-5, rtol=1e-3)
+        assert torch.equal(results[1e-6][name], results[4.0][name])
 
 
 def test_a_model_trained_in_bf16_can_be_exported(tmp_path: Path) -> None:

@@ -238,7 +238,9 @@ class DistillationConfig(Section):
         ge=0,
         le=MOST_WEIGHT,
         description="The teacher's outputs on the training rows are computed once and kept in "
-        "memory where they take no more than this; 0: computed anew at every step.",
+        "memory where they take no more than this. On a CPU hidden states that take more lie in a "
+        "file in the run's folder, if half of the free disk holds them. 0: computed anew at every "
+        "step.",
     )
 
     def _clashes(self) -> Iterator[Clash]:

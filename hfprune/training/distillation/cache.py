@@ -28,6 +28,8 @@ EXACT_BYTES = 2**28
 # What earlier runs left is deleted beyond so many bytes, the longest unused first: every teacher
 # and every set of rows has a file of its own.
 MOST_KEPT = 4e9
+# Tokens or rows that are put into another precision at a time.
+_AT_ONCE = 4096
 
 
 class TeacherCache:
@@ -52,6 +54,7 @@ class TeacherCache:
         folder: where logits are kept from one run to the next, by the teacher's weights and the
             rows' token ids; ``None``: nowhere.
         progress: called with this process's rows done and in all.
+        room: float16, flat, where hidden states are put if they fit; ``None``: in memory.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class TeacherCache:
         batch_size: int = 64,
         folder: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
+        room: Tensor | None = None,
     ) -> None:
         rows = self._rows = len(dataset)
         ids = TokenRows(dataset) if "input_ids" in dataset.column_names else None
@@ -71,6 +75,7 @@ class TeacherCache:
         self._starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
         self._hidden_rows = hidden
         self._hidden: Tensor | None = None
+        self._room = room
         self._of_tokens = False
         # Images are told apart by nothing that is cheap to read; logits of tokens are not kept.
         place = None
@@ -127,11 +132,16 @@ class TeacherCache:
             # (batch, length, layers, hidden)
             states = torch.stack(found.hidden_states[1:], 2).cpu()
             if self._hidden is None:
-                self._hidden = torch.zeros(
-                    int(self._starts[self._hidden_rows]), *states.shape[2:], dtype=torch.float16
-                )
+                self._hidden = self._place_for(states)
             self._hidden = _wide_enough(self._hidden, states)
             self._put(self._hidden, chosen, states.to(self._hidden.dtype))
+
+    def _place_for(self, states: Tensor) -> Tensor:
+        """Zeros for the hidden states of all real tokens, by those of some."""
+        shape = (int(self._starts[self._hidden_rows]), *states.shape[2:])
+        if self._room is not None and self._room.numel() >= math.prod(shape):
+            return self._room[: math.prod(shape)].view(shape)
+        return torch.zeros(shape, dtype=torch.float16)
 
     def _store_logits(self, chosen: list[int], logits: Tensor, known: bool) -> None:
         if known:
@@ -202,6 +212,11 @@ class TeacherCache:
                 "only on to a trainer of the same rows and distillation"
             )
 
+    @property
+    def keeps_hidden(self) -> bool:
+        """Whether hidden states of any row are kept."""
+        return self._hidden_rows > 0
+
     def has_hidden(self, rows: Tensor) -> Tensor:
         """bool ``(batch,)``: of which rows hidden states are kept."""
         return rows < self._hidden_rows
@@ -230,10 +245,13 @@ def _too_large(states: Tensor) -> bool:
 
 
 def _wide_enough(store: Tensor, values: Tensor) -> Tensor:
-    """The store, in bfloat16 where a value is beyond its float16."""
-    if store.dtype == torch.float16 and _too_large(values):
-        return store.to(torch.bfloat16)
-    return store
+    """The store, in bfloat16 where a value is beyond its float16; in the same place."""
+    if store.dtype != torch.float16 or not _too_large(values):
+        return store
+    wide = store.view(torch.bfloat16)
+    for old, new in zip(store.split(_AT_ONCE), wide.split(_AT_ONCE), strict=True):
+        new.copy_(old.to(torch.bfloat16))
+    return wide
 
 
 def _batches(todo: list[int], hidden: int, size: int) -> list[list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from transformers.utils import logging
 from hfprune.core.errors import TrainingError
 from hfprune.core.files import cache_folder
 from hfprune.core.kinds import TEXT_INPUTS, TOKENS, image_tokens
+from hfprune.core.shares import together
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.collate import ImageCollator
 from hfprune.data.images import IMAGE_COLUMN
@@ -34,6 +36,7 @@ from hfprune.training.distillation.losses import (
     REGRESSION,
     SINGLE_LABEL,
 )
+from hfprune.training.distillation.room import room_on_disk
 from hfprune.training.distillation.teaching import ROW_COLUMN, Teaching, asked
 from hfprune.training.distillation.variations import with_variations
 
@@ -106,7 +109,11 @@ class TaughtRows:
             tokens = len(rows) * image_tokens(teacher.config)
         size = TeacherCache.size(teacher, tokens)
         pays = _epochs(args, len(dataset)) >= 2 and settings.cache_limit_gb > 0
-        fits = size <= settings.cache_limit_gb * 1e9
+        cache, room = self._given_cache, None
+        fits = size <= settings.cache_limit_gb * 1e9 or (cache is not None and cache.keeps_hidden)
+        if cache is None and pays and not fits and _on_one_cpu(teacher):
+            room = room_on_disk(size, Path(args.output_dir or "."))
+            fits = room is not None
         if not more and not (pays and fits):
             return self._lessons(dataset)
         inputs = trainer._remove_unused_columns(dataset, "training")
@@ -117,7 +124,6 @@ class TaughtRows:
             if not more and not fits:
                 return self._lessons(dataset)
         hidden = hidden if fits else 0
-        cache = self._given_cache
         if cache is None:
             with asked(teacher), precision(), _progress(trainer) as progress:
                 cache = TeacherCache(
@@ -128,6 +134,7 @@ class TaughtRows:
                     batch_size=args.per_device_eval_batch_size,
                     folder=cache_folder("teacher") if more else None,
                     progress=progress,
+                    room=room,
                 )
         cache.require(len(dataset), hidden)
         if more:
@@ -142,6 +149,14 @@ class TaughtRows:
     ) -> Lessons:
         self._made = dataset
         return Lessons(dataset, cache, looked_up)
+
+
+def _on_one_cpu(teacher: Any) -> bool:
+    """Whether reading a disk takes less time than the teacher, and one process writes to it.
+
+    The forward pass of a GPU is over before a disk has given as much.
+    """
+    return next(teacher.parameters()).device.type == "cpu" and not together()
 
 
 def _only_pads(collate: Any) -> bool:
