@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
 from hfprune.core.errors import DataError
@@ -213,18 +214,22 @@ def _quotas(sizes: Sequence[int], count: int, keep_one: bool) -> list[int]:
     floor = 1 if not keep_one and count >= len(sizes) else 0
     counts = [min(max(int(q), floor), top) for q, top in zip(quotas, limits, strict=True)]
     # The largest remainder gets the next place; after a floor of one, the most overfull gives one.
-    while sum(counts) < count:
-        best = max(
-            (place for place in range(len(sizes)) if counts[place] < limits[place]),
-            key=lambda place: (quotas[place] - counts[place], -place),
-        )
-        counts[best] += 1
-    while sum(counts) > count:
-        worst = max(
-            (place for place in range(len(sizes)) if counts[place] > floor),
-            key=lambda place: (counts[place] - quotas[place], -place),
-        )
-        counts[worst] -= 1
+    step = 1 if sum(counts) < count else -1
+
+    def waits(place: int) -> bool:
+        return counts[place] < limits[place] if step > 0 else counts[place] > floor
+
+    queue = [
+        (step * (counts[place] - quotas[place]), place)
+        for place in range(len(sizes))
+        if waits(place)
+    ]
+    heapify(queue)
+    for _ in range(abs(count - sum(counts))):
+        place = heappop(queue)[1]
+        counts[place] += step
+        if waits(place):
+            heappush(queue, (step * (counts[place] - quotas[place]), place))
     return counts
 
 

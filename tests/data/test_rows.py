@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from hfprune.core.errors import DataError
 from hfprune.core.tasks import Task
 from hfprune.data.class_names import spelled
 from hfprune.data.loading import load_rows, load_task_data
-from hfprune.data.splits import _copies, _draw, _draw_together
+from hfprune.data.splits import _copies, _draw, _draw_together, _quotas
 from hfprune.data.task_data import TaskData
 from hfprune.recipe.sections.data import DataConfig
 from tests.data.test_data import make_tokenizer
@@ -430,6 +431,38 @@ def test_copies_are_counted_once() -> None:
     # Nothing but copies, which are too many.
     few = _copies(["same"] * size + ["other"] * size)
     assert len(_draw_together([list(range(2 * size))], 64, "0", few)) in (0, size)
+    assert time.process_time() - begin < 5
+
+
+def _quotas_by_hand(sizes: list[int], count: int, keep_one: bool) -> list[int]:
+    """One place at a time to the class that lacks most, or from the one that has too many."""
+    quotas = [count * size / sum(sizes) for size in sizes]
+    floor = 1 if not keep_one and count >= len(sizes) else 0
+    limits = [size - keep_one for size in sizes]
+    counts = [min(max(int(q), floor), top) for q, top in zip(quotas, limits, strict=True)]
+    while sum(counts) != count:
+        more = sum(counts) < count
+        free = [
+            n for n in range(len(sizes)) if (counts[n] < limits[n] if more else counts[n] > floor)
+        ]
+        gaps = [quotas[n] - counts[n] if more else counts[n] - quotas[n] for n in free]
+        counts[free[gaps.index(max(gaps))]] += 1 if more else -1
+    return counts
+
+
+@pytest.mark.parametrize("keep_one", [True, False])
+def test_places_are_given_out_in_order_of_need(keep_one: bool) -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        sizes = [rng.randint(1, 9) for _ in range(rng.randint(1, 12))]
+        count = rng.randint(0, sum(sizes) - keep_one * len(sizes))
+        assert _quotas(sizes, count, keep_one) == _quotas_by_hand(sizes, count, keep_one)
+
+
+def test_very_many_classes_are_gone_through_once() -> None:
+    """For each place all classes were looked at: with 16,000 of them, minutes."""
+    begin = time.process_time()
+    assert sum(_quotas([5] * 16_000, 8000, keep_one=True)) == 8000
     assert time.process_time() - begin < 5
 
 
