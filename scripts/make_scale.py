@@ -295,13 +295,14 @@ rows can take more memory than many: the teacher's hidden states are held where 
 `distillation.cache_limit_gb` (4 GB); what is more lies in a file, on a CPU whose disk has room.
 """
 
-TAIL = """Memory: moments, levels, the targets of the refit and a scoring batch each keep within
-`pruning.memory_gb` (2 GB), whatever the size of the model. Token ids lie in Arrow tables. Beyond
-the model a training holds its optimizer and the activations of one batch: where those are too many,
-halve `training.per_device_train_batch_size` and double `training.gradient_accumulation_steps`.
-PyTorch's fused attention takes no dropout on a CPU, so the attention of long texts is held whole
-there (the rows of 2,046 words above): `distillation.dropout: false`, or a model that has no dropout
-in its attention.
+TAIL = """Memory: moments, levels, the targets of the refit, what enters the layer that is fitted
+and a scoring batch each keep within `pruning.memory_gb` (2 GB), whatever the size of the model; of
+moments that is so with `selection: obs`, as other scores compare all blocks and hold the moments of
+all. Token ids lie in Arrow tables. Beyond the model a training holds its optimizer and the
+activations of one batch: where those are too many, halve `training.per_device_train_batch_size` and
+double `training.gradient_accumulation_steps`. PyTorch's fused attention takes no dropout on a CPU,
+so the attention of long texts is held whole there (the rows of 2,046 words above):
+`distillation.dropout: false`, or a model that has no dropout in its attention.
 
 ## On a GPU
 

@@ -53,6 +53,8 @@ class Sizes:
         read: texts as read, which a limit may leave out; ``None``: as many as rows.
         recomputes: whether activations are computed once more on the way back, not kept.
         fine_tunes: whether the dense model is trained.
+        scored: rows that a reconstruction looks at.
+        in_groups: whether it looks at as many blocks at a time as ``memory`` allows.
     """
 
     rows: int
@@ -75,6 +77,8 @@ class Sizes:
     read: int | None = None
     recomputes: bool = False
     fine_tunes: bool = True
+    scored: int = 1024
+    in_groups: bool = True
 
     @property
     def blocks(self) -> float:
@@ -107,13 +111,22 @@ def stage_memory(sizes: Sizes) -> dict[str, float]:
     learned = answers + (states if states <= sizes.cache else 0.0)
     small = sizes.weights - (1 - sizes.keep) * sizes.blocks
     distilled = model + TRAINED * small + batch * (sizes.keep + 0.3) + learned
-    # Moments, levels, targets and a scoring batch, each within the budget; what enters a layer is
-    # a small part of the targets.
-    moments = min(sizes.memory, sizes.layers * 16.0 * (sizes.inner**2 + sizes.width**2))
+    # Moments (twice while a level is made), levels, targets and a scoring batch, each within the
+    # budget. Rows are read while levels of earlier blocks are held.
+    square = 16.0 * (sizes.inner**2 + sizes.width**2)
+    every = sizes.layers * square
+    moments = min(sizes.memory, every) if sizes.in_groups else every / 2 + square
+    gathered = min(sizes.memory, every) / 2 if sizes.in_groups else every / 2
     levels = min(sizes.memory, sizes.layers * 4.0 * sizes.width * (sizes.inner + sizes.width) * 7)
-    most = 1024 * sizes.tokens
+    earlier = levels * max(0.0, 1 - sizes.memory / every) if sizes.in_groups else 0.0
     scoring = min(sizes.memory, 64 * sizes.longest * sizes.layers * sizes.width * 90.0)
-    targets = min(sizes.memory, most * sizes.width * 8.0 * sizes.layers)
+    # What enters a layer of the model, and where not all targets find room, of the teacher's.
+    entering = min(sizes.memory, sizes.scored * sizes.tokens * sizes.width * 4.0)
+    targets = sizes.scored * sizes.tokens * sizes.width * 8.0 * sizes.layers
+    refit = entering + (
+        targets if targets <= sizes.memory else max(sizes.memory - entering, entering)
+    )
+    pruned = max(earlier + gathered + scoring, levels + max(moments, refit))
     # Probes of four layers, int8, thirty of them; the dense file beside them.
     probes = 30 * 4 * (sizes.blocks / sizes.layers) * 0.6
     return {
@@ -121,9 +134,7 @@ def stage_memory(sizes: Sizes) -> dict[str, float]:
         "embeddings": rows + 2 * model,
         "teacher": rows + (training if sizes.fine_tunes else 2 * model),
         "latency": rows + 3 * model + (probes if sizes.times_blocks else 0.0),
-        "reconstruct": rows + 3 * model + max(scoring, levels + max(moments, targets))
-        if sizes.reconstructs
-        else 0.0,
+        "reconstruct": rows + 3 * model + pruned if sizes.reconstructs else 0.0,
         "prune": 0.0 if sizes.reconstructs else rows + training + model + learned,
         "trial": rows + distilled,
         "recover": rows + distilled,
@@ -262,6 +273,8 @@ def cost_of(recipe: Recipe, rates: Rates = USUAL, cores: int | None = None) -> C
         fine_tunes=work.fine_tunes,
         reconstructs=work.reconstructs,
         times_blocks=work.times_blocks,
+        scored=min(rows, work.scored),
+        in_groups=recipe.pruning.selection == "obs",
     )
     planned = planned_stages(recipe, work, rates)
     expected = rates.fixed + sum(seconds for _, seconds in planned)

@@ -8,6 +8,7 @@ its own pace. What memory and disk it takes is in :mod:`hfprune.early.cost`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +54,8 @@ USUAL: Final = Rates()
 _INT8: Final = 2.8
 # Candidates that are tried before one goes on, and steps of a search for a drop.
 _TRIALS, _STEPS = 3, 6
+# Rows that a search judges by, and their tokens: as many as give the first of these.
+JUDGED: Final = (256, 32_768)
 # What is done for each model that is tried.
 _PER_MODEL: Final = ("reconstruct", "prune", "trial", "recover")
 # Weights where a model is not here yet: as if it were one of the base size.
@@ -79,6 +82,9 @@ class Work:
         layers, width: of the model, for the work of attention, which grows with the length;
             0: left out.
         scored: rows that a reconstruction looks at.
+        search_rounds: of its search.
+        memory: bytes that moments of blocks may take; it looks once at the rows for as many blocks
+            as find room.
         bf16: whether trainings may compute in bfloat16.
         recomputes: whether trainings go forward once more to save memory.
     """
@@ -101,6 +107,8 @@ class Work:
     layers: int = 0
     width: int = 0
     scored: int = 1024
+    search_rounds: int = 60
+    memory: float = 2e9
     bf16: bool = False
     recomputes: bool = False
     unlabeled: int = 0
@@ -158,19 +166,20 @@ def stage_seconds(work: Work, rates: Rates = USUAL) -> dict[str, float]:
 
 
 def _reconstruction(work: Work, rates: Rates) -> float:
-    """Seconds of moments, levels, a search of a hundred rounds over some rows, landing, refits.
+    """Seconds of moments, levels, a search over some rows, landing, refits.
 
     Moments take ``d^2`` operations a token and block, levels about ``6 d^3`` a block.
     """
     layers, width = work.layers or 12, work.width or 768
-    scored = min(work.scored, work.rows)
+    scored = max(1, min(work.scored, work.rows))
     tokens = scored * work.tokens
     inner = max(1.0, ((work.weights or UNKNOWN) / layers - 4 * width**2) / (2 * width))
     squares, cubes = inner**2 + width**2, inner**3 + width**3
-    # Forward and back once; a search on some of the rows and refits of both blocks of each layer,
-    # of small models at twice training's pace.
-    search = 100 * min(1.0, 256 / max(1, scored))
-    passes = 6 + (search + 2 * _TRIALS) * work.keep
+    # Forward and back for each group of blocks; a search on some of the rows and refits of both
+    # blocks of each layer, of small models at twice training's pace.
+    looks = 6 * max(1, math.ceil(16.0 * layers * squares / work.memory))
+    judged = min(1.0, JUDGED[0] / scored, max(1.0, JUDGED[1] / max(1.0, work.tokens)) / scored)
+    passes = looks + ((work.search_rounds + 1) * judged + 2 * _TRIALS) * work.keep
     forward = passes * tokens * work.per_token / (rates.flops * work.cores)
     moments = layers * (2 * tokens * squares * (1 + _TRIALS) + 6 * cubes) / rates.moments
     landings = _TRIALS * 4 * rates.probes * (work.weights or UNKNOWN) / _MINILM
@@ -264,6 +273,9 @@ def work_of(
         layers=layers or 0,
         width=width or 0,
         scored=pruning.scoring_samples,
+        search_rounds=pruning.search_rounds,
+        # Other scores compare all blocks, which are then looked at together.
+        memory=1e9 * pruning.memory_gb if pruning.selection == "obs" else math.inf,
         bf16=recipe.training.bf16 in (True, "auto"),
         recomputes=recipe.training.gradient_checkpointing,
         unlabeled=0 if distillation is None else unlabeled,

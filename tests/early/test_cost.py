@@ -12,7 +12,16 @@ from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 from hfprune.early.cost import PROCESS, Sizes, cost_of, disk, stage_memory
-from hfprune.early.duration import USUAL, Rates, Work, planned_stages, stage_seconds, work_of
+from hfprune.early.duration import (
+    JUDGED,
+    USUAL,
+    Rates,
+    Work,
+    planned_stages,
+    stage_seconds,
+    work_of,
+)
+from hfprune.pruning.reconstruction.memory import JUDGED_ROWS, JUDGED_TOKENS
 from hfprune.recipe.sections.whole import Recipe
 
 BASE = Sizes(20_000, 128.0, 128, 12, 768, 3072, 30_522, 2, training_rows=18_000, cache=0.0)
@@ -56,7 +65,73 @@ def test_what_is_held_besides_the_model_keeps_to_the_budget() -> None:
     for sizes in (BASE, replace(BASE, longest=8192, tokens=4000.0), replace(BASE, layers=48)):
         held = stage_memory(sizes)["reconstruct"] - 3 * 4 * sizes.weights - PROCESS
         rows = sizes.rows * (40 + 10 * sizes.tokens)
-        assert held - rows <= 2 * sizes.memory * (1 + 1e-9)
+        # A scoring batch, levels of earlier blocks, and moments, which are doubled afterwards.
+        assert held - rows <= 2.5 * sizes.memory * (1 + 1e-9)
+
+
+def test_a_search_is_costed_by_the_rows_that_it_judges_by() -> None:
+    """Long texts are fewer: it was taken for 256 rows of any length, and a hundred rounds."""
+    assert JUDGED == (JUDGED_ROWS, JUDGED_TOKENS)
+
+    def seconds(work: Work) -> float:
+        return stage_seconds(work)["reconstruct"]
+
+    for tokens, judged in ((32.0, 256), (128.0, 256), (512.0, 64), (8192.0, 4), (65_536.0, 1)):
+        work = replace(WORK, tokens=tokens)
+        round_of = (seconds(replace(work, search_rounds=90)) - seconds(work)) / 30
+        forward = judged * tokens * work.per_token * work.keep / (2 * USUAL.flops)
+        assert round_of == pytest.approx(forward), tokens
+
+
+def test_little_memory_is_paid_in_passes() -> None:
+    """Second moments that find no room at once take passes over the rows of their own."""
+    work = replace(WORK, layers=12, width=768, weights=85_000_000)
+    usual, little, least = (
+        stage_seconds(replace(work, memory=memory))["reconstruct"] for memory in (2e9, 1e9, 0.5e9)
+    )
+    assert little - usual == pytest.approx((least - little) / 2)
+    once = 6 * 1024 * work.tokens * work.per_token / (2 * USUAL.flops)
+    assert little - usual == pytest.approx(once)
+
+
+def test_a_recipe_says_what_a_reconstruction_looks_at(files: Path) -> None:
+    given = {
+        "speedup": 4, "method": "reconstruction",
+        "search_rounds": 7, "scoring_samples": 50, "memory_gb": 0.5,
+    }  # fmt: skip
+    known = {"rows": 3200, "test_rows": 10, "tokens": 9.0, "weights": None, "cores": 1}
+    work = work_of(recipe(files, pruning=given), **known)
+    assert (work.search_rounds, work.scored, work.memory) == (7, 50, 5e8)
+    # Scores that compare all blocks hold the moments of all, whatever the limit.
+    work = work_of(recipe(files, pruning={**given, "selection": "fisher"}), **known)
+    assert work.memory == float("inf")
+
+
+def test_memory_of_a_reconstruction_by_hand() -> None:
+    rest = BASE.rows * (40 + 10 * BASE.tokens) + PROCESS + 12 * BASE.weights
+
+    def held(**other: Any) -> float:
+        return stage_memory(replace(BASE, **other))["reconstruct"] - rest
+
+    block = 16 * (3072**2 + 768**2)
+    levels = 12 * 4 * 768 * 3840 * 7
+    # Targets of 1,024 rows of 128 tokens are beyond 2 GB: then what enters a layer of both models.
+    assert held() == levels + max(12 * block, 2e9)
+    # Fewer rows: reading them takes more than fitting to all targets; of short ones it does not.
+    tokens = 192 * 128
+    assert held(scored=192) == 6 * block + 2e9
+    targets = 8 * tokens * 768 * 12
+    assert held(scored=192, longest=16) == levels + max(12 * block, targets + 4 * tokens * 768)
+    # Very many: what enters a layer fills the budget, once for each model.
+    assert held(scored=2**20) == levels + 4e9
+    # A wider model: levels of earlier blocks lie beside a scoring batch and half of the moments.
+    wide = {"layers": 24, "width": 1024, "inner": 4096}
+    block = 16 * (4096**2 + 1024**2)
+    weights = replace(BASE, **wide).weights
+    beside = 12 * (weights - BASE.weights)
+    assert held(**wide) - beside == pytest.approx(2e9 * (1 - 2e9 / (24 * block)) + 1e9 + 2e9)
+    # Scores that compare all blocks hold the moments of all.
+    assert held(**wide, in_groups=False) - beside == 2e9 + 12 * block + block
 
 
 def test_no_stage_grows_faster_than_the_rows() -> None:

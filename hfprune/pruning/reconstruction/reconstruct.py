@@ -101,9 +101,9 @@ class Reconstruction:
         selection: how the units of a block are chosen, see :func:`prune_without_training`.
         shape: if given, what layers must have in common.
         progress: called with the name of the step, what is done and what is to do.
-        memory: bytes that each of four may take: second moments, weights of levels (what is more
-            lies in files), targets of the refit and what enters the layer being fitted (what is
-            more is computed when it is needed).
+        memory: bytes that each of four may take: second moments (with OBS; other scores hold those
+            of all blocks), weights of levels (what is more lies in files), targets of the refit and
+            what enters the layer being fitted (what is more is computed when it is needed).
         shared: whether every process of a run makes this object at the same time, with the same
             model and batches: each then reads a share of the batches. Only the first one's can
             plan; the others have no levels.

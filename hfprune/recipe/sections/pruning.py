@@ -103,8 +103,9 @@ class PruningConfig(Section):
         gt=0,
         le=1_000_000,
         description="Gigabytes that each of these may take: activations of a scoring batch, "
-        "moments of blocks, weights of their levels, targets of the refit (reconstruction). "
-        "What is more is done in parts, or lies in files.",
+        "moments of blocks (`selection: obs`), weights of their levels, targets of the refit, what "
+        "enters the layer that is fitted (reconstruction). What is more is done in parts, or lies "
+        "in files.",
     )
     trial_epochs: float | None = Field(
         default=None,
