@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
+from transformers import BertForTokenClassification, BertModel
 
 from hfprune.core.errors import PlanError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.speed import landing as landing_module
 from hfprune.deploy.speed.landing import Approach, land, misses, next_attempt
-from hfprune.deploy.speed.table import _key, _rising, latency_table
+from hfprune.deploy.speed.table import _head, _key, _rising, latency_table
 from hfprune.families import model_sizes
 from hfprune.families.blocks import BlockKey
+from hfprune.models.embedding import as_embedder_
+from hfprune.models.layout import LaterModule, SentenceLayout
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
 from hfprune.pruning.search import budget_plan
@@ -353,5 +356,27 @@ def test_probes_have_the_operator_set_of_the_recipe(tmp_path: Path) -> None:
     other = opset_of(export_onnx(model, tokenizer, tmp_path / "usual")) + 1
     file = landing_module.deployed(model, tokenizer, None, tmp_path / "probe", opset=other)
     assert opset_of(file) == other
-    keys = {_key(model.config, None, 1, 8, 1, opset) for opset in (None, other)}
+    keys = {_key(model.config, None, 1, 8, 1, opset, _head(model)) for opset in (None, other)}
     assert len(keys) == 2, "a table of another operator set is another table"
+
+
+def test_a_table_is_of_what_follows_the_encoder_too() -> None:
+    """A head of many labels, or a Dense layer, takes time that no block can give back."""
+
+    def key(model: Any) -> str:
+        return _key(model.config, None, 1, 8, 1, None, _head(model))
+
+    two, many = (tiny_model("bert", labels=labels) for labels in (2, 500))
+    words = BertForTokenClassification(two.config)
+    normalize = LaterModule("Normalize", Path(), {})
+    layouts = [
+        SentenceLayout(Path(), pooling, {}, later, {}, ())
+        for pooling, later in (
+            ("mean_tokens", ()), ("cls_token", ()), ("mean_tokens", (normalize,)),
+        )
+    ]  # fmt: skip
+    pooled = [as_embedder_(BertModel(two.config), layout) for layout in layouts]
+    assert len({key(model) for model in (two, many, words, *pooled)}) == 6
+    named = tiny_model("bert", labels=2)
+    named.config.id2label = {0: "no", 1: "yes"}
+    assert key(named) == key(two)

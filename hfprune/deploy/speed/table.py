@@ -30,7 +30,7 @@ from torch import nn
 
 from hfprune.core.errors import HFPruneError, PlanError
 from hfprune.core.files import cache_folder, keep_in_cache
-from hfprune.core.kinds import gives_embeddings
+from hfprune.core.kinds import gives_embeddings, outputs_of
 from hfprune.core.reading import read_json
 from hfprune.deploy.speed.landing import MAX_ROUNDS, MIN_ROUNDS, deployed
 from hfprune.deploy.speed.probes import (
@@ -92,7 +92,7 @@ def latency_table(
         progress: called with what is done, how far, of how much.
     """
     config = _plain_config(model)
-    key = _key(config, quantization, batch_size, sequence_length, threads, opset)
+    key = _key(config, quantization, batch_size, sequence_length, threads, opset, _head(model))
     place = (cache or cache_folder("latency")) / f"{key}.json"
     make = maker_of(model)
     with torch.device("meta"):
@@ -158,6 +158,16 @@ def _plain_config(model: Any) -> Any:
     return config
 
 
+def _head(model: Any) -> list[Any]:
+    """What follows the encoder, of which a config says little: names of labels count for nothing,
+    their number does, and so does what pools."""
+    found = [type(model).__name__, outputs_of(model)]
+    if gives_embeddings(model):
+        later = [[type(one).__name__, getattr(one, "out_features", 0)] for one in model.later]
+        found += [model.sentence_layout.pooling, later]
+    return found
+
+
 def _key(
     config: Any,
     quantization: QuantizationConfig | None,
@@ -165,6 +175,7 @@ def _key(
     sequence_length: int,
     threads: int,
     opset: int | None,
+    head: Sequence[Any],
 ) -> str:
     ignored = ("_name_or_path", "id2label", "label2id", "transformers_version", "problem_type")
     values = {k: v for k, v in config.to_diff_dict().items() if k not in ignored and k[0] != "_"}
@@ -174,6 +185,7 @@ def _key(
             values,
             None if quantization is None else quantization.model_dump(),
             [batch_size, sequence_length, threads, opset, FITTED],
+            head,
             environment(),
         ],
         sort_keys=True,
