@@ -225,14 +225,18 @@ def test_landing_does_not_swing_around_the_target(
             neurons -= 1
         return PruningPlan.first_units([(4, 48)] * 2, [(4, neurons), (0, 0)])
 
+    held: list[int] = []
+
     def really(baseline: Path, candidate: Path, vocab_size: int, **shape: Any) -> float:
+        held.append(len(list(candidate.parent.parent.iterdir())))
         return 2.0 * float((factors[-1] / 1.2) ** 2.2)
 
     monkeypatch.setattr(landing_module, "measured_speedup", really)
     model = tiny_model("bert", layers=2)
     landing = land(plan_for, table, 2.0, model, tmp_path / "dense.onnx", tiny_tokenizer(), None)
     assert landing.measured == pytest.approx(2.0, rel=0.03)
-    assert len(factors) <= 6
+    assert 3 <= len(factors) <= 6
+    assert max(held) == 2, "files of the nearest plan and of one other: a landing has up to 18"
 
 
 # -- landing, decided ----------------------------------------------------------------------------

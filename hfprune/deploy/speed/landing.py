@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -168,6 +169,7 @@ def calibrated(
             pruned = shrink_(copy.deepcopy(model), wanted)
             file = deployed(pruned, tokenizer, quantization, folder / str(attempt), opset=opset)
             found = speedup_at(baseline, file, pruned, table, 25)
+            shutil.rmtree(file.parent, ignore_errors=True)
             table = table.scaled(table.speedup(wanted.sizes()) / found)
             if attempt and not misses(speedup, found):
                 break
@@ -306,7 +308,10 @@ class _Course:
             found = self.speedup_of(file)
             right = self.table.scaled(approach.factor * predicted / found)
             landing = Landing(plan, right, predicted, found)
-            if best is None or self.nearer(landing, best[0]):
+            nearest = best is None or self.nearer(landing, best[0])
+            if best is not None:  # the disk holds the nearest plan's files and those of one other
+                shutil.rmtree(best[1].parent if nearest else place, ignore_errors=True)
+            if nearest:
                 best = landing, file, Approach(approach.factor)
             approach = next_attempt(approach, predicted, found, self.wanted)
             if approach.arrived:
@@ -314,7 +319,9 @@ class _Course:
         if best is None:
             raise PlanError(f"attempts is {attempts}; expected at least one")
         landing, file, approach = best
-        return replace(landing, measured=self.speedup_of(file)), approach
+        landing = replace(landing, measured=self.speedup_of(file))
+        shutil.rmtree(file.parent, ignore_errors=True)
+        return landing, approach
 
     def speedup_of(self, file: Path) -> float:
         return speedup_at(self.baseline, file, self.model, self.table, 60)
