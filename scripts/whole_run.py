@@ -5,9 +5,9 @@
     python scripts/make_scale.py --from runs/scale.json --whole runs/whole.json
 
 The run is `scripts/prune.py` on a recipe that is written beside its model, in a process of its own
-that is looked at ten times a second; started again, it goes on, and what was looked at before is
-kept. Memory is what its processes hold together of the machine's. A random model that has seen few
-rows is at chance: nothing here says how good a model gets.
+that is looked at ten times a second; started again, it goes on with its sizes, and what was looked
+at before is kept. Memory is what its processes hold together of the machine's. A random model that
+has seen few rows is at chance: nothing here says how good a model gets.
 """
 
 from __future__ import annotations
@@ -86,10 +86,14 @@ def carry_out(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     import psutil
     from synthetic import write_model, write_rows
 
-    again = (place / "out.work").is_dir()
+    again, begun = (place / "out.work").is_dir(), place / "sizes.json"
+    sizes = {name: getattr(options, name) for name in SIZES}
+    if again and begun.is_file():  # whatever is said now
+        sizes = json.loads(begun.read_text(encoding="utf-8"))
     if not again:
         place.mkdir(parents=True, exist_ok=True)
-        size = {name: getattr(options, name) for name in ("layers", "width", "inner", "heads")}
+        begun.write_text(json.dumps(sizes), encoding="utf-8")
+        size = {name: sizes[name] for name in ("layers", "width", "inner", "heads")}
         write_model(place / "model", **size)
         write_rows(place / "train.csv", options.rows, words=options.words)
         write_rows(place / "test.csv", options.rows // 10, words=options.words, seed=1)
@@ -117,7 +121,7 @@ def carry_out(place: Path, options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(process.returncode)
     metrics = json.loads((place / "out" / "metrics.json").read_text(encoding="utf-8"))
     return {
-        "sizes": {name: getattr(options, name) for name in SIZES},
+        "sizes": sizes,
         "threads": int(os.environ.get("OMP_NUM_THREADS") or psutil.cpu_count() or 1),
         "seconds": metrics["seconds"],
         "peak_bytes": peaks,

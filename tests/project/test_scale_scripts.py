@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,21 @@ def test_the_page_is_made_of_measurements_and_the_model() -> None:
     assert "not run here" in text
 
 
+def test_what_takes_too_long_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: list[str], **options: Any) -> Any:
+        if "teacher" in command[-1]:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return subprocess.CompletedProcess(command, 0, '{"seconds": 1.0}\n', "")
+
+    monkeypatch.setattr(make_scale.subprocess, "run", run)
+    assert make_scale.main(["--measure", str(tmp_path / "scale.json")]) == 0
+    known = json.loads((tmp_path / "scale.json").read_text(encoding="utf-8"))
+    assert {json.loads(key)[0] for key in known} == {"data", "answers", "reconstruct"}
+    assert "not done after 900 s" in capsys.readouterr().err
+
+
 def test_the_page_predicts_what_the_model_says() -> None:
     """What was measured is of some machine; the rest follows from the code, and was left behind."""
     page = make_scale.PAGE.read_text(encoding="utf-8")
@@ -122,6 +139,30 @@ def test_a_whole_run_stands_beside_them() -> None:
         "| data | - | 0.50 |", "| teacher | 2.0 | 2.50 |", "| trial | 1.5 | 2.00 |",
     ]  # fmt: skip
     assert "Not run here." in make_scale.whole_run(None)
+
+
+def test_a_whole_run_that_goes_on_is_of_the_sizes_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "w"
+
+    class Run(subprocess.Popen[str]):
+        """What is started in place of a run: it leaves a work folder, then what a run leaves."""
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            code = "raise SystemExit(3)"
+            if (place / "out.work").is_dir():
+                (place / "out").mkdir()
+                (place / "out" / "metrics.json").write_text('{"seconds": {"teacher": 1.0}}')
+                code = ""
+            (place / "out.work").mkdir(exist_ok=True)
+            super().__init__([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(whole_run.subprocess, "Popen", Run)
+    with pytest.raises(SystemExit):
+        whole_run.main([str(place), *(f"--{name}={value}" for name, value in SIZES.items())])
+    assert whole_run.main([str(place)]) == 0
+    assert json.loads((tmp_path / "w.json").read_text(encoding="utf-8"))["sizes"] == SIZES
 
 
 @pytest.mark.slow
