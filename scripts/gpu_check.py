@@ -20,7 +20,9 @@ import argparse
 import copy
 import importlib.metadata
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -303,25 +305,33 @@ PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
 }
 
 
+def run_until(command: list[str], limit: float) -> tuple[str, str]:
+    """How a command ended, empty if well, and what it said; with all that it started."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        try:
+            said = process.communicate(timeout=limit)[0]
+            ended = f"exit code {process.returncode}" if process.returncode else ""
+        except BaseException as error:
+            # What it started (pytest, a run) would hold the GPU while the next part is timed.
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):  # an interruption of this script
+                raise
+            said, ended = process.communicate()[0], f"not done after {limit:.0f} s"
+    return ended, said.decode(errors="replace")
+
+
 def alone(name: str, cpu: bool, limit: float) -> dict[str, Any]:
     """One part in a process of its own; never raises."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         out = Path(folder) / "part.json"
         command = [sys.executable, __file__, "--part", name, "--out", str(out)]
-        try:
-            done = subprocess.run(
-                [*command, *(["--cpu"] if cpu else [])],
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                check=False,
-            )
-            ended = "" if done.returncode == 0 else f"exit code {done.returncode}"
-            said = done.stdout + done.stderr
-        except subprocess.TimeoutExpired as error:
-            ended = f"not done after {limit:.0f} s"
-            said = (error.stderr or b"").decode(errors="replace")
+        ended, said = run_until([*command, *(["--cpu"] if cpu else [])], limit)
         found: dict[str, Any] = {"ok": not ended and out.is_file()}
         if found["ok"]:
             found |= json.loads(out.read_text(encoding="utf-8"))

@@ -6,9 +6,11 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -67,6 +69,30 @@ def test_a_part_that_takes_too_long_is_ended() -> None:
     found = gpu_check.alone("torch", True, 0.05)
     assert not found["ok"]
     assert found["error"].startswith("not done after")
+
+
+def test_what_it_has_started_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else pytest, or a run, would go on beside the next part."""
+    part, known = tmp_path / "part.py", tmp_path / "pid"
+    part.write_text(
+        "import subprocess, sys, pathlib, time\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "one = subprocess.Popen(sleep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        f"pathlib.Path({str(known)!r}).write_text(str(one.pid))\n"
+        "print('it has begun', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(gpu_check, "__file__", str(part))
+    found = gpu_check.alone("recipe", True, 5.0)
+    assert found["error"] == "not done after 5 s"
+    assert found["said"] == "it has begun\n"
+    started = int(known.read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(started) or psutil.Process(started).status() == "zombie":
+            return
+        time.sleep(0.05)
+    psutil.Process(started).kill()
+    pytest.fail("what the part has started runs on")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
