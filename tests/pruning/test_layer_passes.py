@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from tiny import FAMILIES, random_plan, tiny_batch, tiny_model
 
+from hfprune.core.errors import PlanError
 from hfprune.families import adapter_of, block_views, model_sizes
 from hfprune.families.blocks import BlockKey
 from hfprune.pruning.cost import parameter_costs
@@ -147,3 +149,26 @@ def test_the_search_judges_what_gates_would_give(family: str) -> None:
                     pruned(**batch).logits, model(**batch).logits, rtol=1e-4, atol=1e-5
                 )
     assert list(model_sizes(pruned)) == list(plan.sizes())
+
+
+def test_a_model_whose_copies_would_run_it_is_refused() -> None:
+    """Its plans all looked as good as the dense model."""
+    model: Any = tiny_model("bert").eval()
+    teacher = copy.deepcopy(model)
+    unit = parameter_costs(model)
+    total = sum(view.units * unit[key] for key, view in block_views(model).items())
+
+    def searched() -> Any:
+        found = Reconstruction(model, teacher, batches_of("bert"))
+        return found.search(0.5 * total, lambda key, count: count * unit[key], rounds=3)
+
+    expected = searched()
+    stock = model.forward
+    model.forward = lambda *args, **kwargs: stock(*args, **kwargs)
+    with pytest.raises(PlanError, match=r"the model \(BertFor.*<lambda>; .*`del model.forward"):
+        searched()
+    # As accelerate wraps it for mixed precision.
+    model.forward = MethodType(
+        lambda self, *args, **kwargs: type(self).forward(self, *args, **kwargs), model
+    )
+    assert searched() == expected

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -263,6 +264,7 @@ def _search(
     shape: UniformShape | None,
 ) -> SearchResult:
     keys = list(levels)
+    _check_copied(model)
     some = judged(batches)
     rows = [rows_of(batch) for batch in some]
     targets = [counted(teacher(**batch).logits, batch) for batch in some]
@@ -331,6 +333,24 @@ def _shrink_to_levels(
         if view.units < units[key]:
             weight = levels[key].weights[levels[key].counts.index(view.units)]
             view.weight.copy_(weight.to(view.weight))
+
+
+def _check_copied(model: nn.Module) -> None:
+    """Refuse a model whose copy would run the model itself: every plan would look as good as none.
+
+    A method is bound to the copy; a function (``torch.compile(model.forward)``, a wrapper) keeps
+    the modules that it was made with.
+    """
+    for name, module in model.named_modules():
+        own = vars(module).get("forward")
+        if isinstance(own, FunctionType):
+            raise PlanError(
+                f"the forward of {name or 'the model'} ({type(module).__name__}) is a function "
+                f"that was put in its place, {own.__qualname__}; expected the class' own or a "
+                "bound method, as plans are judged by pruned copies, and a function runs what it "
+                "was made for: delete it (`del model.forward`) before pruning, and put it back "
+                "afterwards"
+            )
 
 
 def _pruned_copy(
