@@ -72,6 +72,14 @@ def test_pairs_are_found_again() -> None:
     assert reader.original(ids) == ("Good Film", "Bad Story")
 
 
+def test_what_rows_were_made_of_is_kept_by_short_keys() -> None:
+    """The ids themselves took a kilobyte for each row of 128 tokens."""
+    rows = [list(range(number, number + 512)) for number in range(50)]
+    known = originals_of(rows, [str(number) for number in range(50)], None)
+    assert list(known.values()) == [str(number) for number in range(50)]
+    assert {len(key) for key in known} == {16}
+
+
 def test_the_same_tokens_need_no_reader() -> None:
     model = tiny_model("bert")
     assert read_by_another(model, tiny_tokenizer(), tiny_tokenizer()) is model
