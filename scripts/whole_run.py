@@ -32,14 +32,19 @@ STAGE = re.compile(r"== ([\w.-]+)")
 
 
 def held(process: Any) -> int:
-    """Bytes of memory of a process and its children, together."""
+    """Bytes of memory of a process and its children, together, where shared once.
+
+    A process that has just been forked shares all that its parent holds.
+    """
     import psutil
 
     total = 0
-    for one in (process, *process.children(recursive=True)):
+    children = process.children(recursive=True)
+    for one in (process, *children):
         try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:  # ended between the two
+            found = one.memory_full_info() if children else one.memory_info()
+            total += getattr(found, "pss", found.rss)  # of shared pages its part
+        except psutil.Error:  # ended between the two, or another user's
             continue
     return total
 

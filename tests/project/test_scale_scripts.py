@@ -217,3 +217,26 @@ def test_a_prediction_beside_a_run(
     said = capsys.readouterr().out
     assert "| teacher | 90 | 1.2 | 160 |" in said
     assert "predicted 100 s, measured 170 s: 1.70 times as long" in said
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="the system does not say what is shared"
+)
+def test_what_a_fork_shares_is_counted_once() -> None:
+    script = (
+        "import os, time; held = b'x' * 300_000_000; pid = os.fork(); "
+        "print('there', flush=True) if pid else None; time.sleep(30)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "there\n"
+            looked = psutil.Process(parent.pid)
+            assert len(looked.children()) == 1
+            assert 300e6 < whole_run.held(looked) < 450e6
+        finally:
+            for child in psutil.Process(parent.pid).children():
+                child.kill()
+            parent.kill()
