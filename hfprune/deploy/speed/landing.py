@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from hfprune.core.errors import PlanError
+from hfprune.core.memory import release_memory
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.quantize.checks import probe_rows
 from hfprune.deploy.quantize.quantizing import quantize_onnx
@@ -201,10 +202,11 @@ def deployed(
 ) -> Path:
     """The file that would be deployed; constant scales are of random rows, which cost the same."""
     file = export_onnx(model, tokenizer, folder, opset=opset)
-    if quantization is None:
-        return file
-    rows = probe_rows(folder) if quantization.needs_calibration else None
-    return quantize_onnx(folder, quantization, calibration=rows)
+    if quantization is not None:
+        rows = probe_rows(folder) if quantization.needs_calibration else None
+        file = quantize_onnx(folder, quantization, calibration=rows)
+    release_memory()  # of BERT-base half a gigabyte would stay with each plan that is tried
+    return file
 
 
 @dataclass(frozen=True)
