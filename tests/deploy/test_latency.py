@@ -364,6 +364,18 @@ def test_probes_have_the_operator_set_of_the_recipe(tmp_path: Path) -> None:
     assert len(keys) == 2, "a table of another operator set is another table"
 
 
+def test_a_plan_that_is_tried_gives_its_memory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eighteen exports of BERT-base held 16 GB: their graphs wait for Python's collector."""
+    given: list[bool] = []
+    monkeypatch.setattr(landing_module, "release_memory", lambda: given.append(True))
+    model, tokenizer = tiny_model("bert", layers=2), tiny_tokenizer()
+    landing_module.deployed(model, tokenizer, None, tmp_path / "float32")
+    landing_module.deployed(model, tokenizer, QuantizationConfig(), tmp_path / "int8")
+    assert given == [True, True]
+
+
 def test_a_table_is_of_what_follows_the_encoder_too() -> None:
     """A head of many labels, or a Dense layer, takes time that no block can give back."""
 
