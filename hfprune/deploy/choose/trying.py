@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hfprune.core.arrays import all_finite
 from hfprune.core.errors import ExportError, HFPruneError
+from hfprune.core.memory import release_memory
 from hfprune.data.task_data import whole_queries
 from hfprune.deploy.choose.differences import depends_on_batch
 from hfprune.deploy.choose.judge import (
@@ -219,6 +220,7 @@ class Trials:
                 said = str(error).replace(f"{self._work}/", "").replace(f"{self._onnx_dir}/", "")
                 candidate.failure = said[:300]
                 logger.info("%s: %s", candidate.name, error)
+            release_memory()  # what writing it has left
 
     def write(self, candidate: Candidate, folder: Path) -> Path:
         """Write a candidate's file into a folder, to be tried."""
