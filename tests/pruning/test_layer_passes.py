@@ -25,12 +25,7 @@ LIMIT = 1e9
 
 
 def batches_of(family: str, count: int = 3) -> list[dict[str, Any]]:
-    found = []
-    for seed in range(count):
-        batch = tiny_batch(4, 12, seed=seed, family=family)
-        batch.pop("labels", None)
-        found.append(batch)
-    return found
+    return [tiny_batch(4, 12, seed=seed, family=family) for seed in range(count)]
 
 
 def refitted(family: str, *, keep: float, targets: float = LIMIT) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hfprune.families import adapter_of
@@ -98,6 +97,6 @@ def _detached(output: Any) -> Any:
 
 def _size(output: Any) -> float:
     """Bytes of the tensors in what a layer gave."""
-    if isinstance(output, torch.Tensor):
-        return float(output.numel() * output.element_size())
+    if isinstance(output, Tensor):
+        return float(output.nbytes)
     return sum(map(_size, output)) if isinstance(output, tuple) else 0.0
