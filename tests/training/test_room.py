@@ -87,17 +87,20 @@ def test_the_same_states_as_in_memory(large: bool, tmp_path: Path) -> None:
         assert bool(mine.isfinite().all())
 
 
-def trainer_of(folder: Path, cache: TeacherCache | None = None) -> HFPruneTrainer:
+def trainer_of(
+    folder: Path, cache: TeacherCache | None = None, epochs: float = 2, more: bool = False
+) -> HFPruneTrainer:
     return HFPruneTrainer(
         tiny_model("bert", labels=2),
         TrainingArguments(
-            str(folder), num_train_epochs=2, use_cpu=True, report_to=[], save_strategy="no",
+            str(folder), num_train_epochs=epochs, use_cpu=True, report_to=[], save_strategy="no",
             disable_tqdm=True, per_device_train_batch_size=8,
         ),
         train_dataset=some_rows().add_column("labels", [0, 1] * 6),
         processing_class=tiny_tokenizer(),
         teacher=tiny_model("bert", labels=2, seed=3),
         teacher_cache=cache,
+        unlabeled_dataset=some_rows().select(range(5)) if more else None,
         distillation=DistillationConfig(cache_limit_gb=1e-6),
     )  # fmt: skip
 
@@ -115,6 +118,21 @@ def test_a_later_trainer_takes_no_room_of_its_own(
     second.train()
     for name, value in first.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value)
+
+
+def test_a_short_trial_with_more_rows_keeps_states_for_the_training_after_it(
+    tmp_path: Path,
+) -> None:
+    """It asks the teacher about every row, for their labels; the next has a whole training to go."""
+    trial = trainer_of(tmp_path / "trial", epochs=0.5, more=True)
+    trial.train()
+    assert trial.teaching.cache is not None
+    assert trial.teaching.cache.keeps_hidden
+    long = trainer_of(tmp_path / "long", trial.teacher_cache, more=True)
+    calls: list[int] = []
+    long.teaching.teacher.register_forward_hook(lambda *_: calls.append(1))
+    long.train()
+    assert len(calls) == 2, "of which both see whether padding changes its answers"
 
 
 def test_without_room_the_teacher_is_asked_at_every_step(

@@ -108,7 +108,8 @@ class TaughtRows:
         elif hidden:
             tokens = len(rows) * image_tokens(teacher.config)
         size = TeacherCache.size(teacher, tokens)
-        pays = _epochs(args, len(dataset)) >= 2 and settings.cache_limit_gb > 0
+        # With more rows the teacher is asked about each, however short this training is.
+        pays = settings.cache_limit_gb > 0 and (more or _epochs(args, len(dataset)) >= 2)
         cache, room = self._given_cache, None
         fits = size <= settings.cache_limit_gb * 1e9 or (cache is not None and cache.keeps_hidden)
         if cache is None and pays and not fits and _on_one_cpu(teacher):
