@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,12 +78,19 @@ def predict(
         from hfprune.core.text import visible_json
         from hfprune.deploy.predict.answers import as_line, best_first
         from hfprune.deploy.predict.places import columns_of
-        from hfprune.deploy.predict.rows import STDIN, check_no_file, given_rows, is_file_of_rows
+        from hfprune.deploy.predict.rows import (
+            STDIN,
+            check_columns,
+            check_no_file,
+            given_rows,
+            is_file_of_rows,
+        )
         from hfprune.deploy.predict.serving import opened
 
         given = texts or [STDIN]
         rows: Iterable[Row]
         streamed = len(given) == 1 and is_file_of_rows(given[0])
+        check_columns(given, streamed=streamed, column=column, pair_column=pair_column)
         if streamed and pair:
             raise DataError(
                 f"--pair is for texts of the command line, and {given[0]!r} is read as a file: "
@@ -118,18 +125,25 @@ def _as_they_are(rows: list[Row]) -> Iterator[Iterable[Row]]:
 
 @contextmanager
 def _streamed(name: str, column: str, pair_column: str | None) -> Iterator[Iterable[Row]]:
-    """Rows of a file or of standard input, as they come."""
-    from hfprune.core.errors import DataError
-    from hfprune.deploy.predict.rows import STDIN, read_rows
+    """Rows of a file or of standard input, as they come.
+
+    Only what keeps them from being read becomes an error of the file: what goes wrong with an
+    answer, such as a pipe that nobody reads any more, is none.
+    """
+    from hfprune.deploy.predict.rows import STDIN, read_rows, readable, unreadable
 
     if name == STDIN:
-        yield read_rows(sys.stdin, "standard input", column=column, pair_column=pair_column)
+        place = "standard input"
+        found = read_rows(sys.stdin, place, column=column, pair_column=pair_column)
+        yield readable(found, place)
         return
-    try:
-        with Path(name).open(encoding="utf-8-sig", newline="") as file:
-            # A stray carriage return within a text ends no line, unless it ends the first one.
-            ends = "" if file.readline().endswith("\r") else "\n"
-        with Path(name).open(encoding="utf-8-sig", newline=ends) as file:
-            yield read_rows(file, name, column=column, pair_column=pair_column)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name} cannot be read: {error}; save it in UTF-8") from error
+    with ExitStack() as stack:
+        try:
+            with Path(name).open(encoding="utf-8-sig", newline="") as first:
+                # A stray carriage return within a text ends no line, unless it ends the first one.
+                ends = "" if first.readline().endswith("\r") else "\n"
+            file = stack.enter_context(Path(name).open(encoding="utf-8-sig", newline=ends))
+        except (OSError, UnicodeDecodeError) as error:
+            raise unreadable(name, error) from error
+        found = read_rows(file, name, column=column, pair_column=pair_column)
+        yield readable(found, name)

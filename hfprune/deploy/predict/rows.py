@@ -22,6 +22,7 @@ from hfprune.data.readers.delimited import (
 # What is read as a file of rows where a text could stand.
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 STDIN = "-"
+_WITH_COLUMNS = SUFFIXES[1:]
 
 
 class Row(NamedTuple):
@@ -50,6 +51,34 @@ def check_no_file(argument: str) -> None:
         )
     if argument.lower().endswith(SUFFIXES) and not any(map(str.isspace, argument)):
         raise DataError(f"there is no file {argument}; a text by this name goes to standard input")
+
+
+def check_columns(
+    given: Sequence[str], *, streamed: bool, column: str | None, pair_column: str | None
+) -> None:
+    """Refuse names of columns where there are none: they would count for nothing.
+
+    Args:
+        given: texts, or the name of a file.
+        streamed: whether it is such a name.
+        column, pair_column: as they were asked for.
+
+    Raises:
+        DataError: for texts of the command line, or ``column`` for a text a line. A second column
+            says that such a line holds two.
+    """
+    if not streamed and (column or pair_column):
+        option = "--column" if column else "--pair-column"
+        raise DataError(
+            f"{option} is for files of rows, and {given[0]!r:.80} is read as a text: leave it out, "
+            "or name a file; second texts of the command line come with --pair"
+        )
+    if streamed and column and Path(given[0]).suffix.lower() not in _WITH_COLUMNS:
+        raise DataError(
+            f"--column {column} is for files with columns ({', '.join(_WITH_COLUMNS)}), and "
+            f"{'standard input' if given[0] == STDIN else given[0]} holds a text a line: leave it "
+            "out"
+        )
 
 
 def _is_file(argument: str) -> bool:
@@ -133,6 +162,25 @@ def read_rows(
                     f"{line!r:.80}"
                 )
             yield Row(first, second)
+
+
+def readable(rows: Iterable[Row], name: str) -> Iterator[Row]:
+    """Rows as they come, with an error of ours where their file cannot be read any further.
+
+    Raises:
+        DataError: the bytes are not UTF-8, or the system gives them no more.
+    """
+    try:
+        yield from rows
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(name, error) from error
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """The error of a file that cannot be read, with what to do about it."""
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(f"{name} cannot be read: {error}; save it in UTF-8")
+    return DataError(f"{name} cannot be read: {error}; look at its permissions and its disk")
 
 
 def _delimited(
