@@ -66,7 +66,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             length = int(self.headers.get("Content-Length") or 0)
-            texts = json.loads(self.rfile.read(length)) if length <= MOST_BYTES else None
+            # Below zero it would be read until the client hangs up.
+            taken = 0 < length <= MOST_BYTES
+            texts = json.loads(self.rfile.read(length)) if taken else None
             good = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
             json.dumps(texts, ensure_ascii=False).encode()  # half a character is no text
         except (ValueError, RecursionError):
@@ -82,5 +84,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 server = ThreadingHTTPServer(("localhost", port), Handler)
-print(f"http://localhost:{port}", flush=True)  # it listens from here on
+print(f"http://localhost:{server.server_address[1]}", flush=True)  # it listens from here on
 server.serve_forever()

@@ -28,6 +28,7 @@ from tokenizers import Tokenizer
 
 MOST_BYTES, MOST_TEXTS = 2**20, 128  # a search has a hundred candidates
 LONGEST = 100_000  # tokens; tokenizers without a limit write a larger number
+NOT_SERVED = ("ForTokenClassification", "ForImageClassification")
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
@@ -51,13 +52,19 @@ def said(folder: Path, name: str) -> dict[str, Any]:
 
 
 def length_of(folder: Path) -> int:
-    """Tokens of a text at most: of a run what its recipe says, of a layout what the tokenizer."""
+    """Tokens of a text at most: what recipe or tokenizer says, and the modules of an encoder."""
+    most = said(folder, "sentence_bert_config.json").get("max_seq_length")
+    return min(filter(None, (most, tokens_of(folder))), default=128)
+
+
+def tokens_of(folder: Path) -> int | None:
+    """Of a run what its recipe says, of a layout what the tokenizer; None: neither does."""
     recipe = folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
     if found := re.search(r"^ +max_length: (\d+)$", text, re.MULTILINE):
         return int(found[1])
     limit = said(folder, "tokenizer_config.json").get("model_max_length")
-    return limit if isinstance(limit, int) and limit <= LONGEST else 128
+    return limit if isinstance(limit, int) and limit <= LONGEST else None
 
 
 def stride_of(folder: Path) -> int | None:
@@ -94,10 +101,9 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_padding(pad_id=padding)
         longest = config.get("max_position_embeddings", max_length + first) - first
-        most = said(folder, "sentence_bert_config.json").get("max_seq_length") or max_length
         stride = stride_of(folder)
         self.in_windows = stride is not None
-        self.tokenizer.enable_truncation(min(most, longest), stride=stride or 0)
+        self.tokenizer.enable_truncation(min(max_length, longest), stride=stride or 0)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
@@ -178,7 +184,9 @@ class Reranker(Model):
 
     def __call__(self, pairs: list[tuple[str, str]]) -> list[dict[str, object]]:
         scores = self.outputs(pairs)[:, 0]
-        return [{"index": int(n), "score": float(scores[n])} for n in np.argsort(-scores)]
+        return [
+            {"index": int(n), "score": float(scores[n])} for n in np.argsort(-scores, kind="stable")
+        ]
 
 
 def is_texts(value: object) -> bool:
@@ -190,9 +198,16 @@ def model_of(folder: Path, threads: int, max_length: int | None) -> Model:
     if (folder / "cascade.json").is_file():
         return Cascade(folder, threads, max_length)
     config = said(folder, "config.json")
+    if "model_type" not in config or not (folder / "tokenizer.json").is_file():
+        sys.exit(f"{folder} must hold config.json and tokenizer.json of a model of texts")
+    architectures = config.get("architectures") or [""]
+    if architectures[0].endswith(NOT_SERVED):
+        sys.exit(
+            f"{folder} is a {architectures[0]}: of classifiers, those of whole texts are served"
+        )
     ranks = config.get("problem_type") == "multi_label_classification"
     kind: type[Model] = Classifier
-    if not any(name.endswith("ForSequenceClassification") for name in config["architectures"]):
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
         kind = Encoder
     elif ranks and list(config["id2label"].values()) == ["LABEL_0"]:
         kind = Reranker
@@ -235,7 +250,7 @@ def handler(model: Model) -> type[BaseHTTPRequestHandler]:
                 self.say(404, {"error": f"not found: POST to {model.path}"})
                 return
             size = self.headers.get("content-length", "")
-            if not size.isdecimal() or not 0 < int(size) <= MOST_BYTES:
+            if not size.isdecimal() or len(size) > 9 or not 0 < int(size) <= MOST_BYTES:
                 self.close_connection = True
                 self.say(413, {"error": f"a body of 1 to {MOST_BYTES} bytes, with its length"})
                 return

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,10 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @contextmanager
-def started(served: Path) -> Iterator[str]:
+def started(served: Path, example: str = "server/server.py") -> Iterator[str]:
     """The address of a server of a folder, while it runs."""
-    command = [sys.executable, str(SERVER / "server.py"), str(served), "--port", "0"]
+    port = ["--port", "0"] if example == "server/server.py" else ["0"]
+    command = [sys.executable, str(EXAMPLES / example), str(served), *port]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=served)
     try:
         if process.stdout is None:
@@ -240,6 +242,61 @@ def test_a_reranker_puts_texts_in_order(tmp_path: Path) -> None:
     assert [row["score"] for row in found] == pytest.approx([scores[n] for n in want], abs=1e-5)
     assert {code for code, _ in refused} == {400}
     assert all('{"query"' in told["error"] for _, told in refused)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["BertForTokenClassification"]}, "is a BertForTokenClassification: of"),
+        ({"architectures": ["ViTForImageClassification"]}, "is a ViTForImageClassification: of"),
+        (None, "must hold config.json and tokenizer.json of a model of texts"),
+    ],
+)
+def test_what_it_does_not_serve(
+    folder: Path, tmp_path: Path, change: dict[str, Any] | None, message: str
+) -> None:
+    """It would answer with the logits of tokens in place of embeddings."""
+    place = tmp_path / "run"
+    if change is not None:
+        shutil.copytree(folder, place)
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**config, **change}))
+    command = [sys.executable, str(SERVER / "server.py"), str(place), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_length_that_is_asked_for_counts(folder: Path, tmp_path: Path) -> None:
+    """Beside modules that say another; and of both that a folder says, the shorter one."""
+    place = write_layout(folder, "plain", tmp_path / "served")
+    (place / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    server = run_path(str(SERVER / "server.py"))
+    for given, wanted in ((None, 32), (5, 5), (40, 40)):
+        model = server["model_of"](place, 1, given)
+        assert model.tokenizer.truncation["max_length"] == wanted
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 16}))
+    assert server["length_of"](place) == 16
+
+
+@pytest.mark.parametrize("size", ["-1", "9" * 5000])
+@pytest.mark.parametrize("example", ["server/server.py", "serve_http.py"])
+def test_lengths_that_no_body_has(
+    folder: Path, example: str, size: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Below zero a body would be read until the client hangs up; such digits are no int."""
+    if example == "serve_http.py" and size != "-1":
+        return  # a ValueError there, which is answered
+    with started(folder, example) as address:
+        connection = HTTPConnection(address.removeprefix("http://"), timeout=10)
+        connection.putrequest("POST", "/classify")
+        connection.putheader("Content-Length", size)
+        connection.endheaders()
+        assert connection.getresponse().status in (400, 413)
+        connection.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_it_answers_as_predict_does(address: str, folder: Path) -> None:
