@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hfprune.deploy.predict import cascading, serving
 from hfprune.deploy.predict.cascade import (
     Cascade,
     Measured,
+    check_alike,
     choose_threshold,
     mixed,
     read_cascade,
@@ -110,7 +112,7 @@ def test_a_cascade_answers_with_the_files_that_it_was_chosen_with(
     asked: list[Any] = []
 
     class Opened:
-        file = task = None
+        file, task, labels = None, "single_label_classification", ("bad", "good")
 
         def __init__(self, folder: Path, **options: Any) -> None:
             asked.append(options["use"])
@@ -227,6 +229,41 @@ def test_what_makes_no_cascade(family: Path, tmp_path: Path) -> None:
     write_cascade(record, tmp_path)
     with pytest.raises(OutputError, match=r"names the model '../x', and there is no such folder"):
         read_cascade(tmp_path)
+
+
+@pytest.mark.parametrize(("fast", "slow"), [("..", "2x"), ("6x", "..")])
+def test_no_member_lies_outside(family: Path, fast: str, slow: str) -> None:
+    record = of_members(fast, slow)
+    write_cascade(record, family)
+    with pytest.raises(OutputError, match=r"names the model '\.\.', and there is no such folder"):
+        read_cascade(family)
+    (family / "cascade.json").unlink()
+
+
+def of_members(fast: str, slow: str) -> Cascade:
+    one = Measured(metric=1, interval=(1, 1), mean_ms=1, p95_ms=1, slow_share=0)
+    return Cascade(
+        fast=fast, slow=slow, threshold=0.5, metric="accuracy", wanted=1, reached=1, rows=1,
+        measured={"fast": one},
+    )  # fmt: skip
+
+
+def test_members_that_do_not_answer_alike(family: Path, tmp_path: Path) -> None:
+    """A member that was trained anew, of other labels or another task, gives no answer to take."""
+    place = tmp_path / "family"
+    shutil.copytree(family, place)
+    write_cascade(of_members("6x", "6x"), place)
+    with pytest.raises(OutputError, match="names '6x' as the fast and as the slow model"):
+        opened(place)
+    write_cascade(of_members("6x", "2x"), place)
+    opened(place)
+    config = json.loads((place / "2x" / "config.json").read_text())
+    config["id2label"] = {"0": "good", "1": "bad"}
+    (place / "2x" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OutputError, match="must give the same labels, one a row .*'good', 'bad'"):
+        opened(place)
+    with pytest.raises(OutputError, match="one a row .*, got regression"):
+        check_alike(place, [("regression", [])] * 2)
 
 
 def test_times_are_of_one_text(family: Path) -> None:

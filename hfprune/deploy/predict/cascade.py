@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,6 +22,8 @@ from hfprune.deploy.predict.answers import softmax
 
 CASCADE_FILE: Final = "cascade.json"
 MOST_THRESHOLDS: Final = 200
+# Tasks whose answers say by one probability how sure a model is.
+TASKS: Final = ("single_label_classification", "image_classification")
 
 
 class _Plain(BaseModel):
@@ -163,7 +165,7 @@ def read_cascade(folder: str | Path) -> Cascade:
     """Read it back.
 
     Raises:
-        OutputError: it is missing or damaged, or names a folder that is not below.
+        OutputError: it is missing or damaged, or names a folder that is not below, or one twice.
     """
     place = Path(folder) / CASCADE_FILE
     try:
@@ -172,9 +174,32 @@ def read_cascade(folder: str | Path) -> Cascade:
         first = str(error).splitlines()[0]
         raise OutputError(f"{place} is no record of a cascade: {first}") from error
     for name in (found.fast, found.slow):
-        if Path(name).name != name or not (Path(folder) / name).is_dir():
+        if name == ".." or Path(name).name != name or not (Path(folder) / name).is_dir():
             raise OutputError(
                 f"{place} names the model {name!r}, and there is no such folder beside it: choose "
                 f"again (`hfprune cascade {folder}`)"
             )
+    if found.fast == found.slow:
+        raise OutputError(
+            f"{place} names {found.fast!r} as the fast and as the slow model: choose again "
+            f"(`hfprune cascade {folder}`)"
+        )
     return found
+
+
+def check_alike(folder: str | Path, members: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Refuse a cascade whose members do not answer alike.
+
+    Args:
+        folder: of the family.
+        members: task and labels of each.
+
+    Raises:
+        OutputError: they do not give the same labels, one a row.
+    """
+    if members[0][0] not in TASKS or any(one != members[0] for one in members):
+        told = " and ".join(f"{task} {list(labels)!r:.80}" for task, labels in members)
+        raise OutputError(
+            f"the models of {Path(folder) / CASCADE_FILE} must give the same labels, one a row "
+            f"({' or '.join(TASKS)}), got {told}: choose again (`hfprune cascade {folder}`)"
+        )

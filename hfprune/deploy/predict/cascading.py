@@ -17,6 +17,7 @@ from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_task_data
 from hfprune.deploy.predict.cascade import (
+    TASKS,
     BesideDense,
     Cascade,
     Measured,
@@ -31,7 +32,6 @@ from hfprune.measure.intervals import interval
 from hfprune.measure.scores import score
 from hfprune.recipe.reading import load_recipe
 
-TASKS = ("single_label_classification", "image_classification")
 MOST_TIMED = 200
 WARM_UP = 5
 

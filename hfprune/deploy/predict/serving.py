@@ -25,7 +25,7 @@ from hfprune.data.windows import mean_by_text, windows
 from hfprune.deploy.choose.record import DEPLOY_FILE, read_deployment
 from hfprune.deploy.files import precisions_to_serve
 from hfprune.deploy.predict.answers import answer, split_words, tagged
-from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade
+from hfprune.deploy.predict.cascade import CASCADE_FILE, check_alike, read_cascade
 from hfprune.deploy.predict.places import (
     columns_of,
     folder_with,
@@ -293,7 +293,8 @@ class CascadePredictor:
         file, task: of the fast one.
 
     Raises:
-        OutputError: ``cascade.json`` is damaged; else as :class:`Predictor`.
+        OutputError: ``cascade.json`` is damaged, or its models do not give the same labels, one a
+            row; else as :class:`Predictor`.
     """
 
     def __init__(
@@ -314,6 +315,7 @@ class CascadePredictor:
             for name in (found.fast, found.slow)
         )
         self.file, self.task = self.fast.file, self.fast.task
+        check_alike(folder, [(one.task, one.labels) for one in (self.fast, self.slow)])
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         """Answers as they come, each with ``by``: ``fast`` or ``slow``."""
