@@ -49,7 +49,15 @@ def export(
     The float32 ONNX file is written in any case: the others are made from it.
     """
     with explained("earlier files are untouched, run the same command again", as_json=as_json):
+        from hfprune.core.errors import ExportError
+
         if layout is not None:
+            if runtime or not quantize:
+                raise ExportError(
+                    "--layout copies files that are there, so --runtime and --no-quantize mean "
+                    f"nothing beside it: leave them out, or write files first (hfprune export "
+                    f"{folder} --runtime NAME)"
+                )
             _as_layout(folder, layout, output, as_json)
             return
         from hfprune.core.kinds import kind_of_model, task_of_kind
@@ -86,7 +94,8 @@ def export(
 
 def _as_layout(folder: Path, layout: str, output: Path | None, as_json: bool) -> None:
     from hfprune.core.errors import ExportError
-    from hfprune.deploy.layouts import not_served, write_layout
+    from hfprune.deploy.layouts import write_layout
+    from hfprune.deploy.not_served import not_served
 
     if output is None:
         raise ExportError(f"say where to write the layout {layout}: --output FOLDER")

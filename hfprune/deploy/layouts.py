@@ -129,16 +129,6 @@ def _plain(source: Path, place: Path, name: str, use: Use = "batches") -> None:
         atomic_write_json(place / WINDOWS_FILE, {"stride": stride})
 
 
-def not_served(folder: str | Path, layout: str) -> str | None:
-    """What to tell of what the server of a layout does not do as ``hfprune predict`` does it."""
-    if layout == "plain" or stride_in(Path(folder)) is None:
-        return None
-    return (
-        f"long texts are read in windows here (data.stride), which {layout} does not: it answers "
-        "by the first one alone"
-    )
-
-
 def _cascade(source: Path, place: Path) -> None:
     """Both members of a cascade, each ``plain`` in a folder of its name, and its record."""
     record = read_cascade(source)

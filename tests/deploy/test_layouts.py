@@ -19,6 +19,7 @@ import hfprune.cli
 from hfprune.core.errors import CheckpointError, ExportError, OutputError, UnsupportedModelError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import LAYOUTS, onnx_to_serve, write_layout
+from hfprune.deploy.not_served import not_served
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.quantize.outcome import PLAIN
@@ -198,6 +199,56 @@ def test_what_no_server_reads_is_refused(folder: Path, tmp_path: Path) -> None:
         write_layout(folder, "plain", tmp_path / "full")
     result = CliRunner().invoke(hfprune.cli.app, ["export", str(folder), "--layout", "tei"])
     assert result.exit_code == 1
+
+
+def test_options_that_write_files_mean_nothing_beside_a_layout(
+    folder: Path, tmp_path: Path
+) -> None:
+    place = ["export", str(folder), "--layout", "tei", "--output", str(tmp_path / "x")]
+    for option in (["--runtime", "openvino"], ["--no-quantize"]):
+        failed = CliRunner().invoke(hfprune.cli.app, [*place, *option])
+        assert failed.exit_code == 1
+        assert "--layout copies files that are there" in " ".join(failed.stderr.split())
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_file_from_outside_is_served(folder: Path, tmp_path: Path) -> None:
+    """What a folder from elsewhere recommends would be copied into a server's image."""
+    place = tmp_path / "run"
+    shutil.copytree(folder, place)
+    secret = tmp_path / "secret.onnx"
+    secret.write_text("key")
+    for path in (str(secret), "../secret.onnx"):
+        record = {"path": path, "candidate": "x", "runtime": "onnxruntime", "precision": "int8",
+                  "graph": "exported", "why": "it says so", "load": []}  # fmt: skip
+        deployment = {"cpu": "x", "measured": True, "threads": 1, "batch_size": 8}
+        (place / "deploy.json").write_text(json.dumps({**deployment, "uses": {"batches": record}}))
+        with pytest.raises(OutputError, match="recommends a file that is not its own: the path"):
+            write_layout(place, "plain", tmp_path / "served")
+        with pytest.raises(OutputError, match="leads out of the folder"):
+            Predictor(place)
+
+
+@pytest.mark.parametrize(
+    ("layout", "settings", "told"),
+    [
+        ("tei", {"problem_type": "multi_label_classification"}, "several labels a softmax"),
+        ("tei", {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}, "the sigmoid of a"),
+        ("transformersjs", {"problem_type": "multi_label_classification"}, "top_k: null"),
+        ("transformersjs", {"id2label": {"0": "LABEL_0"}}, "which is always 1"),
+        ("sentence-transformers", {"id2label": {"0": "LABEL_0"}}, "activation_fn="),
+        ("tei", {}, None),
+        ("plain", {"id2label": {"0": "LABEL_0"}}, None),
+        ("triton", {"problem_type": "multi_label_classification"}, None),
+    ],
+)
+def test_other_numbers_than_ours_are_told(
+    folder: Path, tmp_path: Path, layout: str, settings: dict[str, Any], told: str | None
+) -> None:
+    config = {**json.loads((folder / "config.json").read_text()), **settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = not_served(tmp_path, layout)
+    assert found is None if told is None else told in str(found)
 
 
 @pytest.mark.skipif(TRANSFORMERS_5, reason="the exporter there takes its time")

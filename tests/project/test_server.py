@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 import hfprune.cli
 from hfprune.core.errors import CheckpointError, OutputError
 from hfprune.deploy.exporters.exporting import export_onnx
-from hfprune.deploy.layouts import not_served, write_layout
+from hfprune.deploy.layouts import write_layout
+from hfprune.deploy.not_served import not_served
 from hfprune.deploy.predict.cascade import Cascade, Measured, read_cascade, write_cascade
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor, opened

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hfprune.core.errors import OutputError
 from hfprune.core.files import atomic_write_json
+from hfprune.models.folders import inside
 
 DEPLOY_FILE = "deploy.json"
 
@@ -149,7 +150,8 @@ def read_deployment(folder: str | Path) -> Deployment:
     """Read it back.
 
     Raises:
-        OutputError: if it is missing, or not such a file, or names a file that is not there.
+        OutputError: if it is missing, or not such a file, or names a file that is not there or
+            not in this folder.
     """
     place = Path(folder) / DEPLOY_FILE
     try:
@@ -160,6 +162,13 @@ def read_deployment(folder: str | Path) -> Deployment:
         first = str(error).splitlines()[0]
         raise OutputError(f"{place} is no record of a deployment: {first}") from error
     for use, chosen in found.uses.items():
+        try:
+            inside(Path(folder), chosen.path)
+        except ValueError as error:
+            raise OutputError(
+                f"{place} recommends a file that is not its own: {error}; choose again "
+                "(`hfprune benchmark DIR --choose`)"
+            ) from error
         if not (Path(folder) / chosen.path).is_file():
             raise OutputError(
                 f"{place} recommends {chosen.path} for {use}, which is not there: choose again "
