@@ -16,17 +16,21 @@ class Example:
         pairs: it reads a query with each text.
         prompt: what stands before each text of a sentence encoder, which no graph holds.
         max_length: of texts in tokens; ``None``: what the tokenizer says.
+        two: it reads two texts together, neither of them a query.
     """
 
     pairs: bool = False
     prompt: str = ""
     max_length: int | None = None
+    two: bool = False
 
     @property
     def texts(self) -> str:
         """As the first arguments of a tokenizer."""
         if self.pairs:
             return '["a query"], ["a text"]'
+        if self.two:
+            return '["a text"], ["its second text"]'
         # In ASCII: it is another's text, and reports and cards are read by people.
         return f'[{self.prompt!a} + "a text"]' if self.prompt else '["a text"]'
 
@@ -38,6 +42,21 @@ class Example:
 
 
 EXAMPLE: Final = Example()
+
+
+def example_for(
+    task: str, second: bool, prompt: str = "", max_length: int | None = None
+) -> Example:
+    """What a model reads, by its task.
+
+    Args:
+        task: of a recipe.
+        second: whether its rows have a second text.
+        prompt, max_length: as :class:`Example` has them.
+    """
+    ranks = task == "reranking"
+    two = second and not ranks and task != "sentence_embedding"
+    return Example(ranks, prompt, max_length, two)
 
 
 def reader(kind: Kind) -> tuple[str, str]:
@@ -64,5 +83,7 @@ def calls(kind: Kind, example: Example) -> list[str]:
             'order = sorted(range(len(texts)), key=lambda place: -rows[place]["score"])',
         ]
     if kind is TEXT:
-        return [f"classify = {made}", f'found = classify(["a text"], {example.cut})']
+        pair = '[{"text": "a text", "text_pair": "its second text"}]'
+        texts = pair if example.two else '["a text"]'
+        return [f"classify = {made}", f"found = classify({texts}, {example.cut})"]
     return [f"classify = {made}"]

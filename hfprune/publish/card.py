@@ -17,7 +17,7 @@ from hfprune.core.kinds import IMAGE, TOKENS, kind_of_task
 from hfprune.core.model_ref import DENSE, PRUNED, REFERENCE
 from hfprune.core.results import METRICS_FILE
 from hfprune.core.text import visible
-from hfprune.deploy.calling import Example, calls, reader
+from hfprune.deploy.calling import calls, reader
 from hfprune.deploy.choose.told import recommended_files
 from hfprune.deploy.worth import layout_in_words, probabilities_in_words
 from hfprune.models.layout import layout_or_note, prompt_of
@@ -33,7 +33,9 @@ from hfprune.publish.metadata import base_model, card_metadata
 from hfprune.publish.usage import (
     WHAT_EMBEDDINGS_ARE,
     embedding,
+    example_of,
     how_embeddings_were_made,
+    is_for_javascript,
     javascript,
     onnx_runtime,
     openvino,
@@ -95,7 +97,7 @@ class _Card:
     def __init__(self, run: Finished, repo_id: str, figures: Sequence[str]) -> None:
         self.figures, self.folder = figures, run.folder
         self.recipe, self.config, self.repo_id = run.recipe, run.config, repo_id
-        self.results = run.results
+        self.results, task = run.results, run.results.task
         self.names: Mapping[str, str | None] = self.results.sources
         self.evaluation = self.results.evaluation
         self.benchmark = self.results.benchmark
@@ -104,8 +106,7 @@ class _Card:
         self.base = base_model(run)
         self.public = public_recipe(self.recipe, self.names)
         self.kind = kind_of_task(self.results.task)
-        self.ranks = self.results.task == "reranking"
-        self.embeds = self.results.task == "sentence_embedding"
+        self.ranks, self.embeds = task == "reranking", task == "sentence_embedding"
         self.item = "image" if self.kind is IMAGE else "pair" if self.ranks else "text"
         # A Trainer may have been given no rows of their own to report on.
         self.chosen_by = self.results.data.get("judged_on") == "eval_dataset"
@@ -256,7 +257,7 @@ class _Card:
         file = FILES.get(self.served.form, "model.onnx")
         alone = self.results.members[PRUNED].stock is True
         recommended = list(recommended_files(self.results, PRUNED))
-        example = Example(self.ranks, max_length=self.results.data["max_length"])
+        example = example_of(self.recipe, self.results.data["max_length"])
         if self.embeds:
             layout = layout_or_note(self.folder)[0]
             yield from embedding(
@@ -303,7 +304,7 @@ class _Card:
             # Of the first of OpenVINO's files, if the folder holds any.
             for model in sorted(self.folder.glob("openvino/*.xml"))[:1]:
                 yield from openvino(self.kind, example, visible(self.repo_id), model.name)
-        if self.kind is not IMAGE and not self.ranks and file == "model_quantized.onnx":
+        if file == "model_quantized.onnx" and is_for_javascript(self.recipe):
             yield from javascript(self.kind, visible(self.repo_id))
 
     def _limits(self) -> Iterator[str]:

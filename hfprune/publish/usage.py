@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hfprune.core.kinds import IMAGE, Kind
-from hfprune.deploy.calling import Example, reader
+from hfprune.deploy.calling import Example, example_for, reader
 from hfprune.deploy.choose.told import Told
 from hfprune.recipe.sections.whole import Recipe
 
@@ -62,6 +62,21 @@ def _batch(kind: Kind, example: Example) -> str:
     if kind is not IMAGE:
         given = f"{example.texts}, padding=True, {example.cut}, return_token_type_ids=True"
     return f'batch = {reader(kind)[1]}({given}, return_tensors="np")'
+
+
+def example_of(recipe: Recipe, max_length: int | None) -> Example:
+    """What the model of a recipe reads; texts are cut at so many tokens."""
+    return example_for(recipe.task, recipe.data.text_pair_column is not None, max_length=max_length)
+
+
+def is_for_javascript(recipe: Recipe) -> bool:
+    """Whether a pipeline of Transformers.js answers as the model was measured.
+
+    Those of texts take no pairs, and make 1 of every single number (the softmax of one).
+    """
+    if recipe.task in ("regression", "reranking", "image_classification"):
+        return False
+    return recipe.data.text_pair_column is None
 
 
 def javascript(kind: Kind, name: str) -> Iterator[str]:

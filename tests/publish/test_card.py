@@ -143,6 +143,29 @@ def test_what_the_card_tells_to_write_by_what_is_there(tmp_path: Path) -> None:
         compile(code.split("```")[0], "card", "exec")
 
 
+@pytest.mark.parametrize("task", ["single_label_classification", "regression"])
+@pytest.mark.parametrize("second", [None, "hypothesis"])
+def test_snippets_call_a_model_as_it_was_trained(
+    tmp_path: Path, task: str, second: str | None
+) -> None:
+    """A model of two texts says nothing of one; of a number Transformers.js would make a 1."""
+    values = first_format()
+    values["task"] = task
+    folder = finished(tmp_path, values)
+    recipe = Recipe(
+        model={"name_or_path": "org/base"}, task=task, pruning={"sparsity": 0.85},
+        data={"train_file": "rows.csv", "text_pair_column": second}, output_dir="runs/a-run",
+    )  # fmt: skip
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    text = model_card(folder)
+    wanted = task == "single_label_classification" and second is None
+    assert ("In JavaScript:" in text) == wanted
+    pair = '["a text"], ["its second text"]'
+    assert (f"tokenizer({pair}, padding=True" in text) == (second is not None)
+    called = 'classify([{"text": "a text", "text_pair": "its second text"}], truncation=True'
+    assert (called in text) == (second is not None)
+
+
 def test_licence_and_language_of_the_recipe(tmp_path: Path) -> None:
     folder = finished(tmp_path, first_format())
     text = model_card(folder)

@@ -9,7 +9,7 @@ from hfprune.core.errors import CheckpointError
 from hfprune.core.kinds import IMAGE, kind_of_task, task_of_config
 from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
-from hfprune.deploy.calling import Example
+from hfprune.deploy.calling import Example, example_for
 from hfprune.models.configs import load_config, longest_input
 from hfprune.models.cross_encoder import is_cross_encoder, longest_pair, task_in
 from hfprune.models.layout import MODULES, SentenceLayout, layout_or_note, longest_of, prompt_of
@@ -93,8 +93,9 @@ def example_of(place: Path) -> Example:
     """What a folder's model reads, for lines that call it."""
     config = load_config(folder_with(place, CONFIG))
     task = task_of(place, config)
-    return Example(
-        task == "reranking",
+    return example_for(
+        task,
+        reads_pairs(place),
         prompt_before(place) if task == "sentence_embedding" else "",
         None if kind_of_task(task) is IMAGE else longest_text(place, config),
     )

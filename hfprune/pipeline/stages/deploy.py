@@ -13,7 +13,7 @@ from hfprune.core.kinds import kind_of_task
 from hfprune.core.model_ref import DENSE
 from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.data.task_data import TEXT_ROW
-from hfprune.deploy.calling import Example
+from hfprune.deploy.calling import Example, example_for
 from hfprune.deploy.choose.choosing import choose_files
 from hfprune.deploy.choose.record import (
     DEPLOY_FILE,
@@ -136,7 +136,8 @@ def _measured(
 
 def _example(context: Context, reading: Reading) -> Example:
     recipe = context.recipe
-    return Example(recipe.task == "reranking", reading.data.prompt, recipe.data.max_length)
+    second = recipe.data.text_pair_column is not None
+    return example_for(recipe.task, second, reading.data.prompt, recipe.data.max_length)
 
 
 def _calibration(context: Context, reading: Reading, *, dense: bool) -> Any:
