@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import save_tiny_classifier, tiny_tokenizer
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import hfprune.cli
 from hfprune.cli.predict import _streamed
 from hfprune.core.errors import DataError
+from hfprune.deploy.predict.answers import answer, as_line
 from hfprune.deploy.predict.rows import Row
 
 
@@ -99,6 +101,11 @@ def test_a_column_where_there_are_none_is_refused(
     failed = call(str(folder), *arguments, stdin=b"good\n")
     assert failed.exit_code == 1
     assert message in " ".join(said(failed).split())
+
+
+def test_a_label_with_a_line_break_makes_no_second_answer() -> None:
+    told = answer(np.array([1.0, 0.0]), "single_label_classification", ["a\ngood 1.000  x", "b"])
+    assert as_line({"text": "one\ntwo", **told}) == "a good 1.000  x 0.731  one two"
 
 
 def test_two_texts_a_line_are_asked_for_by_a_second_column(folder: Path) -> None:

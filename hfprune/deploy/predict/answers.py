@@ -189,6 +189,11 @@ def as_line(row: Mapping[str, Any], *, top: int = 1) -> str:
             texts are shown.
         top: of labels that exclude each other, so many are shown.
     """
+    # Names of labels come from a config, and one with a line break would look like another row.
+    return " ".join(_shown(row, top).splitlines())
+
+
+def _shown(row: Mapping[str, Any], top: int) -> str:
     shown_of = [row[name] for name in ("query", "text", "text_pair", "image") if name in row]
     text = "  |  ".join(" ".join(str(one).split()) for one in shown_of)
     if "value" in row:
