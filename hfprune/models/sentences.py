@@ -29,6 +29,7 @@ from hfprune.models.encoder_checks import check_headless, check_said
 from hfprune.models.explaining import code_of, explained, find, refuse_code
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
+from hfprune.models.inputs import taken
 from hfprune.models.layout import (
     MODULES,
     SentenceLayout,
@@ -131,7 +132,7 @@ class SentenceEncoder:
                 return_tensors="pt",
             ).to(device)
             with torch.inference_mode():
-                states = self.model(**batch).last_hidden_state
+                states = self.model(**taken(self.model, batch)).last_hidden_state
                 found.append(self.pool(states, batch["attention_mask"]).float().cpu().numpy())
         return np.concatenate(found)
 
@@ -168,6 +169,8 @@ def load_encoder(folder: str | Path, *, revision: str | None = None) -> Sentence
     with explained(named, revision, key, False):
         model = load_transformer(place)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    if tokenizer.pad_token is None:  # as rows are padded for training
+        tokenizer.pad_token = tokenizer.eos_token
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     longest = longest_of(layout) or longest
     longest = min(longest, position_limit(model) or longest)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from tiny import random_plan, tiny_model, tiny_tokenizer
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 import hfprune
 from hfprune.core.errors import CheckpointError, DataError
@@ -105,6 +105,36 @@ def test_a_text_alone_has_one_embedding(tmp_path: Path) -> None:
     )
     assert encoder.encode("").shape == (32,)
     assert encoder.encode(np.array(TEXTS)).shape == (3, 32)
+
+
+@pytest.mark.parametrize("named", [["token_type_ids"], []])
+def test_an_encoder_takes_what_it_knows_of_a_tokenizer_s(named: list[str], tmp_path: Path) -> None:
+    """DistilBERT has no token types, and its tokenizer may give them; all ways in agree."""
+    place = sentence_encoder(tmp_path / "e")
+    tiny_model("distilbert").base_model.save_pretrained(place)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask", *named]
+    tokenizer.save_pretrained(place)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(tmp_path / "plain")
+    batch = AutoTokenizer.from_pretrained(tmp_path / "plain")("good dull", return_tensors="pt")
+    with torch.no_grad():
+        mean = AutoModel.from_pretrained(place).eval()(**batch).last_hidden_state[0].mean(0)
+    want = (mean / mean.norm()).numpy()
+    np.testing.assert_allclose(hfprune.load_encoder(place).encode("dull"), want, atol=1e-5)
+    (told,) = Predictor(place)([Row("dull")])
+    np.testing.assert_allclose(told["embedding"], want, atol=1e-5)
+
+
+def test_an_encoder_whose_tokenizer_names_no_padding_pads_by_the_end(tmp_path: Path) -> None:
+    place = sentence_encoder(tmp_path / "e")
+    tiny_model("gpt2").base_model.save_pretrained(place)
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token, tokenizer.pad_token = tokenizer.sep_token, None
+    tokenizer.save_pretrained(place)
+    found = hfprune.load_encoder(place).encode(TEXTS)
+    told = [one["embedding"] for one in Predictor(place)([Row(text) for text in TEXTS])]
+    np.testing.assert_allclose(found, told, atol=1e-5)
 
 
 @pytest.mark.parametrize("given", ["a film", ["a film"]])

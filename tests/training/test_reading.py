@@ -72,6 +72,17 @@ def test_pairs_are_found_again() -> None:
     assert reader.original(ids) == ("Good Film", "Bad Story")
 
 
+def test_a_teacher_without_token_types_is_given_none() -> None:
+    mine, theirs = tiny_tokenizer(), shifted_tokenizer()
+    model = shifted(tiny_model("distilbert"))
+    batch = mine(TEXTS, padding=True, return_tensors="pt")
+    given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    theirs.model_input_names = ["input_ids", "attention_mask"]
+    wanted = logits_of(OtherTokenizer(model, theirs, mine, 64), given)
+    theirs.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    torch.testing.assert_close(logits_of(OtherTokenizer(model, theirs, mine, 64), given), wanted)
+
+
 def test_what_rows_were_made_of_is_kept_by_short_keys() -> None:
     """The ids themselves took a kilobyte for each row of 128 tokens."""
     rows = [list(range(number, number + 512)) for number in range(50)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hfprune.core.errors import TrainingError
 from hfprune.families import position_limit
+from hfprune.models.inputs import taken
 from hfprune.models.loading import load_processor
 from hfprune.recipe.sections.training import DistillationConfig
 
@@ -102,7 +103,7 @@ class OtherTokenizer(nn.Module):
             padding=True,
             return_tensors="pt",
         )
-        return self.model(**batch.to(input_ids.device))
+        return self.model(**taken(self.model, batch.to(input_ids.device)))
 
     def original(self, ids: Any) -> Original:
         """The text or pair of one row of token ids, int ``(tokens,)``, without padding."""
