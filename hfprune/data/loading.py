@@ -80,7 +80,7 @@ def load_task_data(config: DataConfig, processor: Any, task: str, *, prompt: str
     label_names, labels = encode_labels(rows, config, checked_task)
     pieces, seen_in_train = parted(rows, labels, config, checked_task)
     more = read_unlabeled(config)
-    more = None if more is None else apart(more, pieces)
+    more = None if more is None else apart(more, pieces, checked_task)
     encoded, truncated = {}, {}
     for name in SPLITS:
         encoded[name], truncated[name] = encode_split(
@@ -282,13 +282,16 @@ def unlabeled_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Datase
         tokenizer: the one that ``data`` was made with.
 
     Returns:
-        Rows of at most ``data.max_length`` tokens, without labels.
+        Rows of at most ``data.max_length`` tokens, without labels. Before each text stands
+        ``data.prompt``, as before those that are trained on; of reranking ``query_row`` says which
+        texts are of one query.
     """
     found = data.unlabeled
     if found is None or not found.texts:
         return None
-    rows, _ = tokenize(found.texts, found.pairs, None, tokenizer, data.max_length, data.task)
-    return rows
+    texts = [data.prompt + text for text in found.texts] if data.prompt else found.texts
+    rows, _ = tokenize(texts, found.pairs, None, tokenizer, data.max_length, data.task)
+    return with_queries(rows, found.texts) if data.task == "reranking" else rows
 
 
 def _check_task(task: str, config: DataConfig) -> Task:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfprune.core.errors import DataError
+from hfprune.core.tasks import Task
 from hfprune.data.checks import check_text
 from hfprune.data.notices import Notice
 from hfprune.data.readers.files import read_table
@@ -96,26 +97,31 @@ def read_unlabeled(config: DataConfig, most: int | None = None) -> Unlabeled | N
     return Unlabeled(texts, pairs, told=tuple(told))
 
 
-def apart(found: Unlabeled, pieces: Mapping[str, Piece]) -> Unlabeled:
+def apart(found: Unlabeled, pieces: Mapping[str, Piece], task: Task) -> Unlabeled:
     """The texts that teach something new, and nothing of what a model is judged by.
 
     A text that is judged is not learned from, not even without its label: rows that are told to be
     held out must be new to the model. So must those of their files that ``max_test_samples`` leaves
-    out, since somebody may judge by them later. A text that train holds has a label already.
+    out, since somebody may judge by them later. A text that train holds has a label already. Of
+    reranking a query is judged, so whatever else may answer it is left out too.
 
     Args:
         pieces: The splits.
+        task: The recipe's.
     """
+    ranks = task == "reranking"
     held_out = {
-        content for name in ("validation", "test") for content in _all_of(pieces[name], pieces)
-    }  # fmt: skip
+        content[0] if ranks else content
+        for name in ("validation", "test")
+        for content in _all_of(pieces[name], pieces)
+    }
     seen = set(pieces["train"].contents())
     texts: list[str] = []
     pairs: list[str] | None = None if found.pairs is None else []
     judged = known = empty = 0
     for row, text in enumerate(found.texts):
         content = text if found.pairs is None else (text, found.pairs[row])
-        if content in held_out:
+        if (text if ranks else content) in held_out:
             judged += 1
         elif content in seen:
             known += 1
@@ -129,7 +135,7 @@ def apart(found: Unlabeled, pieces: Mapping[str, Piece]) -> Unlabeled:
     return replace(found, texts=texts, pairs=pairs, held_out=judged, known=known, empty=empty)
 
 
-def _all_of(piece: Piece, pieces: Mapping[str, Piece]) -> Sequence[Hashable]:
+def _all_of(piece: Piece, pieces: Mapping[str, Piece]) -> Sequence[Any]:
     """What a held-out file holds; of rows held out of train's file those that were drawn."""
     if piece.rows is pieces["train"].rows:
         return piece.contents()

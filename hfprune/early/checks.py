@@ -111,7 +111,7 @@ def check_data(data: DataConfig, task: Task) -> tuple[list[str] | None, tuple[No
         return None, ()
     names, labels = encode_labels(rows, data, task)
     pieces, seen = parted(rows, labels, data, task)
-    told = () if more is None else apart(more, pieces).notices()
+    told = () if more is None else apart(more, pieces, task).notices()
     return names, (*notices_of(pieces, names, seen, data, task), *told)
 
 

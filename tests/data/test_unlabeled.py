@@ -112,6 +112,46 @@ def test_pairs_are_new_as_pairs(tmp_path: Path) -> None:
     assert rows["input_ids"][:] == [tiny_tokenizer()("good", "good")["input_ids"]]
 
 
+def test_texts_to_embed_have_the_prompt_before_them(tmp_path: Path) -> None:
+    config = _files(tmp_path, "text\nmoving film\ndull the the\n")
+    for name in ("validation", "test"):
+        (tmp_path / f"{name}.csv").write_text(f"text\n{name} film\nthe plot\nthe scene\n")
+    data = load_task_data(config, tiny_tokenizer(), "sentence_embedding", prompt="very ")
+    rows = unlabeled_rows(data, tiny_tokenizer())
+    assert rows is not None
+    own = tiny_tokenizer()(["very moving film", "very dull the the"], truncation=True, max_length=6)
+    assert rows["input_ids"][:] == own["input_ids"]
+    assert data.unlabeled is not None
+    assert data.unlabeled.texts == ["moving film", "dull the the"]
+
+
+def test_texts_of_a_query_belong_together_and_not_to_one_that_is_held_out(tmp_path: Path) -> None:
+    """Losses of a query's texts else learned nothing of them, as if each had its own query."""
+    for name, queries in (("train", ["a", "b"]), ("validation", ["film"]), ("test", ["plot"])):
+        pairs = [(query, text, n) for query in queries for n, text in enumerate(("bad", "good"))]
+        lines = [json.dumps({"query": q, "text": t, "label": n}) for q, t, n in pairs]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    more = [("it", "bad"), ("film", "dull"), ("very", "it"), ("it", "good"), ("a", "dull"),
+            ("plot", "good"), ("b", "good")]  # fmt: skip
+    lines = [json.dumps({"query": q, "text": t}) for q, t in more]
+    (tmp_path / "more.jsonl").write_text("\n".join(lines))
+    splits = ("train", "validation", "test")
+    config = DataConfig(
+        **{f"{name}_file": str(tmp_path / f"{name}.jsonl") for name in splits},
+        unlabeled_file=str(tmp_path / "more.jsonl"),
+        text_column="query",
+        text_pair_column="text",
+        max_length=8,
+    )
+    data = load_task_data(config, tiny_tokenizer(), "reranking")
+    assert data.unlabeled is not None
+    assert (data.unlabeled.held_out, data.unlabeled.known) == (2, 1)
+    assert data.unlabeled.texts == ["it", "very", "it", "a"]
+    rows = unlabeled_rows(data, tiny_tokenizer())
+    assert rows is not None
+    assert rows["query_row"][:] == [0, 1, 0, 2]
+
+
 def test_what_follows_from_the_rows_follows_from_these_as_well(tmp_path: Path) -> None:
     digests = set()
     for more in ("text\nmoving film\n", "text\nmoving the film\n"):

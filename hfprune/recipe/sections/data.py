@@ -49,7 +49,8 @@ class DataConfig(Section):
         default=None,
         description="Local file (or files) of further texts of the task, without labels, in "
         "`text_column` (and `text_pair_column`): the teacher labels them, and the pruned model "
-        "learns from them. Texts that stand in validation or test are left out.",
+        "learns from them. Texts that stand in validation or test are left out, of "
+        "reranking all of their queries.",
         examples=["unlabeled.jsonl"],
     )
     format: Name | None = Field(
