@@ -15,7 +15,7 @@ for the neighbours of so many among all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ DEPTH = 10
 MOST = 1000
 # Of a neighbour that is as near as another up to rounding.
 _SAME = 1e-6
+# Similarities of some texts to all that are held at once: 32 MB.
+_AT_ONCE = 2**22
 
 
 def asked(rows: int) -> NDArray[np.int64]:
@@ -60,15 +62,30 @@ def by_text(name: str, embeddings: Array, dense: Array) -> NDArray[np.float64]:
     mine, theirs = _pair(embeddings, dense)
     if name == "mean_cosine":
         return np.asarray((mine * theirs).sum(axis=1))
-    chosen = asked(len(mine))
     depth = min(DEPTH, len(mine) - 1)
-    near, truth = mine[chosen] @ mine.T, theirs[chosen] @ theirs.T
-    for similarities in (near, truth):  # no text is its own neighbour
-        similarities[np.arange(len(chosen)), chosen] = -np.inf
-    picks = np.argpartition(-near, depth - 1, axis=1)[:, :depth]
-    least = np.partition(truth, -depth, axis=1)[:, -depth]
-    kept = np.take_along_axis(truth, picks, axis=1) >= least[:, None] - _SAME
-    return np.asarray(kept.mean(axis=1))
+    found = []
+    for chosen in _parts(len(mine)):
+        near, truth = _to_others(mine, chosen), _to_others(theirs, chosen)
+        picks = np.argpartition(-near, depth - 1, axis=1)[:, :depth]
+        least = np.partition(truth, -depth, axis=1)[:, -depth]
+        kept = np.take_along_axis(truth, picks, axis=1) >= least[:, None] - _SAME
+        found.append(kept.mean(axis=1))
+    return np.concatenate(found)
+
+
+def _parts(rows: int) -> Iterator[NDArray[np.int64]]:
+    """The rows that are asked about, so many at a time that memory does not grow with the rows."""
+    chosen = asked(rows)
+    step = max(1, _AT_ONCE // rows)
+    for start in range(0, len(chosen), step):
+        yield chosen[start : start + step]
+
+
+def _to_others(values: Array, chosen: Array) -> NDArray[np.float64]:
+    """Similarities of some texts to all, ``(chosen, texts)``; no text is its own neighbour."""
+    found: NDArray[np.float64] = values[chosen] @ values.T
+    found[np.arange(len(chosen)), chosen] = -np.inf
+    return found
 
 
 def similarities(embeddings: Array, dense: Array) -> tuple[Array, Array]:
@@ -180,11 +197,10 @@ def embedding_changes(
     old, new = directions(before), directions(after)
     chosen = asked(len(old))
     kept = by_text("neighbours_at_10", after, before)
-    nearest = []
-    for values in (old, new):
-        near = values[chosen] @ values.T
-        near[np.arange(len(chosen)), chosen] = -np.inf
-        nearest.append(near.argmax(axis=1))
+    nearest = [
+        np.concatenate([_to_others(values, some).argmax(axis=1) for some in _parts(len(old))])
+        for values in (old, new)
+    ]
     differs = nearest[0] != nearest[1]
     depth = min(DEPTH, len(old) - 1)
     summary = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,30 @@ def test_metrics_by_slow_loops() -> None:
     assert compute(dense, dense, list(EMBEDDING_METRICS), TASK, 8) == pytest.approx(
         dict.fromkeys(EMBEDDING_METRICS, 1.0)
     )
+
+
+def test_many_texts_are_compared_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, dense = both()
+    whole = (
+        embeddings.by_text("neighbours_at_10", found, dense),
+        changes(dense, found, dense, TASK, 8, []),
+    )
+    monkeypatch.setattr(embeddings, "_AT_ONCE", 130)  # three rows
+    np.testing.assert_array_equal(embeddings.by_text("neighbours_at_10", found, dense), whole[0])
+    assert changes(dense, found, dense, TASK, 8, []) == whole[1]
+
+
+def test_memory_does_not_grow_with_the_texts() -> None:
+    """A thousand of 30,000 texts took 1.2 GB; both matrices whole would be 480 MB."""
+    found, dense = both(30_000)
+    tracemalloc.start()
+    try:
+        assert 0 < embeddings.scorer("neighbours_at_10")(found, dense) < 1
+        embeddings.embedding_changes(dense, found, 5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 250e6
 
 
 def test_copies_of_a_text_are_neighbours_in_any_order() -> None:
