@@ -53,11 +53,10 @@ class DenseLayer(nn.Module):
         super().__init__()
         config = module.config
         name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-        places = {config.get(f"module_{end}_name") for end in ("input", "output")}
-        if name not in ACTIVATIONS or not places <= {None, "sentence_embedding"}:
+        if name not in ACTIVATIONS or not _of_embedding(module):
             raise UnsupportedModelError(
                 f"{module.folder} holds a Dense layer with the activation {name!r:.80} between "
-                f"{sorted(map(str, places))}; hfprune runs those of the embedding with one of "
+                f"{_places(module)}; hfprune runs those of the embedding with one of "
                 + ", ".join(known.rpartition(".")[2] for known in ACTIVATIONS)
             )
         self.activation = str(name)
@@ -95,10 +94,34 @@ class DenseLayer(nn.Module):
         return found + (embeddings if residual is None else F.linear(embeddings, residual))
 
 
+def _places(module: LaterModule) -> list[str]:
+    """What a module reads and gives, as its config names it."""
+    return sorted({str(module.config.get(f"module_{end}_name")) for end in ("input", "output")})
+
+
+def _of_embedding(module: LaterModule) -> bool:
+    return set(_places(module)) <= {"None", "sentence_embedding"}
+
+
 class Normalize(nn.Module):
-    """To length 1."""
+    """To length 1.
+
+    Args:
+        module: its folder and config.
+
+    Raises:
+        UnsupportedModelError: it scales something else than the embedding, such as each token.
+    """
 
     kind: Final = "Normalize"
+
+    def __init__(self, module: LaterModule) -> None:
+        super().__init__()
+        if not _of_embedding(module):
+            raise UnsupportedModelError(
+                f"{module.folder} scales {' and '.join(_places(module))} to length 1; hfprune "
+                "scales embeddings alone: leave the module out, if nothing reads what it gives"
+            )
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``(texts, width)``."""
@@ -120,12 +143,13 @@ class Cut(nn.Module):
 
 
 def later_modules(layout: SentenceLayout) -> nn.ModuleList:
-    """What follows the pooling; errors as of :class:`DenseLayer` and :func:`cut_of`.
+    """What follows the pooling; errors as of its modules and of :func:`cut_of`.
 
     sentence-transformers cuts (``truncate_dim``) after its last module, so after normalising.
     """
     found: list[nn.Module] = [
-        DenseLayer(module) if module.kind == "Dense" else Normalize() for module in layout.later
+        DenseLayer(module) if module.kind == "Dense" else Normalize(module)
+        for module in layout.later
     ]
     size = cut_of(layout)
     return nn.ModuleList(found if size is None else [*found, Cut(size)])

@@ -148,6 +148,20 @@ def test_other_dense_layers_are_refused(dense: dict[str, Any], tmp_path: Path) -
         load_encoder(folder)
 
 
+def test_what_scales_something_else_is_refused(tmp_path: Path) -> None:
+    """A Normalize of version 6 names what it scales; by default that is the embedding."""
+    folder = new_folder(tmp_path / "e", "Transformer", "Pooling", "Normalize")
+    plain = load_encoder(folder).encode(TEXTS)
+    config = folder / "2_Normalize" / "config.json"
+    names = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+    config.write_text(json.dumps(names))
+    np.testing.assert_array_equal(load_encoder(folder).encode(TEXTS), plain)
+    config.write_text(json.dumps(dict.fromkeys(names, "token_embeddings")))
+    for load in (load_encoder, lambda folder: load_embedder(str(folder))):
+        with pytest.raises(UnsupportedModelError, match="2_Normalize scales token_embeddings to l"):
+            load(folder)
+
+
 @torch.no_grad()
 def test_a_pruned_encoder_keeps_its_form(tmp_path: Path) -> None:
     source = new_folder(tmp_path / "e", "Transformer", "Pooling", "Dense", "Normalize")
