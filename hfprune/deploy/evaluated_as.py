@@ -40,8 +40,8 @@ def evaluated_as(
         task: that the user named.
 
     Raises:
-        DataError: of a reranker's rows it is not clear which column is what, or queries would be
-            left unread.
+        DataError: of a reranker's rows it is not clear which column is what, or queries, or of a
+            CrossEncoder the second texts, would be left unread.
         RecipeError: the task is none that the model, or the rows of the recipe, can be of.
     """
     named = None if task is None else _checked(task, folder, model)
@@ -63,6 +63,12 @@ def evaluated_as(
     if chosen == "reranking":
         return chosen, {**given, **_ranked(file, names, given)}
     _check_unread(file, names, given)
+    if is_cross_encoder(folder) and "text_pair_column" not in given:
+        raise DataError(
+            f"{folder} holds a CrossEncoder, which reads two texts together, and one of each row "
+            f"of {file} would be read ({', '.join(map(repr, names))} are there): name the columns "
+            "of both in data.text_column and data.text_pair_column"
+        )
     return chosen, dict(given)
 
 

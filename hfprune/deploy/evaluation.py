@@ -26,6 +26,7 @@ from hfprune.data.loading import load_rows, load_task_data
 from hfprune.data.task_data import TaskData
 from hfprune.data.words import IGNORED
 from hfprune.deploy.evaluated_as import evaluated_as
+from hfprune.deploy.predict.places import where_cut
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.deploy.runtimes.registry import usable_runtimes
 from hfprune.deploy.sentences import Uses, read_uses
@@ -43,9 +44,6 @@ from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.whole import Recipe
 
 RECIPE_FILE = "recipe.yaml"
-
-# Where neither model nor tokenizer says how long an input may be.
-LONGEST = 512
 
 
 class FormQuality(Part):
@@ -303,9 +301,8 @@ def _rows(
         return data, ["the test split of its recipe"]
     names = list(map(str, files))
     if recipe is None:
-        limits = [getattr(processor, "model_max_length", LONGEST), position_limit(model) or LONGEST]
-        limits.append(longest_pair(folder) or LONGEST)
-        given.setdefault("max_length", min(LONGEST, *limits))
+        limits = (getattr(processor, "model_max_length", None), position_limit(model))
+        given.setdefault("max_length", where_cut(*limits, longest_pair(folder)))
         config = DataConfig(train_file=names[0], **given)
     else:
         if task == "reranking" and recipe.data.highest_relevance is None:

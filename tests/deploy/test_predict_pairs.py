@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_tiny_classifier, tiny_tokenizer
+from tiny import save_tiny_classifier, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -125,6 +125,29 @@ def test_pairs_of_a_recipe_are_asked_for(tmp_path: Path) -> None:
     assert line.endswith("  it was good  |  it was fine")
 
 
+def test_a_cross_encoder_of_several_labels_reads_pairs(tmp_path: Path) -> None:
+    """Of natural language inference, say: nothing reads the first text of each row alone."""
+    save_tiny_classifier("bert", tmp_path, labels=3)
+    change(tmp_path, sentence_transformers={"version": "5.1.0"})
+    assert "columns 'text' and 'text_pair'" in call(tmp_path, "it was good").output
+    rows = tmp_path / "rows.csv"
+    some = [(text, f"{text} but {other}") for text in TEXTS for other in TEXTS]
+    rows.write_text("".join(["text,text_pair,label\n", *(f"{a},{b},LABEL_1\n" for a, b in some)]))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    with torch.no_grad():
+        batch = tokenizer(*map(list, zip(*some, strict=True)), padding=True, return_tensors="pt")
+        want = model(**batch).logits.argmax(1).tolist()
+    found = [json.loads(line) for line in lines(call(tmp_path, rows, "--json"))]
+    assert [told["label"] for told in found] == [f"LABEL_{number}" for number in want]
+    with pytest.raises(DataError, match=r"holds a CrossEncoder, which reads two .*data.text_pair_"):
+        evaluate(tmp_path, [rows])
+    with pytest.raises(DataError, match="which reads two texts together"):
+        evaluate(tmp_path, [rows], text_column="text")
+    report = evaluate(tmp_path, [rows], text_pair_column="text_pair")
+    assert report.models["PyTorch"].metrics["accuracy"] == pytest.approx(want.count(1) / 9)
+
+
 def test_a_second_text_is_refused_where_it_would_count_as_none(tmp_path: Path) -> None:
     """By an encoder, which gives two texts two vectors, and by windows."""
     encoder = sentence_encoder(tmp_path / "encoder")
@@ -179,6 +202,20 @@ def test_a_prompt_before_pairs_is_refused_by_name(folder: Path, tmp_path: Path) 
         (place / "config_sentence_transformers.json").write_text(json.dumps(said))
         assert Predictor(place).max_length == 7, "as its modules say"
         assert evaluate(place, [rows]).max_length == 7
+
+
+@pytest.mark.parametrize(("limit", "want"), [(700, 700), (int(1e30), 900)])
+def test_pairs_are_read_as_far_as_the_model_reads(limit: int, want: int, tmp_path: Path) -> None:
+    """By ``evaluate`` as by ``predict``, where no recipe says less."""
+    tiny_model("bert", labels=1, max_position_embeddings=900).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = limit
+    tokenizer.save_pretrained(tmp_path)
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"query,text,label\nq,{'good ' * 800},1\nq,bad,0\n")
+    found = evaluate(tmp_path, [rows])
+    assert (found.max_length, found.truncated) == (want, int(limit == want))
+    assert Predictor(tmp_path).max_length == want
 
 
 def test_answers_in_order() -> None:

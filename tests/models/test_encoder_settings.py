@@ -137,6 +137,22 @@ def test_an_encoder_whose_tokenizer_names_no_padding_pads_by_the_end(tmp_path: P
     np.testing.assert_allclose(found, told, atol=1e-5)
 
 
+def test_long_texts_are_read_as_far_as_the_folder_says(tmp_path: Path) -> None:
+    """Also without a recipe: those of more than 512 tokens were cut there by ``predict`` alone."""
+    place = sentence_encoder(tmp_path / "e")
+    tiny_model("bert", max_position_embeddings=900).base_model.save_pretrained(place)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(place)
+    (place / "sentence_bert_config.json").write_text('{"max_seq_length": 700}')
+    text = "film " * 600 + "dull " * 90
+    want = hfprune.load_encoder(place).encode(text)
+    (told,) = Predictor(place)([Row(text)])
+    np.testing.assert_allclose(told["embedding"], want, atol=1e-5)
+    (place / "sentence_bert_config.json").unlink()
+    assert Predictor(place).max_length == 900, "its positions"
+
+
 @pytest.mark.parametrize("given", ["a film", ["a film"]])
 def test_predictions_are_asked_of_rows(given: Any, tmp_path: Path) -> None:
     ask = Predictor(sentence_encoder(tmp_path / "e"))

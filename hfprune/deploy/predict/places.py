@@ -14,12 +14,15 @@ from hfprune.models.configs import load_config, longest_input
 from hfprune.models.cross_encoder import is_cross_encoder, longest_pair, task_in
 from hfprune.models.layout import MODULES, SentenceLayout, layout_or_note, longest_of, prompt_of
 from hfprune.recipe.reading import load_recipe
+from hfprune.recipe.sections.base import MOST_TOKENS
 from hfprune.recipe.sections.whole import Recipe
 
 RECIPE_FILE: Final = "recipe.yaml"
 CONFIG: Final = "config.json"
 WINDOWS_FILE: Final = "windows.json"
 """Says in a folder without a recipe how long texts are read: ``stride``, as in recipes."""
+LONGEST: Final = 512
+"""Tokens of a text where neither recipe nor modules, tokenizer or model say how many."""
 
 
 def recipe_of(folder: Path) -> Recipe | None:
@@ -61,6 +64,19 @@ def longest_text(place: Path, config: Any) -> int | None:
         longest_pair(folder_with(place, CONFIG)) if layout is None else longest_of(layout),
     )
     return min(filter(None, limits), default=None)
+
+
+def where_cut(*limits: int | None) -> int:
+    """Tokens at which a text is cut: the least that something says, or else :data:`LONGEST`.
+
+    Args:
+        limits: ``None``, and the huge numbers of tokenizers that know of no limit, say nothing.
+
+    >>> where_cut(None, 1024, int(1e30)), where_cut(int(1e30))
+    (1024, 512)
+    """
+    known = [limit for limit in limits if limit is not None and limit <= MOST_TOKENS]
+    return min(known, default=LONGEST)
 
 
 def stride_in(place: Path) -> int | None:
@@ -106,11 +122,16 @@ def _layout_of(place: Path) -> SentenceLayout | None:
 
 
 def columns_of(folder: str | Path) -> tuple[str, str | None]:
-    """Columns of the text and the second text in files of rows, as the run's recipe has them."""
+    """Columns of the text and the second text in files of rows, as the run's recipe has them.
+
+    Without one they are called as in answers: ``query`` and ``text`` of a reranker, else ``text``
+    and, of a CrossEncoder, ``text_pair``.
+    """
     place = Path(folder)
     recipe, files = recipe_of(place), folder_with(place, CONFIG)
     if recipe is not None:
         return recipe.data.text_column, recipe.data.text_pair_column
-    known = (files / CONFIG).is_file()
-    ranks = known and task_of(place, load_config(files)) == "reranking"
-    return ("query", "text") if ranks else ("text", None)
+    if not (files / CONFIG).is_file() or not reads_pairs(place):
+        return "text", None
+    ranks = task_of(place, load_config(files)) == "reranking"
+    return ("query", "text") if ranks else ("text", "text_pair")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,15 @@ from hfprune.deploy.files import precisions_to_serve
 from hfprune.deploy.predict.answers import answer, split_words, tagged
 from hfprune.deploy.predict.cascade import CASCADE_FILE, check_alike, read_cascade
 from hfprune.deploy.predict.places import (
+    LONGEST,
     columns_of,
     folder_with,
     longest_text,
     prompt_before,
     reads_pairs,
-    recipe_of,
     stride_in,
     task_of,
+    where_cut,
 )
 from hfprune.deploy.predict.rows import Row, check_single
 from hfprune.deploy.runtimes.base import Runtime, Session
@@ -43,8 +44,6 @@ from hfprune.measure.traffic import Use
 from hfprune.models.configs import load_config
 from hfprune.models.cross_encoder import refuse_prompt
 from hfprune.models.loading import load_processor
-
-LONGEST: Final = 512
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,6 @@ class Predictor:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
         self.folder, self.batch_size = place, batch_size
         self.file = served_file(place, use or ("single" if batch_size == 1 else "batches"))
-        recipe = recipe_of(place)
         files = folder_with(place, "config.json")
         config = load_config(files)
         refuse_prompt(files)
@@ -175,11 +173,9 @@ class Predictor:
         self.prompt = prompt_before(place) if self.task == "sentence_embedding" else ""
         self.max_length, self.stride = None, None
         if self.task != "image_classification":
-            limits = (
-                longest_text(place, config),
-                getattr(self.processor, "model_max_length", None),
+            self.max_length = where_cut(
+                longest_text(place, config), getattr(self.processor, "model_max_length", None)
             )
-            self.max_length = min(LONGEST if recipe is None else 10**9, *filter(None, limits))
             self.stride = stride_in(place)
             if getattr(self.processor, "pad_token", None) is None:
                 self.processor.pad_token = self.processor.eos_token
