@@ -31,8 +31,8 @@ def task_of(model: Any) -> Task:
     of_library = sentence_transformers_class(model)
     if gives_embeddings(model) or of_library == "SentenceTransformer":
         return "sentence_embedding"
-    if of_library == "CrossEncoder":
-        return "reranking"
+    if of_library == "CrossEncoder" and getattr(_config_of(model), "num_labels", 1) == 1:
+        return "reranking"  # one of several labels is a classifier of pairs
     if isinstance(model, str | Path):
         return "reranking" if ranks_by_its_files(model) else "single_label_classification"
     kind = kind_of_model(model)
@@ -81,11 +81,15 @@ def sentence_transformers_class(model: Any) -> str | None:
     return None
 
 
+def _config_of(model: Any) -> Any:
+    return getattr(model, "config", None)
+
+
 def all_names_of(model: Any) -> list[str]:
     """The labels of a model in memory, in order; ``LABEL_0`` and so on where it has no names."""
     if gives_embeddings(model):
         return []
-    names = getattr(getattr(model, "config", None), "id2label", None) or {}
+    names = getattr(_config_of(model), "id2label", None) or {}
     return [str(names[key]) for key in sorted(names)]
 
 

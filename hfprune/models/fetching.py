@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from hfprune.core.errors import CheckpointError
 from hfprune.core.waiting import SECONDS_TO_ANSWER, seconds_for, within
+from hfprune.models.folders import looks_like_path
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ logger = logging.getLogger(__name__)
 UNKNOWN_SIZE: Final = 2**31
 LARGE: Final = 2**23
 _SMALL: Final = re.compile(
-    r"config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
+    # Of sentence-transformers too, whose modules say how a model is read.
+    r"(\d+_\w+/)?config\.json|modules\.json|config_sentence_transformers\.json"
+    r"|sentence_bert_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
     r"|merges\.txt|sp(iece|m)\.model|sentencepiece\.bpe\.model|preprocessor_config\.json"
 )
 _WEIGHTS: Final = (
@@ -99,6 +102,23 @@ def fetch(
         ) from error
     except Exception as error:  # many classes; transformers meets the same and it is explained
         logger.debug("%s is left to transformers: %s", name, error)
+
+
+def small_files(name: str, revision: str | None = None) -> Path:
+    """Where the small files of a model lie: a folder itself, of a name on the Hub its cache.
+
+    Args:
+        revision: of the latter.
+
+    Returns:
+        Of a name whose ``config.json`` nobody has fetched yet, a folder that is not there.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir() or looks_like_path(name):
+        return Path(name)
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else Path(name)
 
 
 def wanted(siblings: list[Any]) -> list[tuple[str, int]]:

@@ -40,7 +40,7 @@ from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
 from hfprune.models.cross_encoder import refuse_prompt
 from hfprune.models.explaining import code_of, explained, find, refuse_code, untold
-from hfprune.models.fetching import fetch
+from hfprune.models.fetching import fetch, small_files
 from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
 from hfprune.models.heads import new_head_
 from hfprune.models.whole import load_whole
@@ -129,7 +129,8 @@ def load_classifier(
         CheckpointError: it cannot be found or read, or is for another task.
         DataError: it reads other images than those of three channels.
         MissingExtraError: an adapter, without peft.
-        UnsupportedModelError: an unknown family, or code of its own that is not trusted.
+        UnsupportedModelError: an unknown family, code of its own that is not trusted, or a
+            CrossEncoder with a prompt.
     """
     with explained(name, revision, key, trust_remote_code):
         source = find(name, key, lambda: _source_of(name, revision))
@@ -146,6 +147,7 @@ def load_classifier(
         if trained:
             _check_task(config, data, name, key)
         fetch(source.base, source.revision)
+        refuse_prompt(small_files(source.base, source.revision))
         model, missing = _load_dense_or_shrunk(
             source, config, data, name=name, key=key, trusted=trust_remote_code, new_head=new_head
         )

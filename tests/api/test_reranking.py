@@ -8,6 +8,8 @@ import random
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from loopback_hub import LoopbackHub
 from tiny import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 from typer.testing import CliRunner
@@ -42,6 +45,7 @@ from hfprune.publish.card import model_card
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.report.page import usage
+from tests.publish.test_hub import ROOT, TOKEN, environment
 
 QUICK: dict[str, Any] = {
     "data": {"max_length": 24},
@@ -291,6 +295,10 @@ def test_a_cross_encoder_in_memory_brings_what_it_takes(tmp_path: Path) -> None:
     classes = tiny_model("bert", labels=3)  # such as those of natural language inference
     classes.save_pretrained(cross_encoder(tmp_path / "classes"))
     assert task_of(tmp_path / "classes") == "single_label_classification"
+    of_classes = CrossEncoder()
+    of_classes.config = classes.config  # type: ignore[attr-defined]
+    assert task_of(of_classes) == "single_label_classification", "in memory as in its folder"
+    assert task_of(CrossEncoder()) == "reranking"
     quick = {**QUICK, "recovery": {"num_train_epochs": 0}, "pruning": {"method": "reconstruction"}}
     found = hfprune.compress(
         CrossEncoder(), train=rows(12), sparsity=0.4, quiet=True,
@@ -298,6 +306,66 @@ def test_a_cross_encoder_in_memory_brings_what_it_takes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.results.task == "reranking"
     assert (tmp_path / "small" / "modules.json").is_file()
+
+
+def test_the_files_beside_are_those_of_the_model_that_is_pruned(tmp_path: Path) -> None:
+    """Of the teacher, where it is given: by them CrossEncoder(folder) chooses its activation."""
+    bare = tmp_path / "bare"
+    tiny_model("bert", labels=1).base_model.save_pretrained(bare)
+    tiny_tokenizer().save_pretrained(bare)
+    quick = {**QUICK, "recovery": {"num_train_epochs": 0}, "pruning": {"method": "reconstruction"}}
+    dense, settings = cross_encoder(tmp_path / "dense"), "config_sentence_transformers.json"
+    found = hfprune.compress(
+        bare, train=rows(12), task="reranking", sparsity=0.4, quiet=True,
+        teacher={"name_or_path": str(dense)}, output_dir=tmp_path / "small", **quick,
+    )  # fmt: skip
+    assert (found.folder / settings).read_bytes() == (dense / settings).read_bytes()
+    assert (found.folder / "modules.json").is_file()
+
+
+LOAD = """
+import hfprune
+from hfprune.core.errors import UnsupportedModelError
+from hfprune.data.loading import load_rows
+from hfprune.models.fetching import small_files
+from hfprune.models.layout import cross_encoder_files
+from hfprune.models.loading import load_classifier, load_processor
+from hfprune.recipe.sections.data import DataConfig
+
+config = DataConfig(train_file="rows.jsonl", text_column="query", text_pair_column="text",
+                    max_length=24)
+for name in ("user/plain", "user/prompted"):
+    reader = load_processor(name, "reranking", revision=None, trust_remote_code=False, key="k")
+    data = load_rows(config, ["rows.jsonl"], reader, "reranking")
+    try:
+        load_classifier(name, data, revision=None, trust_remote_code=False, key="k", trained=True)
+    except UnsupportedModelError as error:
+        print("UnsupportedModelError", error)
+    else:
+        print(sorted(cross_encoder_files(small_files(name))))
+"""
+
+
+def test_a_cross_encoder_of_the_hub_is_read_as_its_folder_is(tmp_path: Path) -> None:
+    """Its modules and settings are carried along, and a prompt before its pairs is refused."""
+    place = cross_encoder(tmp_path / "dense")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(4)))
+    files = {path.name: path.read_bytes() for path in place.iterdir()}
+    said = {"prompts": {"web": "Rank: "}, "default_prompt_name": "web"}
+    prompted = {**files, "config_sentence_transformers.json": json.dumps(said).encode()}
+    with LoopbackHub(TOKEN) as server:
+        server.add("user/plain").commit("main", files)
+        server.add("user/prompted").commit("main", prompted)
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, cwd=tmp_path,
+            env=environment(server.url, tmp_path / "home") | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    first, second = done.stdout.splitlines()
+    assert first == str(
+        ["config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"]
+    )
+    assert "UnsupportedModelError" in second
+    assert "names the prompt 'web', 'Rank: ', as what stands before all pairs" in second
 
 
 def test_a_cross_encoder_whose_output_has_a_name_stays_a_reranker(tmp_path: Path) -> None:

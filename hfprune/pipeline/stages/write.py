@@ -24,6 +24,7 @@ from hfprune.core.results import (
 from hfprune.data.task_data import SPLITS, TEXT_ROW
 from hfprune.deploy.choose.record import read_deployment
 from hfprune.measure.environment import environment
+from hfprune.models.fetching import small_files
 from hfprune.models.layout import cross_encoder_files, cut_at, layout_or_note
 from hfprune.models.sentences import save_encoder
 from hfprune.pipeline.context import Context, brief
@@ -32,6 +33,7 @@ from hfprune.pipeline.members import Member, Members
 from hfprune.pipeline.prepared import Prepared, plan_in
 from hfprune.pipeline.results import AllExported, Evaluated, SavedModel, Timed
 from hfprune.pipeline.stages import benchmark, deploy
+from hfprune.pipeline.stages.embeddings import dense_of
 from hfprune.pruning.cost import parameter_costs
 from hfprune.pruning.layout import loads_alone
 from hfprune.pruning.search import plan_sparsity
@@ -193,6 +195,8 @@ def write(
     """Assemble the output folder beside its place, and move it there."""
     check_agreement(context, members, exported)
     layout, _ = layout_or_note(context.recipe.model.name_or_path)
+    _, dense = dense_of(context.recipe)
+    beside = cross_encoder_files(small_files(str(dense.name_or_path), dense.revision))
     with atomic_directory(output, overwrite=replace) as folder:
         for member in members.all:
             target = folder if member.label == PRUNED else folder / member.label
@@ -200,7 +204,7 @@ def write(
             files = exported.models[member.label]
             shutil.copytree(context.path(files.folder), target / "onnx")
             deploy.copy_chosen(context, files, target)
-            for name, file in cross_encoder_files(context.recipe.model.name_or_path).items():
+            for name, file in beside.items():
                 shutil.copyfile(file, target / name)
             if context.recipe.task == "reranking":
                 # As CrossEncoder(folder) and pipelines score pairs, which read no recipe.
