@@ -42,6 +42,7 @@ def write_recipe(file: Path, looked: Looked) -> Any:
     Raises:
         HFPruneError: it cannot be used, or cannot be written.
     """
+    from hfprune.cli.app import in_words
     from hfprune.core.files import atomic_write_text
     from hfprune.early.checks import check_early
     from hfprune.early.writing import recipe_text
@@ -55,7 +56,7 @@ def write_recipe(file: Path, looked: Looked) -> Any:
         raise RecipeError(re.sub(r"^(the options), line \d+: ", "", str(error))) from error
     for note in check_early(recipe):
         if note not in looked.proposal.said:
-            say(f"  note: {note}", err=True)
+            say(f"  note: {in_words(note, OPTIONS)}", err=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(file, text)
     return load_recipe(file)

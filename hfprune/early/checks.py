@@ -26,6 +26,7 @@ from hfprune.data.uses import read_use, uses_of
 from hfprune.early.model import ModelFacts, check_tokenizer, encoder_layout, look_at
 from hfprune.early.speed import check_speed, daring
 from hfprune.models.encoder_checks import check_said, prompt_before
+from hfprune.models.layout import similarity_of
 from hfprune.recipe.sections.data import DataConfig
 from hfprune.recipe.sections.evaluation import EvaluationConfig
 from hfprune.recipe.sections.whole import Recipe
@@ -65,6 +66,7 @@ def check_early(recipe: Recipe) -> tuple[str, ...]:
         model = teacher if model.block_weights is None else model
     if recipe.task == "sentence_embedding":
         _check_encoder(dense, key, recipe)
+    told += reading_notes(dense, key, recipe)
     told += check_target(recipe, model)
     return tuple(told)
 
@@ -165,6 +167,37 @@ def _check_encoder(dense: ModelFacts, key: str, recipe: Recipe) -> None:
     if dense.root is not None:
         check_said(layout, recipe.model.pooling, recipe.model.normalize, where)
         prompt_before(layout, dense.root, recipe.data.prompt, where)
+
+
+def reading_notes(dense: ModelFacts, key: str, recipe: Recipe) -> list[str]:
+    """What to tell of a model that is used otherwise than its folder means it.
+
+    Args:
+        dense: that is pruned.
+        key: of the recipe, which names it.
+    """
+    where = f"{key} {dense.name!r}"
+    if recipe.task != "sentence_embedding":
+        if not dense.cross_encoder or recipe.data.text_pair_column is not None:
+            return []
+        return [
+            f"{where} is a CrossEncoder, which reads two texts together, and one of each row is "
+            "read: name the column of the second ones in data.text_pair_column; for a reranker set "
+            "task: reranking"
+        ]
+    layout = encoder_layout(dense, key)
+    if layout is None or layout.normalize or similarity_of(layout) == "cosine":
+        return []
+    loss = recipe.distillation.embedding_loss if recipe.distillation is not None else None
+    return [
+        f"{where} compares embeddings by {similarity_of(layout)!r} (similarity_fn_name), in which "
+        "their lengths count, and does not scale them to length 1; metrics here are of cosines"
+        + (
+            ", and so is distillation.embedding_loss: set it to mse, which learns lengths as well"
+            if loss == "cosine"
+            else ""
+        )
+    ]
 
 
 def _check_teacher(teacher: ModelFacts, recipe: Recipe, labels: list[str] | None) -> None:

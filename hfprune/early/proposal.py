@@ -118,7 +118,7 @@ def propose(
         raise RecipeError(f"{names} are different targets: name one")
     order, own, why = teacher_of(rows, model)
     said += why
-    said += read_as(model, task, rows.chosen.pair)
+    said += read_as(model, task)
     teacher = teacher or (model.name if own else None)
     shape = _shape(rows, model, said)
     work = _work(rows, model, shape, target, trained=teacher is None, cores=cores)

@@ -88,20 +88,14 @@ def few_to_test_on(task: Task, count: int) -> list[str]:
     ]
 
 
-def read_as(model: ModelFacts, task: Task, pair: str | None) -> list[str]:
-    """What to tell of a CrossEncoder that is to read single texts, and of a bare encoder."""
-    if task == "sentence_embedding" and model.bare:
-        return [
-            f"{model.name} says nothing of pooling (it has no modules.json): the mean of a text's "
-            "tokens, not scaled to length 1, is taken as its embedding; if it is used otherwise "
-            "(as all-MiniLM, which is scaled), change model.pooling and model.normalize before the "
-            "run"
-        ]
-    if pair is not None or not model.cross_encoder:
+def read_as(model: ModelFacts, task: Task) -> list[str]:
+    """What to tell of a bare encoder."""
+    if task != "sentence_embedding" or not model.bare:
         return []
     return [
-        f"{model.name} is a CrossEncoder, which reads two texts, and one of each row is read: for "
-        "a reranker say --task reranking, with --text-column and --text-pair-column"
+        f"{model.name} says nothing of pooling (it has no modules.json): the mean of a text's "
+        "tokens, not scaled to length 1, is taken as its embedding; if it is used otherwise "
+        "(as all-MiniLM, which is scaled), change model.pooling and model.normalize before the run"
     ]
 
 

@@ -264,6 +264,11 @@ def cut_of(layout: SentenceLayout) -> int | None:
     return size
 
 
+def similarity_of(layout: SentenceLayout) -> str:
+    """How the folder means its embeddings to be compared: ``cosine``, if it says nothing."""
+    return str(_settings(layout, PROMPTS_FILE).get("similarity_fn_name") or "cosine")
+
+
 def served_as(layout: SentenceLayout, prompt: str | None, max_length: int) -> SentenceLayout:
     """The layout of what is pruned: it is served as it was trained and measured.
 

@@ -16,12 +16,13 @@ from hfprune.core.tasks import problem_of
 from hfprune.core.trackers import check_trackers
 from hfprune.data.readers.paths import listed
 from hfprune.deploy.exporters.backends import check_backend
-from hfprune.early.checks import check_target
+from hfprune.early.checks import check_target, reading_notes
 from hfprune.early.model import look_at
 from hfprune.measure.metrics import load_metrics
 from hfprune.models.layout import layout_or_note
 from hfprune.models.loading import check_model
 from hfprune.pipeline.context import Context
+from hfprune.pipeline.stages.embeddings import dense_of
 from hfprune.pruning.layout import check_family
 from hfprune.publish.push import find_token
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -124,6 +125,9 @@ def check(context: Context) -> None:
         check_model(name, "teacher.learn_from")
     _, note = layout_or_note(recipe.model.name_or_path)
     if note is not None:
+        context.console.warn(note)
+    key, dense = dense_of(recipe)
+    for note in reading_notes(look_at(str(dense.name_or_path), key), key, recipe):
         context.console.warn(note)
     # What sizes alone rule out; everything else that is known early is checked again as it is read.
     for note in check_target(recipe, look_at(recipe.model.name_or_path, "model.name_or_path")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,24 @@ def recipe(place: Path, **changed: Any) -> Recipe:
     for key, value in changed.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
     return Recipe(**values)
+
+
+def test_a_cross_encoder_that_would_read_one_text_is_told(place: Path, tmp_path: Path) -> None:
+    """As ``quick`` does; also where it is the teacher that is pruned."""
+    shutil.copytree(place / "tuned", tmp_path / "pairs")
+    raw = json.loads((tmp_path / "pairs/config.json").read_text())
+    raw["sentence_transformers"] = {"version": "5.1.0"}
+    (tmp_path / "pairs/config.json").write_text(json.dumps(raw))
+    named = {"name_or_path": str(tmp_path / "pairs")}
+    for key in ("model", "teacher"):
+        told = " ".join(check_early(recipe(place, **{key: named})))
+        assert f"{key}.name_or_path '{tmp_path}/pairs' is a CrossEncoder, which reads two" in told
+        assert "column of the second ones in data.text_pair_column" in told
+    told = " ".join(check_early(recipe(place)))
+    assert "CrossEncoder" not in told
+    (tmp_path / "rows.csv").write_text("text,more,label\n" + "good,film,a\nbad,plot,b\n" * 40)
+    two = {"train_file": str(tmp_path / "rows.csv"), "text_pair_column": "more"}
+    assert "CrossEncoder" not in " ".join(check_early(recipe(place, model=named, data=two)))
 
 
 # -- models -----------------------------------------------------------------------------------

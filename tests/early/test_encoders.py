@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hfprune.cli import app
 from hfprune.core.errors import CheckpointError, HFPruneError, UnsupportedModelError
 from hfprune.early.checks import check_early
 from hfprune.models.sentences import load_embedder
+from hfprune.pipeline import preflight
 from hfprune.pipeline.stages import embeddings
 from hfprune.recipe.reading import load_recipe
 from hfprune.recipe.sections.whole import Recipe
@@ -48,7 +50,7 @@ def recipe(name: str, teacher: str | None = None, **changed: Any) -> Recipe:
         "output_dir": "out",
     }
     for key, value in changed.items():
-        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
     return Recipe.model_validate(values)
 
 
@@ -111,6 +113,35 @@ def test_what_the_folder_says_otherwise_is_told(place: Path) -> None:
     (place / "says/sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
     with pytest.raises(UnsupportedModelError, match=r"model\.name_or_path 'says' puts texts in sm"):
         check_early(recipe("says"))
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean"])
+def test_lengths_that_count_are_told(name: str, place: Path) -> None:
+    """By sentence-transformers' `similarity`; nothing here would else keep them."""
+    said = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": name}
+    (place / "says/config_sentence_transformers.json").write_text(json.dumps(said))
+    assert check_early(recipe("says")) == (), "all are of length 1"
+    modules = json.loads((place / "says/modules.json").read_text())
+    (place / "says/modules.json").write_text(json.dumps(modules[:2]))
+    told = check_early(recipe("bare", "says"))
+    if name == "cosine":
+        assert told == ()
+        return
+    assert told == (
+        f"teacher.name_or_path 'says' compares embeddings by {name!r} (similarity_fn_name), in "
+        "which their lengths count, and does not scale them to length 1; metrics here are of "
+        "cosines, and so is distillation.embedding_loss: set it to mse, which learns lengths as "
+        "well",
+    )
+    warned: list[str] = []
+    store = SimpleNamespace(output=Path("out"), folder=Path("out.work"))
+    console = SimpleNamespace(warn=warned.append, note=lambda text: None)
+    preflight.check(
+        SimpleNamespace(recipe=recipe("bare", "says"), store=store, console=console)  # type: ignore[arg-type]
+    )
+    assert tuple(warned) == told, "by a run as well"
+    (kept,) = check_early(recipe("says", distillation={"embedding_loss": "mse"}))
+    assert kept.endswith("metrics here are of cosines")
 
 
 @pytest.mark.parametrize("task", ["reranking", "regression"])
