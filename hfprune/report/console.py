@@ -300,7 +300,8 @@ class Console:
             out.print(f"{visible(name + found.text())}", markup=False, soft_wrap=plain)
         labels = list(results.members) if results.family is not None else []
         out.print("next:", markup=False)
-        for command in next_commands(folder, labels, results.task):
+        pairs = results.data.get("pairs") is True
+        for command in next_commands(folder, labels, results.task, pairs=pairs):
             out.print(f"  {visible(command)}", markup=False, soft_wrap=True)
 
 

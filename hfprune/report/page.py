@@ -18,7 +18,7 @@ from hfprune.core.kinds import kind_of_task
 from hfprune.core.model_ref import DENSE, REFERENCE
 from hfprune.core.records import SizesCandidate
 from hfprune.core.results import RunResults, Timing, read_results
-from hfprune.deploy.calling import Example, calls, reader
+from hfprune.deploy.calling import calls, example_for, reader
 from hfprune.deploy.worth import layout_in_words
 from hfprune.recipe.public import public_recipe
 from hfprune.recipe.reading import dump_recipe, load_recipe
@@ -26,7 +26,7 @@ from hfprune.recipe.sections.pruning import PruningConfig
 from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.curves import colour_of
 from hfprune.report.sure import CascadePart, cascade_part
-from hfprune.report.verdict import EXAMPLES, Verdict, verdict, verdicts
+from hfprune.report.verdict import Verdict, asked_about, verdict, verdicts
 
 NEEDED_BY = "a report"
 RECIPE_FILE = "recipe.yaml"
@@ -340,10 +340,9 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
     label = list(results.members)[-1]
     found = verdict(results, label, None)
     place = label if results.family is not None else "."
-    texts, ranks = [], results.task == "reranking"
+    texts, pairs = [], results.data.get("pairs") is True  # of older runs it is not known
     if results.task != "image_classification":
-        asked = EXAMPLES["reranking"] if ranks else '"a text of yours"'
-        command = f"hfprune predict {place} {asked}"
+        command = f"hfprune predict {place} {asked_about(results.task, pairs)}"
         texts.append(("On the command line, in the folder of this report", command))
     if results.task == "sentence_embedding":
         loaded = f'hfprune.load_encoder("{place}")'
@@ -355,6 +354,7 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
     if found.ref.runtime == "onnxruntime":
         kind = kind_of_task(results.task)
         loads, variable = reader(kind)
+        example = example_for(results.task, pairs, max_length=results.data["max_length"])
         lines = (
             f"from optimum.onnxruntime import {kind.onnx_class}",
             f"from transformers import {loads}, pipeline",
@@ -362,7 +362,7 @@ def usage(results: RunResults) -> list[tuple[str, str]]:
             f'model = {kind.onnx_class}.from_pretrained("{place}", subfolder="onnx", '
             f'file_name="{PurePath(found.file).name}")',
             f'{variable} = {loads}.from_pretrained("{place}")',
-            *calls(kind, Example(ranks, max_length=results.data["max_length"])),
+            *calls(kind, example),
         )
         texts.append(("In Python, with Optimum and without hfprune", "\n".join(lines)))
     return texts

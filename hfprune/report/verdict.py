@@ -283,14 +283,27 @@ def _slower(results: RunResults, ref: ModelRef) -> str | None:
 
 # What a model of the task could be asked about, quoted as every shell reads it.
 _TEXT: Final = '"a text of yours"'
-EXAMPLES: Final = {
+_EXAMPLES: Final = {
     "image_classification": "photo.jpg",
     "token_classification": '"Ada Lovelace was born in London."',
     "reranking": '"a query of yours" --pair "a text that may answer it"',
 }
 
 
-def next_commands(folder: str, labels: Sequence[str], task: str) -> list[str]:
+def asked_about(task: str, pairs: bool) -> str:
+    """What ``hfprune predict`` could be asked about, quoted.
+
+    Args:
+        task: of the recipe.
+        pairs: whether its rows have two texts.
+    """
+    two = pairs and task not in (*_EXAMPLES, "sentence_embedding")
+    return f'{_TEXT} --pair "its second text"' if two else _EXAMPLES.get(task, _TEXT)
+
+
+def next_commands(
+    folder: str, labels: Sequence[str], task: str, *, pairs: bool = False
+) -> list[str]:
     """What to type next, with the paths of this run.
 
     Args:
@@ -298,11 +311,12 @@ def next_commands(folder: str, labels: Sequence[str], task: str) -> list[str]:
         labels: of a family the models, each in a folder of its own, the fastest last; empty where
             there is one.
         task: of the recipe.
+        pairs: whether its rows have two texts.
     """
     place = shlex.quote(str(PurePath(folder) / labels[-1]) if labels else folder)
     name = PurePath(folder).name or "model"
     return [
-        f"hfprune predict {place} {EXAMPLES.get(task, _TEXT)}",
+        f"hfprune predict {place} {asked_about(task, pairs)}",
         f"hfprune report {shlex.quote(folder)}",
         f"hfprune push {place} --repo-id USER/{name.replace(' ', '-')}",
     ]

@@ -370,6 +370,12 @@ def test_the_verdict_stands_on_top_with_what_to_copy(tmp_path: Path) -> None:
     assert "Base model: model (local); data: train.csv (local)" in text
     assert 'hfprune predict . "a text of yours"' in text
     assert 'ORTModelForSequenceClassification.from_pretrained(".", subfolder="onnx"' in text
+    assert 'classify(["a text"]' in text
+    results = results_of()
+    results["data"]["pairs"] = True
+    text = " ".join(Page(render(folder_of(tmp_path / "pairs", results))).text.split())
+    assert 'hfprune predict . "a text of yours" --pair "its second text"' in text
+    assert '[{"text": "a text", "text_pair": "its second text"}]' in text
 
 
 def test_what_scrolls_is_reachable_and_headers_have_a_scope(tmp_path: Path) -> None:

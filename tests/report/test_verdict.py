@@ -173,6 +173,15 @@ def test_the_next_commands_have_the_paths_of_the_run() -> None:
     assert ranks == 'hfprune predict runs/a "a query of yours" --pair "a text that may answer it"'
 
 
+@pytest.mark.parametrize("task", ["single_label_classification", "regression"])
+def test_a_model_of_two_texts_is_asked_about_two(task: str) -> None:
+    (told, *_) = next_commands("runs/a", [], task, pairs=True)
+    assert told == 'hfprune predict runs/a "a text of yours" --pair "its second text"'
+    assert next_commands("runs/a", [], "reranking", pairs=True) == next_commands(
+        "runs/a", [], "reranking"
+    )
+
+
 def test_the_end_of_a_run_in_a_log_is_not_cut(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,7 +123,7 @@ def test_a_later_trainer_takes_no_room_of_its_own(
 def test_a_short_trial_with_more_rows_keeps_states_for_the_training_after_it(
     tmp_path: Path,
 ) -> None:
-    """It asks the teacher about every row, for their labels; the next has a whole training to go."""
+    """It asks the teacher about every row, for labels; the next has a whole training to go."""
     trial = trainer_of(tmp_path / "trial", epochs=0.5, more=True)
     trial.train()
     assert trial.teaching.cache is not None

@@ -79,6 +79,7 @@ def results(
                 "seen_in_train": data.seen_in_train,
                 "max_length": None if data.of_images else data.max_length,
                 "stride": recipe.data.stride,
+                "pairs": recipe.data.text_pair_column is not None,
                 "class_weights": prepared.class_weights,
                 # Other rows are graded by it too.
                 **(
