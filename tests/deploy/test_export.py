@@ -391,6 +391,28 @@ def test_a_graph_that_disagrees_is_refused_and_earlier_files_stay(
     assert [p.name for p in copy_of_export.parent.iterdir()] == ["onnx"]
 
 
+def test_large_outputs_may_differ_by_as_much_as_float32_rounds(tmp_path: Path) -> None:
+    """A regression of prices, or a classifier that was sharpened, loses nothing by its scale."""
+    model = uneven_model(labels=1)
+    with torch.no_grad():
+        for tensor in model.classifier.parameters():
+            tensor.mul_(1e5)
+    file = export_onnx(model, tiny_tokenizer(), tmp_path / "onnx")
+    batch = {
+        "input_ids": np.array([[2, 7, 9, 3]]), "attention_mask": np.ones((1, 4), dtype=np.int64)
+    }  # fmt: skip
+    with torch.no_grad():
+        wanted = model(**{name: torch.from_numpy(each) for name, each in batch.items()}).logits
+    largest = float(wanted.abs().max())
+    assert largest > 100, "so that the test sees something"
+    gap = np.abs(OnnxClassifier(file).logits(batch) - wanted.numpy()).max()
+    assert gap <= parity.allowed(wanted.numpy(), 1e-4) == pytest.approx(1e-4 * largest)
+    with torch.no_grad():
+        model.classifier.bias.add_(0.1 * largest)
+    with pytest.raises(ExportError, match=r"logits differ from PyTorch by up to .* allowed is"):
+        parity.check_parity(model, file, tiny_tokenizer())
+
+
 def test_a_mask_that_was_lost_shows_on_the_padded_shape(
     copy_of_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

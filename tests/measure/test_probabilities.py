@@ -70,6 +70,17 @@ def test_it_helps_where_it_does_on_other_rows() -> None:
     assert temperature_that_helps(both, np.zeros(4)) is None  # all of one row
 
 
+def test_of_a_model_that_is_never_wrong_nothing_is_known() -> None:
+    """Every smaller temperature would look better, and logits would be twenty times as large."""
+    sure = simulated(400, 1.0).logits
+    right = Decisions(sure, sure.argmax(1))
+    assert fit_temperature(right) == pytest.approx(1 / 20)
+    assert temperature_that_helps(right) is None
+    wrong = right.labels.copy()
+    wrong[:8] = (wrong[:8] + 1) % 3  # eight errors of 400: now there is something to learn
+    assert temperature_that_helps(Decisions(sure, wrong)) is not None
+
+
 def test_no_temperature_without_end() -> None:
     assert fit_temperature(of_shares([[0.9, 0.1]] * 3, [0] * 3)) == pytest.approx(1 / 20)
     assert fit_temperature(of_shares([[0.9, 0.1]] * 3, [1] * 3)) == pytest.approx(20)

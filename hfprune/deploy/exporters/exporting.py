@@ -57,7 +57,8 @@ def export_onnx(
         tokenizer: its tokenizer or image processor, saved beside the graph.
         output_dir: gets ``model.onnx``, ``config.json`` and the tokenizer's files. Made if missing.
         opset: ONNX operator set; ``None`` is the backend's default for the model type.
-        atol: largest absolute difference of logits from PyTorch that is let through.
+        atol: largest difference of logits from PyTorch that is let through; where logits are above
+            1, that share of the largest.
         backend: ``"optimum"``, ``"transformers"`` (its own exporter, from 5.23 on), ``"torch"``
             (``torch.onnx.export``, whichever transformers is there), or ``"auto"``: the first of
             these that is installed.
