@@ -64,7 +64,7 @@ def check_parity(
         The largest absolute difference found.
 
     Raises:
-        ExportError: if it is above what is allowed, or a logit is not a number; says on which shape.
+        ExportError: if it is more than is allowed, or a logit is no number; says on which shape.
     """
     runner = OnnxClassifier(onnx_path)
     if "attention_mask" not in runner.input_names and not takes_images(model) and attends(model):
