@@ -340,7 +340,7 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(
     monkeypatch.setattr("hfprune.deploy.quantize.quantizing.rewrite", wrong)
     with pytest.raises(
         ExportError,
-        match=r"graph: lean changes the logits by up to 5\.000e-01 .*allowed is 1e-03.*untouched",
+        match=r"graph: lean changes the logits by up to 5\.000e-01 .*allowed is 2e-02.*untouched",
     ):
         quantize_onnx(exported, QuantizationConfig(graph="lean"))
     assert contents(exported) == before
