@@ -1,9 +1,9 @@
 """What servers make of a model that ``hfprune predict`` does not, told where a layout is written.
 
-Each was read in its source: of text-embeddings-inference ``router/src/http/server.rs`` (a softmax
-of several logits, the sigmoid of one, unless ``raw_scores``), of Transformers.js
-``pipelines/text-classification.js`` (a sigmoid where ``problem_type`` says so, else a softmax), of
-sentence-transformers ``CrossEncoder.get_default_activation_fn`` (the sigmoid of one logit).
+Of text-embeddings-inference it was read in the source, ``router/src/http/server.rs`` (a softmax of
+several logits, the sigmoid of one, unless ``raw_scores``). Of Transformers.js (a sigmoid where
+``problem_type`` says so, else a softmax) and of sentence-transformers' CrossEncoder (the sigmoid of
+one logit) it is what they are known to do, and was not looked up in a source.
 """
 
 from __future__ import annotations
