@@ -100,16 +100,24 @@ def fastest_within(steps: Sequence[SpeedStep], limit: float) -> SpeedStep | None
     return max(within, key=lambda step: step.speedup, default=None)
 
 
-def finalists(divergences: Mapping[float, float]) -> list[float]:
+def finalists(divergences: Mapping[float, NDArray[np.float64]]) -> list[float]:
     """The learning rates that are tried longer: the better half, at least one.
 
-    >>> finalists({1e-4: 0.30, 2e-4: 0.22, 5e-4: 0.20, 1e-3: math.nan})
-    [0.0005, 0.0002]
+    The usual rate is among them unless each of the better half is shown to be better: another is
+    taken in its place only where that is shown, and a short trial alone rarely shows it.
+
+    Args:
+        divergences: as of :func:`best_rate`.
     """
-    ranked = sorted(
-        divergences, key=lambda rate: (math.isnan(divergences[rate]), divergences[rate])
-    )
-    return ranked[: max(1, len(ranked) // 2)]
+    means = {rate: float(np.mean(rows)) for rate, rows in divergences.items()}
+    ranked = sorted(means, key=lambda rate: (math.isnan(means[rate]), means[rate]))
+    half = ranked[: max(1, len(ranked) // 2)]
+    usual = divergences.get(USUAL_RATE)
+    if usual is None or USUAL_RATE in half or math.isnan(means[USUAL_RATE]):
+        return half
+    if all(shown_nearer(usual, divergences[rate]) for rate in half):
+        return half
+    return [*half[:-1], USUAL_RATE]
 
 
 def best_rate(divergences: Mapping[float, NDArray[np.float64]]) -> float:

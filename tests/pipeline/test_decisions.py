@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hfprune.pipeline.decisions import (
+    RATES,
     USUAL_RATE,
     Judged,
     SpeedStep,
@@ -131,11 +132,26 @@ def test_layers_that_leave_time_unused_are_not_tried(
     [
         ({1e-4: 0.3, 2e-4: 0.2, 5e-4: 0.1, 1e-3: 0.15}, [5e-4, 1e-3]),
         ({1e-4: math.nan, 2e-4: 0.2, 5e-4: math.nan, 1e-3: 9.0}, [2e-4, 1e-3]),
+        ({1e-4: 0.1, 2e-4: math.nan, 5e-4: 0.3, 1e-3: 0.2}, [1e-4, 1e-3]),
         ({2e-4: math.nan}, [2e-4]),
     ],
 )
 def test_rates_that_are_tried_longer(found: dict[float, float], chosen: list[float]) -> None:
-    assert finalists(found) == chosen
+    spread = np.array([-0.01, 0.0, 0.01])
+    rows = {rate: mean + place * spread for place, (rate, mean) in enumerate(found.items())}
+    assert finalists(rows) == chosen
+
+
+def test_a_rate_that_is_not_shown_to_be_worse_is_tried_longer_if_it_is_the_usual_one() -> None:
+    """1,000 searches of both rounds over four rates that differ in nothing but noise."""
+    draw, taken = np.random.default_rng(2), 0
+    for _ in range(1000):
+        row = draw.exponential(0.1, 300)
+        first, second = (
+            {rate: row + draw.normal(0, 0.05, 300) for rate in RATES} for _ in range(2)
+        )
+        taken += best_rate({rate: second[rate] for rate in finalists(first)}) != USUAL_RATE
+    assert taken < 50
 
 
 def test_the_usual_rate_stays_unless_another_is_shown_to_be_better() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,7 +46,7 @@ def run(context: Context, prepared: Prepared, label: str, pruned: str, teacher: 
         tried.append({"learning_rate": rate, "epochs": epochs, "divergence": found})
         return rows
 
-    first: dict[float, Any] = {rate: float(np.mean(trial(rate, epochs))) for rate in RATES}
+    first = {rate: trial(rate, epochs) for rate in RATES}
     chosen = best_rate({rate: trial(rate, 2 * epochs) for rate in finalists(first)})
     context.console.note(f"learning rate of the recovery: {chosen:g}")
     return Rate(learning_rate=chosen, tried=tried)
