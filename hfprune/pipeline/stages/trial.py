@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hfprune.data.candidates import QUERY_ROW
+from hfprune.data.task_data import TEXT_ROW
+from hfprune.data.windows import padded
+from hfprune.data.words import IGNORED
 from hfprune.deploy.runtimes.predicting import predict_logits
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.prepared import Prepared
@@ -50,7 +54,13 @@ def run(
 
 
 def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDArray[np.float64]:
-    """KL divergence from the teacher in nats, one entry a validation row (of tokens, a token)."""
+    """KL divergence from the teacher in nats, an entry for what validation rows were drawn by.
+
+    That is a text (of all its windows, or all its tokens that carry a label), and of reranking a
+    query with all its texts: what belongs together is alike, and does not count as so many
+    independent rows. An entry is its sum over what belongs to it, divided by the mean number of
+    those, so the mean of the entries is that of all rows (of tokens: of all that are learned).
+    """
     recipe, rows = context.recipe, prepared.small.data.validation
 
     def predicted(one: Any) -> Any:
@@ -60,10 +70,24 @@ def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDA
     if prepared.taught.logits is None:
         prepared.taught.logits = predicted(dense)
     logits = [predicted(model), prepared.taught.logits]
-    if logits[0].ndim == 3:  # of tokens, those that are no padding
-        lengths = np.asarray([len(ids) for ids in rows["input_ids"]])
-        real = np.arange(logits[0].shape[1]) < lengths[:, None]
-        logits = [values[real] for values in logits]
+    owners = np.arange(len(rows))
+    if logits[0].ndim == 3:  # of tokens, those that learn from the teacher
+        learned = padded(rows["labels"][:])[:, : logits[0].shape[1]] != IGNORED
+        logits, owners = [values[learned] for values in logits], owners.repeat(learned.sum(1))
+    for column in (TEXT_ROW, QUERY_ROW):
+        if column in rows.column_names:
+            owners = np.asarray(rows[column][:])
     first, second = map(torch.from_numpy, logits)
     found = divergences(first, second, recipe.task)
-    return found.double().numpy()
+    return together(found.double().numpy(), owners)
+
+
+def together(values: NDArray[np.float64], owners: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums of what has one owner, divided by the mean number of those; their mean is as before.
+
+    >>> together(np.array([1.0, 2.0, 6.0]), np.array([7, 7, 9])).tolist()
+    [2.0, 4.0]
+    """
+    _, places = np.unique(owners, return_inverse=True)
+    sums = np.bincount(places, weights=values).astype(np.float64)
+    return sums * len(sums) / max(len(values), 1)
