@@ -84,6 +84,13 @@ class TrainingMemoryError(TrainingError, RuntimeError):
     way_out = "Lower the batch size and raise the accumulation by the same factor; then resume."
 
 
+class NotFiniteError(TrainingError):
+    """A loss or gradients of a training are not finite."""
+
+    cause = "A loss or gradients of a training are infinite, or no number."
+    way_out = "Lower the learning rate, or look for extreme values in the data."
+
+
 class OutputError(HFPruneError):
     """A file or folder cannot be written, replaced or read back."""
 

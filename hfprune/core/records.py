@@ -31,7 +31,7 @@ class SizesCandidate(Part):
         predicted, measured: speed-up by the table of latencies and on the model itself; ``None``
             where the target is no speed-up.
         divergence: from the teacher after a trial, nats a validation row; ``None`` for the only
-            candidate, which needs no trial.
+            candidate, which needs no trial, and for one whose trial ran away.
     """
 
     sizes: list[tuple[int, int]]

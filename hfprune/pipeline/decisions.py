@@ -155,13 +155,14 @@ def shown_nearer(before: NDArray[np.float64], after: NDArray[np.float64]) -> boo
     return bool(np.mean(gain) > 1.96 * error)
 
 
-def nearest(divergences: Mapping[str, float]) -> str:
+def nearest(divergences: Mapping[str, float | None]) -> str:
     """The candidate nearest to the teacher; of equals the first, and none that is no number.
 
     Args:
-        divergences: from the teacher, in nats, by name; at least one.
+        divergences: from the teacher, in nats, by name; at least one. ``None`` is no number.
     """
-    return min(divergences, key=lambda name: (math.isnan(divergences[name]), divergences[name]))
+    known = {name: math.nan if one is None else one for name, one in divergences.items()}
+    return min(known, key=lambda name: (math.isnan(known[name]), known[name]))
 
 
 def worth_trying(speedup_whole: float | None, wanted: float) -> bool:

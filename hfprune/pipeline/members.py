@@ -287,7 +287,7 @@ class Maker:
         self, label: str, suffix: str, found: Candidates
     ) -> tuple[str, dict[str, dict[str, Any]]]:
         """The candidate nearest to the teacher on the validation rows, after a trial."""
-        context, trials = self.context, dict[str, float]()
+        context, trials = self.context, dict[str, float | None]()
         if len(found.found) > 1:
             for name, entry in found.found.items():
                 trials[name] = context.stage(

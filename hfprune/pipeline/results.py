@@ -158,9 +158,12 @@ class Recovered(SavedModel):
 
 
 class Trial(StageResult):
-    """Mean KL divergence from the teacher on the validation rows, in nats a row."""
+    """Mean KL divergence from the teacher on the validation rows, in nats a row.
 
-    divergence: float
+    ``None`` where the training ran away: its loss was no finite number.
+    """
+
+    divergence: float | None
 
 
 class Rate(StageResult):
@@ -169,11 +172,11 @@ class Rate(StageResult):
     Attributes:
         learning_rate: that was chosen.
         tried: of each trial its ``learning_rate``, ``epochs`` and ``divergence`` from the teacher
-            on the validation rows, in nats a row.
+            on the validation rows, in nats a row; ``None`` where the training ran away.
     """
 
     learning_rate: float
-    tried: list[dict[str, float]]
+    tried: list[dict[str, float | None]]
 
 
 class Exported(StageResult):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hfprune.core.errors import TrainingError
+from hfprune.core.errors import NotFiniteError
 from hfprune.training import faults
 from hfprune.training.checks import check_evaluations
 
@@ -61,7 +61,7 @@ class PruningCallback(TrainerCallback):
             scale = float(scaler.get_scale()) if scaler is not None else 1.0
             finite = trainer.pruner.collect(scale, args.world_size) or not checked
         if not finite:
-            raise TrainingError(
+            raise NotFiniteError(
                 faults.gradients_not_finite(state.global_step + 1, trainer.last_good())
             )
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hfprune.core.errors import TrainingError, TrainingMemoryError
+from hfprune.core.errors import NotFiniteError, TrainingError, TrainingMemoryError
 from hfprune.core.faults import is_out_of_memory
 from hfprune.pruning.cost import LatencyTable
 from hfprune.pruning.plan import PruningPlan
@@ -134,7 +134,7 @@ class TrainsWithGates(SavesAsPruned):
             loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         if self.careful and not bool(torch.isfinite(loss).all()):
             step = self.state.global_step + 1
-            raise TrainingError(
+            raise NotFiniteError(
                 faults.loss_not_finite(float(loss), step, self._batch, self.last_good())
             )
         return loss

@@ -111,9 +111,12 @@ def test_the_step_as_it_is_recorded() -> None:
         ({"searched": NAN, "layers 0": 0.3}, "layers 0"),
         ({"searched": math.inf, "layers 0": NAN}, "searched"),
         ({"searched": NAN}, "searched"),
+        ({"searched": None, "layers 0": 0.3}, "layers 0"),
     ],
 )
-def test_the_candidate_nearest_to_the_teacher(divergences: dict[str, float], wanted: str) -> None:
+def test_the_candidate_nearest_to_the_teacher(
+    divergences: dict[str, float | None], wanted: str
+) -> None:
     assert nearest(divergences) == wanted
 
 

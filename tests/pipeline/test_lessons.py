@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,10 +16,13 @@ from tiny import prepared_run, save_tiny_classifier, tiny_model, write_reviews
 
 from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError
+from hfprune.core.results import SizesCandidate
 from hfprune.pipeline import run
 from hfprune.pipeline.context import Context
+from hfprune.pipeline.members import Maker
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
-from hfprune.pipeline.stages import rate, recover, vocabulary
+from hfprune.pipeline.results import Candidate, Candidates, Rate, SavedModel
+from hfprune.pipeline.stages import rate, recover, trial, vocabulary
 from hfprune.report.console import Console
 from hfprune.training.distillation.reading import row_key
 
@@ -98,6 +103,72 @@ def test_a_recovery_finds_its_learning_rate(
     for learning_rate in (None, 3e-4):
         recover.run(context, made, "pruned", start, start, 1, learning_rate)
     assert seen == [2e-4, 3e-4], "trials take the usual rate"
+
+
+def test_a_rate_or_a_candidate_that_runs_away_loses_and_the_run_goes_on(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        teacher={"name_or_path": str(inputs / "model")},
+        pruning={"keep_layers": [0, 2]},
+        recovery={"num_train_epochs": 1, "learning_rate": "auto"},
+        resume=True,
+    )
+    recipe = load_recipe(path)
+    original = rate.recovery_trainer
+
+    def overflowing(*args: Any, **changes: Any) -> Any:
+        trainer = original(*args, **changes)
+        if changes.get("learning_rate") == 1e-3 or "layers" in args[4]:
+            trainer.model.classifier.weight.data.fill_(3e38)
+        return trainer
+
+    for module in (rate, trial):
+        monkeypatch.setattr(module, "recovery_trainer", overflowing)
+    told = []
+    for _ in range(2):  # the second is an interrupted run that goes on
+        context, made = prepared_run(recipe, Console(quiet=True))
+        dense = made.load(context, str(inputs / "model"), None)
+        start = keep(context, dense, "dense", made.dense.processor)
+        rates = partial(rate.run, context, made, "pruned", "dense", start)
+        found = context.stage("rate", Rate, rates, {})
+        assert found.learning_rate != 1e-3
+        assert [entry["divergence"] is None for entry in found.tried] == [False] * 3 + [
+            True,
+            *[False] * 2,
+        ]
+        known = Candidates(
+            found={
+                name: Candidate(folder="dense", sizes=[(4, 48)] * 3)
+                for name in ("layers 0", "searched")
+            }
+        )
+        maker = Maker(context, made, start, start)
+        _, record = maker._best_candidate("pruned", "", known)
+        assert [entry["chosen"] for entry in record.values()] == [False, True]
+        assert record["layers 0"]["divergence"] is None
+        SizesCandidate.model_validate(record["layers 0"])
+        told.append((found, record))
+        monkeypatch.setattr(rate, "recovery_trainer", None)  # nothing is trained again
+        monkeypatch.setattr(trial, "recovery_trainer", None)
+    assert told[0] == told[1]
+
+
+def test_all_processes_try_the_rates_of_the_main_one_longer(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe_file(tmp_path, inputs, pruning={"keep_layers": [0, 2]})
+    context, made = prepared_run(load_recipe(path), Console(quiet=True))
+    monkeypatch.setattr(rate, "recovery_trainer", lambda *args, **changes: changes)
+    monkeypatch.setattr(rate, "briefly_trained", lambda context, made, changes: changes)
+    monkeypatch.setattr(made.__class__, "teacher", lambda *args: None)
+    monkeypatch.setattr(made.__class__, "saved", lambda *args: None)
+    monkeypatch.setattr(rate, "by_rows", lambda context, made, model, dense: np.full(9, 0.1))
+    monkeypatch.setattr(rate, "from_main", lambda mine: [1e-3, 2e-4])
+    found = rate.run(context, made, "pruned", "dense", SavedModel(folder="dense"))
+    assert [entry["learning_rate"] for entry in found.tried[4:]] == [1e-3, 2e-4]
 
 
 @pytest.mark.parametrize("helps", [True, False])

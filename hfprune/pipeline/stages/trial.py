@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hfprune.core.errors import NotFiniteError
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.windows import padded
@@ -47,10 +49,36 @@ def run(
             save_strategy="no",
             load_best_model_at_end=False,
         )
-        model = train(prepared, trainer).model
-    found = float(np.mean(by_rows(context, prepared, model, dense)))
-    context.console.note(f"{name}: divergence from the teacher {found:.4f}")
+        model = briefly_trained(context, prepared, trainer)
+    rows = by_rows(context, prepared, model, dense)
+    found = finite(float(np.mean(rows)))
+    context.console.note(f"{name}: divergence from the teacher {told(found)}")
     return Trial(divergence=found)
+
+
+def briefly_trained(context: Context, prepared: Prepared, trainer: Any) -> Any:
+    """The model after a short training; ``None`` where its loss or gradients ran away.
+
+    Of several processes one may see that before the others, which wait for it: there the error
+    stops the run, as in any training.
+    """
+    try:
+        return train(prepared, trainer).model
+    except NotFiniteError as error:
+        if context.state.num_processes > 1:
+            raise
+        context.console.note(f"a trial ran away: {error}")
+        return None
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON has it: ``None`` for what is none."""
+    return value if math.isfinite(value) else None
+
+
+def told(divergence: float | None) -> str:
+    """A divergence in words."""
+    return "is no number" if divergence is None else f"{divergence:.4f}"
 
 
 def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDArray[np.float64]:
@@ -60,7 +88,11 @@ def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDA
     query with all its texts: what belongs together is alike, and does not count as so many
     independent rows. An entry is its sum over what belongs to it, divided by the mean number of
     those, so the mean of the entries is that of all rows (of tokens: of all that are learned).
+
+    A model that is ``None`` ran away, which is one entry that is no number.
     """
+    if model is None:
+        return np.array([math.nan])
     recipe, rows = context.recipe, prepared.small.data.validation
 
     def predicted(one: Any) -> Any:
