@@ -69,3 +69,17 @@ def test_it_survives_a_copy(tmp_path: Path) -> None:
         for parameter in found.parameters():
             parameter.zero_()
         assert not torch.equal(again(**batch).logits, found(**batch).logits)
+
+
+def test_a_teacher_that_numbers_the_same_labels_otherwise_is_refused() -> None:
+    names = {0: "negative", 1: "positive"}
+    student = tiny_model("bert", labels=2, id2label=names)
+    for theirs in ({0: "NEGATIVE", 1: "POSITIVE"}, {0: "LABEL_0", 1: "LABEL_1"}, {0: "a", 1: "b"}):
+        load_teacher(tiny_model("bert", labels=2, id2label=theirs), student, "cpu")
+    turned = tiny_model("bert", labels=2, id2label={0: "Positive", 1: "Negative"})
+    with pytest.raises(
+        TrainingError,
+        match=r"numbers its labels \['Positive', 'Negative'\], the student \['negative', 'posi.*"
+        "would be taken for others",
+    ):
+        load_teacher(turned, student, "cpu")

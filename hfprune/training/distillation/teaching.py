@@ -69,7 +69,7 @@ def load_teacher(
 
     Raises:
         TrainingError: for the student itself, an encoder without a head, and a model of other
-            labels or another vocabulary.
+            labels, of the same in another order, or of another vocabulary.
     """
     given = isinstance(teacher, nn.Module)
     loaded: Any = teacher if given else load_alike(str(teacher), student, "teacher")
@@ -86,6 +86,7 @@ def load_teacher(
             f"the teacher has {outputs_of(loaded)} {what}, the student {outputs_of(student)}; "
             "they must be for the same task"
         )
+    _check_order(*(_names(one) for one in (config, student.config)))
     if isinstance(loaded, PreTrainedModel):
         theirs, mine = (getattr(c, "vocab_size", None) for c in (config, student.config))
         if theirs != mine:
@@ -97,6 +98,23 @@ def load_teacher(
                 "folder, with its tokenizer in it, and the student's as processing_class"
             )
     return loaded.to(device)
+
+
+def _names(config: Any) -> list[str]:
+    """Labels in order, as far as a config names them."""
+    names = getattr(config, "id2label", None) or {}
+    return [str(names[number]) for number in sorted(names)]
+
+
+def _check_order(theirs: Sequence[str], mine: Sequence[str]) -> None:
+    """Refuse labels of the same names with other numbers: every answer would mean another."""
+    lower = [[name.lower() for name in names] for names in (theirs, mine)]
+    if lower[0] != lower[1] and sorted(lower[0]) == sorted(lower[1]):
+        raise TrainingError(
+            f"the teacher numbers its labels {list(theirs)}, the student {list(mine)}: its answers "
+            "would be taken for others; give both the same order (id2label of their configs, and "
+            "of the student the numbers in the rows)"
+        )
 
 
 def problem_type(model: Any) -> str:
