@@ -10,8 +10,8 @@ finished is not repeated when the script is started again, and an interrupted ru
 be run by several processes at once, one of which is then started again for the table. Accuracy is
 on the test split, of the int8 model unless said otherwise. At the end all models are timed
 together, interleaved, one of each set of equal sizes; speed is relative to the dense float32 ONNX
-model there. TF-IDF and static embeddings (``simple_baselines.py``) are rows too, timed from the
-text on.
+model there. Models of hfprune's sizes that begin with random weights (``scratch_baseline.py``) are
+rows too, and so are TF-IDF and static embeddings (``simple_baselines.py``), timed from the text on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
 import scripting
+from methods_plot import plot
 from simple_baselines import STATIC, TFIDF, rows_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ TRIAL_EPOCHS = 0.15
 # Times within a run only steer it: all models are timed together at the end.
 QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
 DENSE, DENSE_INT8 = "dense", "dense int8"
+SCRATCH = "from scratch"
 SHORT = (
     "data.max_train_samples=96",
     "data.max_validation_samples=32",
@@ -83,6 +85,18 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
             "pruning": {"sparsity": share, "method": "reconstruction"},
             "recovery": {"num_train_epochs": 0},
         }
+    for number, speed in enumerate(speeds, 1):
+        found[f"{SCRATCH} {speed:g}x"] = {
+            "like": ("hfprune", f"{speed:g}x"),
+            "pruning": {"method": "gates"},
+            # As many epochs as the pruned one has had, those of the family before it included; its
+            # own embeddings; and a rate of its own, as it is not near its teacher.
+            "recovery": {
+                "num_train_epochs": number * epochs,
+                "learning_rate": "auto",
+                "freeze_embeddings": False,
+            },
+        }
     return found
 
 
@@ -121,7 +135,7 @@ def compare(options: argparse.Namespace) -> int:
     atomic_write_json(options.output / "methods.json", {"rows": rows, "summary": summary})
     table = "\n".join(_table(summary)) + "\n"
     atomic_write_text(options.output / "methods.md", table)
-    _plot(summary, options.output / "methods.png")
+    plot(summary, options.output / "methods.png")
     print(table)
     print(f"written: {options.output / 'methods.md'}, methods.json, methods.png")
     return 0
@@ -137,7 +151,9 @@ def measured(
         ways: of speeds and epochs, what is compared: sections that differ from the recipe, by name.
         simple_names: of baselines without an encoder.
     """
-    from hfprune.core.errors import OutputError
+    from scratch_baseline import run_from_scratch
+
+    from hfprune.core.errors import OutputError, RecipeError
     from hfprune.core.results import METRICS_FILE, read_results
     from hfprune.deploy.quantize.outcome import USUAL
     from hfprune.pipeline import run
@@ -153,6 +169,13 @@ def measured(
     base = base.model_copy(update={"export": export, "deploy": None})
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
+    known_names = [*ways(speeds, epochs), *simple_names]
+    unknown = [name for name in options.only if name not in known_names]
+    if unknown:
+        raise RecipeError(
+            f"--only names {', '.join(map(repr, unknown))}; at these --speeds there are "
+            f"{', '.join(map(repr, known_names))}"
+        )
     rows: list[dict[str, Any]] = []
     # Of each model the file, and what it is made of: equal ones are timed once.
     files: dict[tuple[str, int], tuple[Path, str]] = {}
@@ -178,7 +201,11 @@ def measured(
             if not (place / METRICS_FILE).is_file():
                 values["resume"] = place.with_name(place.name + ".work").is_dir()
                 print(f"### seed {seed}: {name}", file=sys.stderr)
-                run(Recipe(**values))
+                if "like" in changes:
+                    method, label = changes["like"]
+                    run_from_scratch(values, place.with_name(method), label)
+                else:
+                    run(Recipe(**values))
             results = read_results(place, "the comparison")
             known = any(row["seed"] == seed for row in rows)
             rows.extend(_rows(name, seed, results, place, files, dense_too=not known))
@@ -187,7 +214,10 @@ def measured(
     if options.untimed:
         return rows
     if not rows:
-        raise OutputError(f"{options.output} holds no finished run; leave out --finished")
+        why = "leave out --finished" if options.finished else (
+            "the others are timed beside a model with an encoder: name one in --only too"
+        )  # fmt: skip
+        raise OutputError(f"{options.output} holds no finished run; {why}")
     names = [name for name in simple_names if not options.only or name in options.only]
     dense = statistics.fmean(row["metric"] for row in rows if row["name"] == DENSE)
     simple, more = rows_of(timing, names, dense, rows[0]["seed"])
@@ -360,37 +390,6 @@ def _table(summary: Sequence[dict[str, Any]]) -> Iterator[str]:
             *(f"{row['speedup'][shape]:.1f}x" for shape in shapes),
         ]
         yield "| " + " | ".join(cells) + " |"
-
-
-def _plot(summary: Sequence[dict[str, Any]], path: Path) -> None:
-    """Metric against measured speed-up at the first shape."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shape = next(iter(summary[0]["speedup"]))
-    figure, axes = plt.subplots(figsize=(8, 5))
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for row in summary:
-        method = row["name"].rsplit(maxsplit=1)[0]  # without its strength, the last word if any
-        curves.setdefault(method, []).append(row)
-    for rows in curves.values():
-        rows.sort(key=lambda row: row["speedup"][shape])
-        points = [(row["speedup"][shape], row["metric"]) for row in rows]
-        axes.plot(*zip(*points, strict=True), marker="o", linewidth=1)
-    for row in summary:
-        axes.annotate(
-            row["name"], (row["speedup"][shape], row["metric"]), xytext=(4, 4),
-            textcoords="offset points", fontsize=7,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlabel(f"speed-up over the dense float32 ONNX model, {shape}")
-    axes.set_ylabel("metric on the test split")
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the end, whole or not at all. One run at a time works on an output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,16 @@ from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
 
 
-def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None:
+def run(
+    recipe: Recipe,
+    console: Console | None = None,
+    *,
+    make: Callable[[Context, Prepared, SavedModel], Members] = make_members,
+) -> dict[str, Any] | None:
     """Carry a recipe out.
+
+    Args:
+        make: makes the small models from the dense one, in another way in comparisons.
 
     Returns:
         The content of ``metrics.json`` on the main process, ``None`` on the others.
@@ -51,7 +59,7 @@ def run(recipe: Recipe, console: Console | None = None) -> dict[str, Any] | None
         prepared = _prepare(context)
         dense = _teacher(context, prepared)
         _more_teachers(context, prepared, dense)
-        members = make_members(context, prepared, dense)
+        members = make(context, prepared, dense)
         if not context.is_main:
             return None
         return _results(context, prepared, dense, members).to_json()

@@ -1,0 +1,111 @@
+"""Models of a pruned one's sizes that begin with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from script import load_script
+from tiny import save_tiny_classifier, write_reviews
+
+from hfprune import load_recipe
+from hfprune.core.errors import OutputError
+from hfprune.core.results import read_results
+from hfprune.pipeline import run
+
+MODEL = "model.safetensors"
+
+
+def test_it_gets_no_less_than_the_model_whose_sizes_it_has() -> None:
+    ways = load_script("benchmark_methods").methods([6.0, 10.0], 3.0)
+    pruned, first, second = (
+        ways[name] for name in ("hfprune", "from scratch 6x", "from scratch 10x")
+    )
+    assert pruned["recovery"] == {"num_train_epochs": 3.0}
+    assert first["like"] == ("hfprune", "6x")
+    assert first["recovery"]["num_train_epochs"] == 3.0
+    assert second["recovery"]["num_train_epochs"] == 6.0, "10x was pruned from 6x, trained for 3"
+    assert not first["recovery"]["freeze_embeddings"], "random ones have to be learned"
+
+
+def test_names_that_there_are_not_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {
+        "model": {"name_or_path": str(tmp_path)},
+        "data": {"train_file": "rows.csv"},
+        "pruning": {"sparsity": 0.5},
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "methods")]
+    main = load_script("benchmark_methods").main
+    assert main([*command, "--speeds", "4", "--only", "layer 4", "hfprune"]) == 1
+    said = capsys.readouterr().err
+    assert "--only names 'layer 4'; at these --speeds there are 'hfprune', 'layers 4'" in said
+    assert "'from scratch 4x'" in said
+    assert main([*command, "--only", "TF-IDF"]) == 1
+    assert "name one in --only too" in capsys.readouterr().err
+
+
+def test_equal_sizes_and_nothing_of_the_teacher_but_what_it_taught(tmp_path: Path) -> None:
+    load_script("benchmark_methods")  # whose folder its neighbours are found in
+    from scratch_baseline import run_from_scratch
+
+    save_tiny_classifier("bert", tmp_path / "model")
+    write_reviews(tmp_path / "reviews.csv", 80)
+    values: dict[str, Any] = {
+        "model": {"name_or_path": str(tmp_path / "model")},
+        "data": {"train_file": str(tmp_path / "reviews.csv"), "max_length": 32},
+        "teacher": {"name_or_path": str(tmp_path / "model")},
+        "training": {"per_device_train_batch_size": 16, "learning_rate": 1e-6},
+        "export": {"quantization": None, "temperature": False},
+        "deploy": None,
+        "benchmark": {
+            "batch_sizes": [1], "sequence_lengths": [16], "repeats": 1, "warmup": 0,
+        },
+    }  # fmt: skip
+    recovery = {"num_train_epochs": 1, "freeze_embeddings": True, "learning_rate": 1e-6}
+    pruned = {
+        **values,
+        "pruning": {"keep_layers": [0, 2]},
+        "recovery": recovery,
+        "output_dir": str(tmp_path / "pruned"),
+    }
+    asked = {
+        **values,
+        "pruning": {"method": "gates"},
+        "recovery": {"num_train_epochs": 1, "freeze_embeddings": False, "learning_rate": "auto"},
+        "output_dir": str(tmp_path / "scratch"),
+    }
+    with pytest.raises(OutputError, match=r"has the sizes of 2x in .*, which is no finished run"):
+        run_from_scratch(asked, tmp_path / "pruned", "2x")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(pruned))
+    run(load_recipe(tmp_path / "recipe.yaml"))
+    run_from_scratch(asked, tmp_path / "pruned", "pruned")
+    plans = [
+        json.loads((tmp_path / name / "plan.json").read_text()) for name in ("pruned", "scratch")
+    ]
+    assert plans[0] == plans[1]
+    teacher, small, scratch = (
+        load_file(tmp_path / name / MODEL) for name in ("model", "pruned", "scratch")
+    )
+    assert {name: one.shape for name, one in small.items()} == {
+        name: one.shape for name, one in scratch.items()
+    }
+    words = "bert.embeddings.word_embeddings.weight"
+    apart = {name: float((one[words] - teacher[words]).abs().mean())
+             for name, one in (("small", small), ("scratch", scratch))}  # fmt: skip
+    assert apart["small"] == 0
+    assert apart["scratch"] > 0.01
+    found = read_results(tmp_path / "scratch")
+    assert (
+        found.members["pruned"].sparsity
+        == read_results(tmp_path / "pruned").members["pruned"].sparsity
+    )
+    assert {"scratch", "rate", "recover"} <= set(found.seconds)
+    assert "prune" not in found.seconds
