@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -20,6 +21,8 @@ from hfprune.data.images import IMAGE_COLUMN
 from hfprune.data.task_data import SPLITS, TEXT_ROW, TaskData
 from hfprune.data.token_rows import TokenRows
 from hfprune.deploy.runtimes.predicting import predict_logits
+
+logger = logging.getLogger(__name__)
 
 # Of training rows without an end so many are looked at where they are not trained on.
 MOST_STREAMED = 4096
@@ -189,6 +192,39 @@ def _seen(ids: Mapping[str, TokenRows | None]) -> dict[str, int]:
 
 def _content(row: NDArray[Any]) -> bytes:
     return row.astype(np.int64).tobytes()
+
+
+def without_held_out(unlabeled: Any, *held_out: Any) -> Any:
+    """Rows for a teacher to label, but those whose tokens are those of a row that is judged by.
+
+    What is held out must be new to the model, with its label or without. How many are left out is
+    logged as a warning.
+
+    Args:
+        unlabeled: of token ids; ``None``, and what holds none, is given back as it is.
+        held_out: data sets of a Trainer: one, several by name, or ``None``. Streams, whose rows are
+            not known before they are read, and what holds no token ids are passed over.
+    """
+    if not (isinstance(unlabeled, Dataset) and "input_ids" in unlabeled.column_names):
+        return unlabeled
+    sets = [
+        one
+        for given in held_out
+        for one in (given.values() if isinstance(given, Mapping) else [given])
+        if isinstance(one, Dataset) and "input_ids" in one.column_names
+    ]
+    judged = {_content(row) for rows in sets for row in TokenRows(rows)}
+    rows = TokenRows(unlabeled)
+    kept = [place for place, row in enumerate(rows) if _content(row) not in judged]
+    if len(kept) == len(rows):
+        return unlabeled
+    logger.warning(
+        "unlabeled_dataset: %d of %d rows hold the tokens of a row of eval_dataset or test_dataset "
+        "and are left out",
+        len(rows) - len(kept),
+        len(rows),
+    )
+    return unlabeled.select(kept)
 
 
 def require_texts(data: TaskData, processor: Any, column: str) -> None:

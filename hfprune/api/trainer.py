@@ -15,6 +15,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hfprune.api.after import After
 from hfprune.api.asked import Asked, check_recipe_like
+from hfprune.api.given import without_held_out
 from hfprune.api.runs import Runs, check_staged
 from hfprune.core.results import Benchmark
 from hfprune.pruning.cost import LatencyTable
@@ -104,7 +105,8 @@ class HFPruneTrainer(OneTraining):
             speeds counted, whether files of several runtimes are chosen among.
             ``export.temperature`` is false unless it is given: the model is in your hands.
         unlabeled_dataset: more rows of token ids that are distilled on, with the teacher's decision
-            as their label; the columns of the model's inputs are enough. Needs ``teacher``.
+            as their label; the columns of the model's inputs are enough. Rows of ``eval_dataset``
+            and ``test_dataset`` among them are left out. Needs ``teacher``.
         text_column, text_pair_column: where the data sets hold the raw texts, which
             ``pruning.vocabulary`` splits anew; ``processing_class`` is then another one after
             ``train()``, and ``eval_dataset`` is as that one splits it.
@@ -173,6 +175,7 @@ class HFPruneTrainer(OneTraining):
         )
         check_recipe_like(self.asked)
         staged = self.asked.staged
+        unlabeled_dataset = without_held_out(unlabeled_dataset, eval_dataset, test_dataset)
         super().__init__(
             model,
             args,
