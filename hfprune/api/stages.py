@@ -24,7 +24,7 @@ from hfprune.models.checkpoint import load_shrunk
 from hfprune.models.sentences import load_embedder
 from hfprune.models.whole import load_whole
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.fingerprint import data_digest, digest_of, recipe_digest
+from hfprune.pipeline.fingerprint import data_digest, digest_of, recipe_digest, rows_digest
 from hfprune.pipeline.preflight import require_shared
 from hfprune.pipeline.prepared import Prepared, Reading
 from hfprune.pipeline.results import SavedModel
@@ -129,6 +129,7 @@ def open_run(
             teacher=None
             if trainer.given_teacher is None
             else weights_digest(trainer.given_teacher),
+            unlabeled=None if unlabeled is None else rows_digest(unlabeled),
         )
     require_shared(context.store.folder)
     set_seed(recipe.training.seed)

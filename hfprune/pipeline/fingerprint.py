@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+from datasets import Dataset
 
 from hfprune.core.files import sha256_file
 from hfprune.data.images import IMAGE_COLUMN
@@ -80,18 +81,29 @@ def data_digest(data: TaskData) -> str:
         if len(split) == 0:
             found.update(b"empty")
             continue
-        arrow = split.with_format("arrow")
-        for start in range(0, len(split), _ROWS):
-            table = arrow[start : start + _ROWS]
-            # Where chunks begin is of no account, so they are joined before they are written.
-            plain = table.replace_schema_metadata(None).combine_chunks()
-            with pa.ipc.new_stream(pa.PythonFile(_Hashing(found), "w"), plain.schema) as stream:
-                stream.write_table(plain)
+        _add_rows(split, found)
     if data.unlabeled is not None:
         for texts in (data.unlabeled.texts, data.unlabeled.pairs or ()):
             for start in range(0, len(texts), _ROWS):
                 found.update(json.dumps(texts[start : start + _ROWS]).encode())
     return found.hexdigest()
+
+
+def rows_digest(rows: Dataset) -> str:
+    """SHA-256 of all rows of a data set, and of its columns' names."""
+    found = hashlib.sha256(json.dumps(rows.column_names).encode())
+    _add_rows(rows, found)
+    return found.hexdigest()
+
+
+def _add_rows(split: Dataset, found: Any) -> None:
+    arrow = split.with_format("arrow")
+    for start in range(0, len(split), _ROWS):
+        table = arrow[start : start + _ROWS]
+        # Where chunks begin is of no account, so they are joined before they are written.
+        plain = table.replace_schema_metadata(None).combine_chunks()
+        with pa.ipc.new_stream(pa.PythonFile(_Hashing(found), "w"), plain.schema) as stream:
+            stream.write_table(plain)
 
 
 def _add_image_files(split: Any, found: Any) -> None:

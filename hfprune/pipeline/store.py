@@ -37,6 +37,7 @@ _TOLD: Final = {
     "hfprune": "the version of hfprune",
     "data": "the data",
     "model": "the model to start from",
+    "unlabeled": "unlabeled_dataset",
     "recipe": "the recipe",
     "evaluation": "a file that evaluation names",
 }
