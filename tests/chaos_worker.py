@@ -93,7 +93,7 @@ SPEED = (  # of a family, by reconstruction, with two targets
     Point(latency, "export_onnx", "after", 1),  # the baseline
     Point(latency, "latency_table", "after", 1),
     Point(reconstruct, "keep", "after", 2),  # the second candidate
-    Point(trial, "divergence", "after", 1),
+    Point(trial, "divergences", "after", 1),
     Point(recover, "keep", "before", 1),
     Point(reconstruct, "land", "before", 3),  # of the second target
     Point(StageStore, "put", "after", 2),
@@ -226,6 +226,8 @@ def main(recipe: str, folder: Path, seed: int, timed: int, points: str) -> None:
 
     for point in POINTS[points]:
         if not hasattr(point.owner, point.name):
+            if "transformers" not in str(point.owner):
+                raise AttributeError(f"{point.owner} has no {point.name} to die at")
             continue  # of another release of transformers
         code = attempt(recipe, folder / "points", log, point, None)
         report["codes"].append(code)
