@@ -2,7 +2,8 @@
 """Uniform layers against uneven ones: the same model, data, epochs, seeds and measured speeds.
 
     python scripts/benchmark_layouts.py --recipe recipes/movie-reviews-minilm-speed.yaml
-    python scripts/benchmark_layouts.py --recipe recipes/movie-reviews-minilm-speed.yaml --short
+    python scripts/benchmark_layouts.py --recipe recipes/movie-reviews-minilm-speed.yaml --short \\
+        --output runs/short
 
 For each seed one dense teacher is trained; a family of each ``pruning.layout`` starts from it. A
 temperature is fitted to every pruned model (``export.temperature``), and of each family the fastest

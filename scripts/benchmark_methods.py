@@ -2,16 +2,18 @@
 """Compare ways of compressing one model, on the same data, epochs and seeds.
 
     python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml
-    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml --short
+    python scripts/benchmark_methods.py --recipe recipes/movie-reviews-minilm-speed.yaml --short \\
+        --output runs/short
 
 For each seed one dense teacher is trained; every method starts from it, learns from it and has the
 same number of epochs. Each run is an ordinary recipe run in a directory of its own: what is
-finished is not repeated when the script is started again, and an interrupted run goes on; seeds can
-be run by several processes at once, one of which is then started again for the table. Accuracy is
-on the test split, of the int8 model unless said otherwise. At the end all models are timed
-together, interleaved, one of each set of equal sizes; speed is relative to the dense float32 ONNX
-model there. Models of hfprune's sizes that begin with random weights (``scratch_baseline.py``) are
-rows too, and so are TF-IDF and static embeddings (``simple_baselines.py``), timed from the text on.
+finished is not repeated when the script is started again, and an interrupted run goes on; another
+recipe, other epochs or speeds want another --output. Seeds can be run by several processes at once,
+one of which is then started again for the table. Accuracy is on the test split, of the int8 model
+unless said otherwise. At the end all models are timed together, interleaved, one of each set of
+equal sizes; speed is relative to the dense float32 ONNX model there. Models of hfprune's sizes that
+begin with random weights (``scratch_baseline.py``) are rows too, and so are TF-IDF and static
+embeddings (``simple_baselines.py``), timed from the text on.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ TRAINING_FREE = (0.3, 0.5, 0.65, 0.8)
 TRIAL_EPOCHS = 0.15
 # Times within a run only steer it: all models are timed together at the end.
 QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
+ONCE = {"repeats": 1, "warmup": 0}
 DENSE, DENSE_INT8 = "dense", "dense int8"
 SCRATCH = "from scratch"
 SHORT = (
@@ -107,7 +110,7 @@ def parser_of(document: str, speeds: Sequence[float], output: str) -> argparse.A
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--speeds", type=float, nargs="+", default=list(speeds))
     parser.add_argument(
-        "--epochs", type=float, default=3, help="of every method, after the teacher"
+        "--epochs", type=float, default=3.0, help="of every method, after the teacher"
     )
     parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
     parser.add_argument("--output", type=Path, default=Path(output))
@@ -153,10 +156,11 @@ def measured(
     """
     from scratch_baseline import run_from_scratch
 
-    from hfprune.core.errors import OutputError, RecipeError
+    from hfprune.core.errors import OutputError
     from hfprune.core.results import METRICS_FILE, read_results
     from hfprune.deploy.quantize.outcome import USUAL
     from hfprune.pipeline import run
+    from hfprune.pipeline.fingerprint import recipe_digest
     from hfprune.recipe.reading import load_recipe
     from hfprune.recipe.sections.whole import Recipe
 
@@ -169,13 +173,12 @@ def measured(
     base = base.model_copy(update={"export": export, "deploy": None})
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
-    known_names = [*ways(speeds, epochs), *simple_names]
-    unknown = [name for name in options.only if name not in known_names]
-    if unknown:
-        raise RecipeError(
-            f"--only names {', '.join(map(repr, unknown))}; at these --speeds there are "
-            f"{', '.join(map(repr, known_names))}"
-        )
+    scripting.require_known("--only", options.only, [*ways(speeds, epochs), *simple_names])
+    # How often is timed may change, at which lengths not: speeds are wanted there.
+    same = base.model_copy(update={"benchmark": base.benchmark.model_copy(update=ONCE)})
+    asked = {"recipe": recipe_digest(same)[:12], "epochs": epochs, "speeds": speeds}
+    begun = any(options.output.glob("seed-*"))
+    scripting.require_same(options.output / "asked.json", asked, begun=begun)
     rows: list[dict[str, Any]] = []
     # Of each model the file, and what it is made of: equal ones are timed once.
     files: dict[tuple[str, int], tuple[Path, str]] = {}

@@ -131,13 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(options: argparse.Namespace) -> int:
     from hfprune.core.files import atomic_write_json
+    from hfprune.pipeline.fingerprint import recipe_digest
+    from hfprune.recipe.reading import load_recipe
 
     found = []
     about = [str(options.teacher.resolve()), str(options.pruned.resolve()), *options.overrides]
     options.output.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for way in options.way or [""]:
-            key = json.dumps([str(options.recipe), *about, way, seed])
+            recipe = load_recipe(options.recipe, [*options.overrides, *way.split()])
+            key = json.dumps([recipe_digest(recipe), *about, way, seed])
             name = hashlib.sha256(key.encode()).hexdigest()[:16]
             file = options.output / f"{name}.json"
             if not file.is_file():

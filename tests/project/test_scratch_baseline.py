@@ -46,7 +46,7 @@ def test_names_that_there_are_not_are_told(
     main = load_script("benchmark_methods").main
     assert main([*command, "--speeds", "4", "--only", "layer 4", "hfprune"]) == 1
     said = capsys.readouterr().err
-    assert "--only names 'layer 4'; at these --speeds there are 'hfprune', 'layers 4'" in said
+    assert "--only names 'layer 4'; there are 'hfprune', 'layers 4'" in said
     assert "'from scratch 4x'" in said
     assert main([*command, "--only", "TF-IDF"]) == 1
     assert "name one in --only too" in capsys.readouterr().err
@@ -109,3 +109,33 @@ def test_equal_sizes_and_nothing_of_the_teacher_but_what_it_taught(tmp_path: Pat
     )
     assert {"scratch", "rate", "recover"} <= set(found.seconds)
     assert "prune" not in found.seconds
+
+
+def test_results_of_another_comparison_are_not_taken_for_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {
+        "model": {"name_or_path": str(tmp_path)},
+        "data": {"train_file": "rows.csv"},
+        "pruning": {"sparsity": 0.5},
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "methods")]
+    script = load_script("benchmark_methods")
+
+    def said(*more: str) -> str:
+        assert script.main([*command, *more, "--only", "TF-IDF"]) == 1
+        return capsys.readouterr().err
+
+    nothing = "holds no finished run"
+    assert nothing in said("--epochs", "5"), "what is asked first is noted"
+    assert nothing in said(), "nothing has been made yet"
+    (tmp_path / "methods" / "seed-0").mkdir()
+    assert nothing in said()
+    assert nothing in said("benchmark.repeats=7"), "models are timed anew for that alone"
+    assert "another comparison: epochs 3.0 (now 5.0); ask for the same" in said("--epochs", "5")
+    told = said("--short")  # a sliver of the data, for one epoch
+    assert "recipe" in told
+    assert "epochs 3.0 (now 1.0), speeds [6.0, 10.0, 16.0] (now [1.5, 2.0])" in told
+    assert "another comparison: recipe" in said("recovery.learning_rate=1e-3")
