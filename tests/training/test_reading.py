@@ -103,14 +103,14 @@ def test_kept_outputs_are_of_one_tokenizer_and_one_mean() -> None:
     from hfprune.data.token_rows import TokenRows
 
     mine = tiny_tokenizer()
-    rows = TokenRows(Dataset.from_dict({"input_ids": mine(TEXTS)["input_ids"]}))
+    rows = Dataset.from_dict({"input_ids": mine(TEXTS)["input_ids"]})
     model, first = shifted(tiny_model("bert")), tiny_model("bert")
     readers = [
         OtherTokenizer(model, shifted_tokenizer(lowercase=True), mine, length)
         for length in (64, 32)
     ]
     teachers = [*readers, *(Ensemble([first, model], first_counts=c) for c in (True, False))]
-    assert len({_digest(teacher, rows) for teacher in teachers}) == 4
+    assert len({_digest(teacher, rows, TokenRows(rows)) for teacher in teachers}) == 4
 
 
 def test_of_the_first_only_the_hidden_states_count() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from hfprune.core.files import keep_in_cache, trim_cache
 from hfprune.core.kinds import IMAGE_INPUTS, TEXT_INPUTS, image_tokens, outputs_of
 from hfprune.data.token_rows import TokenRows
 from hfprune.training.distillation import shards
+from hfprune.training.distillation.reading import row_key
 
 # Logits of up to so many bytes stay float32, which costs nothing then.
 EXACT_BYTES = 2**28
@@ -51,8 +52,8 @@ class TeacherCache:
         hidden: of how many rows, from the first, to keep hidden states too (of all layers but the
             embeddings); rows after them have logits only.
         batch_size: rows a forward pass.
-        folder: where logits are kept from one run to the next, by the teacher's weights and the
-            rows' token ids; ``None``: nowhere.
+        folder: where logits are kept from one run to the next, by the teacher's weights and all
+            that it reads of the rows; ``None``: nowhere.
         progress: called with this process's rows done and in all.
         room: float16, flat, where hidden states are put if they fit; ``None``: in memory.
     """
@@ -80,7 +81,7 @@ class TeacherCache:
         # Images are told apart by nothing that is cheap to read; logits of tokens are not kept.
         place = None
         if folder is not None and ids is not None:
-            place = folder / f"{_digest(teacher, ids)}.safetensors"
+            place = folder / f"{_digest(teacher, dataset, ids)}.safetensors"
         self._logits = None if place is None else _kept_logits(place, rows, outputs_of(teacher))
         known = all(from_everyone(self._logits is not None))
         if not known:
@@ -342,16 +343,27 @@ def _shortest_and_longest(ids: TokenRows) -> list[int]:
     return [int(ids.lengths.argmin()), int(ids.lengths.argmax())]
 
 
-def _digest(teacher: nn.Module, ids: TokenRows) -> str:
-    """Of all that logits depend on: weights, what the model makes of them, inputs, precision."""
+def _digest(teacher: nn.Module, dataset: Any, ids: TokenRows) -> str:
+    """Of all that logits depend on: weights, what the model makes of them, inputs, precision.
+
+    Inputs are the columns beside the ids too, and texts that a teacher with a tokenizer of its own
+    reads in place of them.
+    """
     digest = hashlib.sha256(repr((type(teacher).__name__, torch.__version__)).encode())
     digest.update(repr((torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled())).encode())
     digest.update(cast(Any, teacher).config.to_json_string().encode())
     for name, value in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for row in ids:
-        digest.update(row.astype(np.int64).tobytes() + b";")
+    for name in TEXT_INPUTS:
+        if name in dataset.column_names:
+            digest.update(name.encode())
+            for row in ids if name == "input_ids" else TokenRows(dataset, name):
+                digest.update(row.astype(np.int64).tobytes() + b";")
+    for module in teacher.modules():
+        known: Mapping[bytes, Any] = getattr(module, "originals", {})
+        for row in ids if known else ():
+            digest.update(repr(known.get(row_key(row))).encode())
     return digest.hexdigest()[:32]
 
 
