@@ -52,6 +52,7 @@ def test_names_that_there_are_not_are_told(
     assert "name one in --only too" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_equal_sizes_and_nothing_of_the_teacher_but_what_it_taught(tmp_path: Path) -> None:
     load_script("benchmark_methods")  # whose folder its neighbours are found in
     from scratch_baseline import run_from_scratch
