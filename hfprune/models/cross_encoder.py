@@ -6,14 +6,17 @@ one output a regression, of single texts.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
-from hfprune.core.errors import UnsupportedModelError
+from hfprune.core.errors import CheckpointError, UnsupportedModelError
 from hfprune.core.kinds import TEXT
 from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
-from hfprune.models.layout import LENGTH_FILE, MODULES, PROMPTS_FILE
+from hfprune.models.fetching import small_files
+from hfprune.models.layout import LENGTH_FILE, MODULES, PROMPTS_FILE, cross_encoder_files, cut_at
 
 # What it writes into config.json from 4 on, and before.
 _MARKS = ("sentence_transformers", "sbert_ce_default_activation_function")
@@ -89,6 +92,32 @@ def longest_pair(folder: str | Path) -> int | None:
     said = read_json(file)
     wanted = said.get("max_seq_length") if isinstance(said, dict) else None
     return wanted if type(wanted) is int and wanted > 0 else None
+
+
+def carry_along(model: Any, folder: str | Path, longest: int | None) -> None:
+    """Write beside a saved reranker what made the folder that it came from a CrossEncoder's.
+
+    From sentence-transformers 6 on its activation stands there and no longer in ``config.json``,
+    which ``save_pretrained`` of transformers writes alone. Nothing is written for a model that
+    came from elsewhere, or whose head is no longer that of one number.
+
+    Args:
+        model: of transformers, saved in ``folder``.
+        longest: tokens at which its tokenizer cuts, which the modules must not exceed.
+    """
+    source = str(getattr(model, "name_or_path", "") or "")
+    if not source or getattr(model.config, "num_labels", None) != 1:
+        return
+    root, place = small_files(source), Path(folder)
+    # Files that were damaged meanwhile are no reason to lose what was trained.
+    with contextlib.suppress(CheckpointError):
+        if not ranks_by_its_files(root):
+            return
+        for name, file in cross_encoder_files(root).items():
+            if not ((place / name).exists() and (place / name).samefile(file)):
+                shutil.copyfile(file, place / name)
+        if longest is not None:
+            cut_at(place, longest)
 
 
 def task_in(folder: str | Path, task: Task) -> Task:

@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from hfprune.core.files import follow_umask
 from hfprune.families import model_sizes
+from hfprune.models.cross_encoder import carry_along
 from hfprune.pruning.importance import is_gradient_score
 from hfprune.pruning.state import read_state, write_state
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -123,12 +124,17 @@ class SavesAsPruned(Trainer):
         load_whole_(self.bare_model(), weights)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As the Trainer's, and who may read the folder's files may read the weights as well."""
+        """As the Trainer's, with what a CrossEncoder's folder says besides.
+
+        Who may read the folder's files may read the weights as well.
+        """
         super()._save(output_dir, state_dict)
         if not self.args.should_save:  # transformers 5 calls this in every process
             return
         folder = self.args.output_dir if output_dir is None else output_dir
         follow_umask(str(folder), "model*.safetensors")
+        longest = getattr(self.processing_class, "model_max_length", None)
+        carry_along(self.bare_model(), str(folder), longest)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
