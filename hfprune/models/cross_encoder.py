@@ -58,17 +58,28 @@ def _config_of(root: Path) -> dict[str, Any] | None:
     return config if marked else None
 
 
-def refuse_prompt(folder: str | Path) -> None:
-    """Refuse a CrossEncoder that puts a prompt before its pairs without being asked.
+def refuse_changed_texts(folder: str | Path) -> None:
+    """Refuse a CrossEncoder that changes texts before its tokenizer reads them, unasked.
+
+    It puts a prompt before its pairs, or all texts in small letters.
 
     Raises:
         CheckpointError: one of its small files cannot be read.
-        UnsupportedModelError: it does: without the prompt its scores would be others.
+        UnsupportedModelError: it does: of the texts as they come its scores would be others.
     """
-    file = Path(folder) / PROMPTS_FILE
-    if not file.is_file() or not is_cross_encoder(folder):
+    root = Path(folder)
+    file, lengths = root / PROMPTS_FILE, root / LENGTH_FILE
+    if not (file.is_file() or lengths.is_file()) or not is_cross_encoder(folder):
         return
-    said = read_json(file)
+    # The file counts where modules are listed; before that a CrossEncoder had no such setting.
+    said = read_json(lengths) if lengths.is_file() and _lists_one(root / MODULES) else None
+    if isinstance(said, dict) and said.get("do_lower_case") is True and not _lowers(root):
+        raise UnsupportedModelError(
+            f"{lengths} puts all texts in small letters before the tokenizer reads them "
+            "(do_lower_case), which no exported file would do: let the tokenizer do it "
+            "(do_lower_case in tokenizer_config.json), and set that to false"
+        )
+    said = read_json(file) if file.is_file() else None
     prompts = said.get("prompts") if isinstance(said, dict) else None
     default = said.get("default_prompt_name") if isinstance(said, dict) else None
     prompt = prompts.get(default) if isinstance(prompts, dict) else None
@@ -128,6 +139,21 @@ def task_in(folder: str | Path, task: Task) -> Task:
         task: by the config; a regression of a CrossEncoder is no such thing.
     """
     return "reranking" if task == "regression" and is_cross_encoder(folder) else task
+
+
+def _lowers(root: Path) -> bool:
+    """Whether the tokenizer itself puts texts in small letters, so that doing it before is idle."""
+    file = root / "tokenizer.json"
+    found = read_json(file) if file.is_file() else None
+    first = found.get("normalizer") if isinstance(found, dict) else None
+    steps = (
+        first.get("normalizers") if isinstance(first, dict) and "normalizers" in first else [first]
+    )
+    return any(
+        step.get("type") == "Lowercase" or step.get("lowercase") is True
+        for step in (steps if isinstance(steps, list) else [])
+        if isinstance(step, dict)
+    )
 
 
 def _lists_one(file: Path) -> bool:

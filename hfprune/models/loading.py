@@ -38,7 +38,7 @@ from hfprune.models.adapters import (
 )
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import check_raw, load_config, plain_outputs_, read_raw
-from hfprune.models.cross_encoder import refuse_prompt
+from hfprune.models.cross_encoder import refuse_changed_texts
 from hfprune.models.explaining import code_of, explained, find, refuse_code, untold
 from hfprune.models.fetching import fetch, small_files
 from hfprune.models.folders import check_files, check_place, has_tokenizer, model_folder
@@ -147,7 +147,7 @@ def load_classifier(
         if trained:
             _check_task(config, data, name, key)
         fetch(source.base, source.revision)
-        refuse_prompt(small_files(source.base, source.revision))
+        refuse_changed_texts(small_files(source.base, source.revision))
         model, missing = _load_dense_or_shrunk(
             source, config, data, name=name, key=key, trusted=trust_remote_code, new_head=new_head
         )
@@ -191,7 +191,7 @@ def check_model(name: str, key: str) -> str | None:
         check_files(base)
         raw = read_raw(base, None)
         check_raw(raw, str(Path(base) / "config.json"))
-        refuse_prompt(base)
+        refuse_changed_texts(base)
         return str(raw.get("model_type"))
 
     kind: str | None = find(name, key, look)

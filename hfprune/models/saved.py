@@ -15,7 +15,7 @@ from hfprune.families import adapter_for
 from hfprune.models.adapters import ADAPTER_CONFIG, check_adapter, is_adapter
 from hfprune.models.checkpoint import from_pretrained, was_pruned
 from hfprune.models.configs import load_config, plain_outputs_, read_raw
-from hfprune.models.cross_encoder import refuse_prompt
+from hfprune.models.cross_encoder import refuse_changed_texts
 from hfprune.models.explaining import code_of, find, refuse_code, untold
 from hfprune.models.fetching import fetch
 from hfprune.models.folders import check_files, check_place
@@ -126,7 +126,7 @@ def load_saved_classifier(folder: str) -> Any:
         raise CheckpointError(f"{folder} holds no classifier: there is no such folder")
     if is_encoder(folder):
         return load_embedder(folder)
-    refuse_prompt(folder)
+    refuse_changed_texts(folder)
     try:
         model = load_saved(folder)
     except CheckpointError as error:

@@ -228,3 +228,31 @@ def test_answers_in_order() -> None:
     assert best_first(others) == others
     assert as_line(rows[0]) == "0.1000  b  |  1"
     assert given_rows(["a"], ["b", "c"]) == [Row("a", "b"), Row("a", "c")]
+
+
+def test_small_letters_before_pairs_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    """Modules that list a CrossEncoder may ask for them; of others the setting means nothing."""
+    place = tmp_path / "lowered"
+    shutil.copytree(folder, place)
+    change(place, sentence_transformers={"version": "6.2.0"})
+    (place / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    rows = tmp_path / "rows.csv"
+    rows.write_text("query,text,label\nq,good,1\nq,bad,0\n")
+    reads = (
+        lambda: Predictor(place),
+        lambda: evaluate(place, [rows]),
+        lambda: check_model(str(place), "model.name_or_path"),
+    )
+    for read in reads:
+        read()  # before there were modules, nothing read that file
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    modules = [{"idx": 0, "name": "0", "path": "", "type": kind}]
+    (place / "modules.json").write_text(json.dumps(modules))
+    for read in reads:
+        read()  # the tokenizer does it by itself
+    tokenizer = json.loads((place / "tokenizer.json").read_text())
+    for normalizer in (None, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}):
+        (place / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": normalizer}))
+        for read in reads:
+            with pytest.raises(UnsupportedModelError, match="in small letters before .*do_lower"):
+                read()

@@ -42,7 +42,7 @@ from hfprune.deploy.runtimes.base import Runtime, Session
 from hfprune.deploy.runtimes.registry import RUNTIMES, runtime
 from hfprune.measure.traffic import Use
 from hfprune.models.configs import load_config
-from hfprune.models.cross_encoder import refuse_prompt
+from hfprune.models.cross_encoder import refuse_changed_texts
 from hfprune.models.loading import load_processor
 
 
@@ -160,7 +160,7 @@ class Predictor:
         self.file = served_file(place, use or ("single" if batch_size == 1 else "batches"))
         files = folder_with(place, "config.json")
         config = load_config(files)
-        refuse_prompt(files)
+        refuse_changed_texts(files)
         self.task: Task = task_of(place, config)
         self.reads_pairs = reads_pairs(place)
         self.labels: list[str] = []
