@@ -10,6 +10,7 @@ from hfprune.core.kinds import IMAGE, kind_of_task, task_of_config
 from hfprune.core.reading import read_json
 from hfprune.core.tasks import Task
 from hfprune.deploy.calling import Example, example_for
+from hfprune.deploy.predict.cascade import CASCADE_FILE, read_cascade
 from hfprune.models.configs import load_config, longest_input
 from hfprune.models.cross_encoder import is_cross_encoder, longest_pair, task_in
 from hfprune.models.layout import MODULES, SentenceLayout, layout_or_note, longest_of, prompt_of
@@ -124,10 +125,16 @@ def _layout_of(place: Path) -> SentenceLayout | None:
 def columns_of(folder: str | Path) -> tuple[str, str | None]:
     """Columns of the text and the second text in files of rows, as the run's recipe has them.
 
-    Without one they are called as in answers: ``query`` and ``text`` of a reranker, else ``text``
-    and, of a CrossEncoder, ``text_pair``.
+    Of a family with a cascade it is the recipe of its slow member, on whose rows the threshold was
+    chosen. Without one they are called as in answers: ``query`` and ``text`` of a reranker, else
+    ``text`` and, of a CrossEncoder, ``text_pair``.
+
+    Raises:
+        OutputError: ``cascade.json`` is damaged.
     """
     place = Path(folder)
+    if (place / CASCADE_FILE).is_file():
+        place /= read_cascade(place).slow
     recipe, files = recipe_of(place), folder_with(place, CONFIG)
     if recipe is not None:
         return recipe.data.text_column, recipe.data.text_pair_column

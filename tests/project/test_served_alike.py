@@ -1,0 +1,109 @@
+"""The examples without hfprune answer as ``hfprune predict`` does, whatever the folder says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+from typer.testing import CliRunner
+
+import hfprune.cli
+from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.predict.cascade import Cascade, Measured, write_cascade
+from hfprune.models.saved import load_saved
+from hfprune.recipe.reading import dump_recipe
+from hfprune.recipe.sections.whole import Recipe
+from tests.project.test_server import EXAMPLES, post, started
+
+# Longer than the model takes, with another end than beginning.
+LONG = ["good film " * 60 + "dull weak boring plot " * 60, "fine"]
+
+
+def saved(place: Path, *, labels: int = 2, **config: Any) -> Path:
+    """A classifier with its float32 file, under each of the names that examples look for."""
+    model = tiny_model("bert", labels=labels)
+    for name, value in config.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(place)
+    tiny_tokenizer().save_pretrained(place)
+    export_onnx(load_saved(str(place)), tiny_tokenizer(), place / "onnx")
+    shutil.copy(place / "onnx/model.onnx", place / "onnx/model_quantized.onnx")
+    return place
+
+
+def say(folder: Path, **settings: Any) -> None:
+    """Change what the tokenizer's settings say."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def change(folder: Path, **config: Any) -> None:
+    """Change what the config says."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture
+def folder(plain: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(plain, tmp_path / "run"))
+
+
+def told(example: str, folder: Path, texts: list[str]) -> list[float]:
+    """The probability of the likeliest label, by an example."""
+    if example.endswith(("server.py", "serve_http.py")):
+        with started(folder, example) as address:
+            status, found = post(address, json.dumps(texts).encode())
+        assert status == 200
+        return [row.get("score", row.get("probability")) for row in found]
+    command = [sys.executable, str(EXAMPLES / example), str(folder), *texts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    if "logits" not in rows[0]:
+        return [row["probability"] for row in rows]
+    odds = np.exp([row["logits"] for row in rows])
+    return [float(share) for share in (odds / odds.sum(1, keepdims=True)).max(1)]
+
+
+def family_of(folder: Path) -> Path:
+    """A cascade whose fast member answers everything."""
+    place = folder.parent / "family"
+    for name in ("2x", "6x"):
+        shutil.copytree(folder, place / name)
+    one = Measured(metric=1, interval=(1, 1), mean_ms=1, p95_ms=1, slow_share=0)
+    record = Cascade(
+        fast="6x", slow="2x", threshold=0, metric="accuracy", wanted=1, reached=1, rows=6,
+        measured={"fast": one, "slow": one, "cascade": one},
+    )  # fmt: skip
+    write_cascade(record, place)
+    return place
+
+
+def test_a_cascade_reads_the_columns_of_its_recipe(folder: Path, tmp_path: Path) -> None:
+    """`--help` promises the recipe's columns; only those of a single model were looked up."""
+    recipe = Recipe(
+        model={"name_or_path": "org/base"},
+        data={"train_file": "r.csv", "text_column": "premise", "text_pair_column": "claim"},
+        pruning={"speedup": 2}, output_dir=str(folder),
+    )  # fmt: skip
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    family = family_of(folder)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("claim,premise\ndull,good film\nfine,weak plot\n")
+    done = CliRunner().invoke(hfprune.cli.app, ["predict", str(family), str(rows), "--json"])
+    assert done.exit_code == 0, done.output
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["text"], row["text_pair"]) for row in found] == [
+        ("good film", "dull"), ("weak plot", "fine"),
+    ]  # fmt: skip
