@@ -141,6 +141,11 @@ class Classifier(Model):
     path = "/classify"
     wanted = 'a JSON list of texts, or of pairs: ["a moving film"] or [["It rains.", "It is wet."]]'
 
+    def __init__(self, folder: Path, threads: int, max_length: int | None) -> None:
+        super().__init__(folder, threads, max_length)
+        if len(set(self.labels)) < len(self.labels):
+            sys.exit(f"{folder}/config.json gives two labels one name: {self.labels}"[:500])
+
     def read(self, body: object) -> list[Any] | None:
         if isinstance(body, list) and all(is_texts(row) and len(row) == 2 for row in body):
             return [tuple(row) for row in body]

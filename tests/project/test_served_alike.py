@@ -15,12 +15,14 @@ from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import hfprune.cli
+from hfprune.core.errors import CheckpointError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.predict.cascade import Cascade, Measured, write_cascade
+from hfprune.deploy.predict.serving import Predictor
 from hfprune.models.saved import load_saved
 from hfprune.recipe.reading import dump_recipe
 from hfprune.recipe.sections.whole import Recipe
-from tests.project.test_server import EXAMPLES, post, started
+from tests.project.test_server import EXAMPLES, SERVER, post, started
 
 # Longer than the model takes, with another end than beginning.
 LONG = ["good film " * 60 + "dull weak boring plot " * 60, "fine"]
@@ -88,6 +90,17 @@ def family_of(folder: Path) -> Path:
     )  # fmt: skip
     write_cascade(record, place)
     return place
+
+
+def test_two_labels_of_one_name_are_refused(folder: Path) -> None:
+    """One's probability stood in the other's place, and those of a text no longer made 1."""
+    change(folder, id2label={"0": "other", "1": "other"}, label2id={"other": 1})
+    with pytest.raises(CheckpointError, match=r"labels 0 and 1 both 'other' \(id2label\): give"):
+        Predictor(folder)
+    command = [sys.executable, str(SERVER / "server.py"), str(folder), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "gives two labels one name: ['other', 'other']" in done.stderr
 
 
 def test_a_cascade_reads_the_columns_of_its_recipe(folder: Path, tmp_path: Path) -> None:

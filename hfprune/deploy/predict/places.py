@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,6 +121,25 @@ def example_of(place: Path) -> Example:
 
 def _layout_of(place: Path) -> SentenceLayout | None:
     return layout_or_note(folder_with(place, MODULES))[0]
+
+
+def check_names(file: Path, labels: Sequence[str]) -> None:
+    """Refuse labels that answers could not tell apart: one's probability would hide the other's.
+
+    Args:
+        file: that names them.
+        labels: in the model's order.
+
+    Raises:
+        CheckpointError: two have one name.
+    """
+    places: dict[str, int] = {}
+    for place, label in enumerate(labels):
+        if (first := places.setdefault(label, place)) != place:
+            raise CheckpointError(
+                f"{file} names the labels {first} and {place} both {label!r:.80} (id2label): give "
+                "each a name of its own, or their probabilities cannot be told apart"
+            )
 
 
 def columns_of(folder: str | Path) -> tuple[str, str | None]:

@@ -28,6 +28,7 @@ from hfprune.deploy.predict.answers import answer, split_words, tagged
 from hfprune.deploy.predict.cascade import CASCADE_FILE, check_alike, read_cascade
 from hfprune.deploy.predict.places import (
     LONGEST,
+    check_names,
     columns_of,
     folder_with,
     longest_text,
@@ -138,7 +139,8 @@ class Predictor:
         prompt: what stands before each text that is embedded, by the folder's default.
 
     Raises:
-        CheckpointError: the folder holds no model that can be run, no tokenizer, or a family.
+        CheckpointError: the folder holds no model that can be run, no tokenizer, or a family; or
+            two labels have one name.
         OutputError: ``deploy.json`` is damaged.
         MissingExtraError: without the package of a runtime.
         UnsupportedModelError: a CrossEncoder that puts a prompt before its pairs.
@@ -166,6 +168,8 @@ class Predictor:
         self.labels: list[str] = []
         if self.task not in WITHOUT_CLASSES:
             self.labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
+            if self.task != "token_classification":
+                check_names(files / "config.json", self.labels)
         self.processor: Any = load_processor(
             str(folder_with(place, *_readers(self.task))), self.task, revision=None,
             trust_remote_code=False, key="the folder",
