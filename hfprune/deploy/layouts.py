@@ -259,7 +259,8 @@ def _triton(source: Path, place: Path, name: str) -> None:
     if _layout_of(source) is not None:
         (place / "config.pbtxt").write_text(triton_config(file, name), encoding="utf-8")
         return
-    labels = [str(label) for _, label in sorted(_labels(config).items())]
+    found = _labels(config, source / "config.json")
+    labels = [label for _, label in sorted(found.items())]
     text = "".join(f"{' '.join(label.split())}\n" for label in labels)
     (place / "labels.txt").write_text(text, encoding="utf-8")
     (place / "config.pbtxt").write_text(triton_config(file, name), encoding="utf-8")
@@ -343,11 +344,17 @@ def _config(source: Path) -> dict[str, Any]:
     return value
 
 
-def _labels(config: Mapping[str, Any]) -> dict[int, str]:
+def _labels(config: Mapping[str, Any], file: Path) -> dict[int, str]:
     found = config.get("id2label")
     if not isinstance(found, dict):
         return {0: "LABEL_0", 1: "LABEL_1"}  # which config.json leaves out
-    return {int(number): str(label) for number, label in found.items()}
+    try:
+        return {int(number): str(label) for number, label in found.items()}
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} names labels by {list(found)!r:.120}, expected numbers (id2label): give each "
+            "label that of its logit, from 0 on"
+        ) from error
 
 
 def _refuse_others(config: Mapping[str, Any], server: str, endings: tuple[str, ...]) -> None:

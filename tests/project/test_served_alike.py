@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import hfprune.cli
 from hfprune.core.errors import CheckpointError
 from hfprune.deploy.exporters.exporting import export_onnx
+from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.cascade import Cascade, Measured, write_cascade
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.models.saved import load_saved
@@ -101,6 +102,13 @@ def test_two_labels_of_one_name_are_refused(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "gives two labels one name: ['other', 'other']" in done.stderr
+
+
+def test_triton_says_which_labels_it_cannot_number(folder: Path, tmp_path: Path) -> None:
+    change(folder, id2label={"negative": "0", "positive": "1"})
+    with pytest.raises(CheckpointError, match=r"\['negative', 'positive'\], expected numbers"):
+        write_layout(folder, "triton", tmp_path / "models" / "reviews")
+    assert not (tmp_path / "models" / "reviews").exists()
 
 
 def test_a_cascade_reads_the_columns_of_its_recipe(folder: Path, tmp_path: Path) -> None:
