@@ -50,7 +50,11 @@ def predict(
         str | None, typer.Option(help="Column of a second text. Without: the recipe's, or none.")
     ] = None,
     top: Annotated[
-        int, typer.Option(min=1, help="Show so many labels of a text, the likeliest first.")
+        int,
+        typer.Option(
+            min=1,
+            help="Show so many labels of a text, the likeliest first, where each text has one.",
+        ),
     ] = 1,
     batch_size: Annotated[
         int,

@@ -128,3 +128,16 @@ def test_a_cascade_reads_the_columns_of_its_recipe(folder: Path, tmp_path: Path)
     assert [(row["text"], row["text_pair"]) for row in found] == [
         ("good film", "dull"), ("weak plot", "fine"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_file_without_names_of_columns_is_told_as_such(
+    folder: Path, tmp_path: Path, content: str
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(content)
+    done = CliRunner().invoke(hfprune.cli.app, ["predict", str(folder), str(rows)])
+    assert done.exit_code == 1
+    assert "expected the names of its columns, such as text: write them above" in " ".join(
+        done.stderr.split()
+    )

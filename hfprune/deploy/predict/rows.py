@@ -195,6 +195,11 @@ def _delimited(
         reader = csv.reader(chain([first], lines), **options_of(delimiter))
         try:
             header = next(reader, [])
+            if not header:
+                raise DataError(
+                    f"{name} begins with {'an empty line' if first else 'nothing'}, expected the "
+                    f"names of its columns, such as {column}: write them above the rows"
+                )
             places = [_place(header, name, each) for each in (column, pair_column) if each]
             needed = needed_cells(header)
             for cells in filter(None, reader):  # a blank line gives none
