@@ -10,24 +10,33 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+LONGEST, USUAL = 100_000, 512  # tokens of a text
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 family, texts = Path(sys.argv[1]), sys.argv[2:]
 cascade = json.loads((family / "cascade.json").read_text(encoding="utf-8"))
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What the tokenizer says of itself besides: where it cuts texts, and on which side."""
+    file = folder / "tokenizer_config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def length_of(folder: Path, longest: int) -> int:
     """Tokens of a text at most: of a run what its recipe says, of a layout what the tokenizer."""
-    recipe, settings = folder / "recipe.yaml", folder / "tokenizer_config.json"
+    recipe = folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
     if found := re.search(r"^ +max_length: (\d+)$", text, re.MULTILINE):
         return min(longest, int(found[1]))
-    said = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    return min(longest, said.get("model_max_length", longest))
+    limit = settings_of(folder).get("model_max_length")
+    # Of tokenizers without a limit it is a huge number.
+    return min(longest, limit if isinstance(limit, int) and limit <= LONGEST else USUAL)
 
 
 def opened(folder: Path):
@@ -37,7 +46,8 @@ def opened(folder: Path):
     shifted = config["model_type"] in COUNT_FROM_PADDING
     first = (config.get("pad_token_id") or 0) + 1 if shifted else 0
     longest = config.get("max_position_embeddings", 512) - first
-    tokenizer.enable_truncation(length_of(folder, longest))
+    cuts = settings_of(folder).get("truncation_side", "right")
+    tokenizer.enable_truncation(length_of(folder, longest), direction=cuts)
     # The threshold was chosen with the file that is recommended for single texts.
     record = folder / "deploy.json"
     uses = json.loads(record.read_text(encoding="utf-8"))["uses"] if record.is_file() else {}

@@ -14,11 +14,14 @@ from tokenizers import Tokenizer
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+pads, cuts = (settings.get(f"{what}_side", "right") for what in ("padding", "truncation"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
+tokenizer.enable_padding(direction=pads, pad_id=config.get("pad_token_id") or 0)
 # RoBERTa and its kin count positions from after the padding's id: of 514 they use 512.
 first = (config.get("pad_token_id") or 0) + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
-tokenizer.enable_truncation(config.get("max_position_embeddings", 512) - first)
+longest = min(settings["model_max_length"], config.get("max_position_embeddings", 512) - first)
+tokenizer.enable_truncation(longest, direction=cuts)
 session = onnxruntime.InferenceSession(str(folder / "onnx" / "model_quantized.onnx"))
 
 rows = tokenizer.encode_batch(texts)

@@ -11,33 +11,44 @@ import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
 MOST_BYTES = 1_000_000
+LONGEST, USUAL = 100_000, 512  # tokens of a text
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What the tokenizer says of itself besides: where it cuts texts, and on which side."""
+    file = folder / "tokenizer_config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def length_of(folder: Path, longest: int) -> int:
     """Tokens of a text at most: of a run what its recipe says, of a layout what the tokenizer."""
-    recipe, settings = folder / "recipe.yaml", folder / "tokenizer_config.json"
+    recipe = folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
     if found := re.search(r"^ +max_length: (\d+)$", text, re.MULTILINE):
         return min(longest, int(found[1]))
-    said = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    return min(longest, said.get("model_max_length", longest))
+    limit = settings_of(folder).get("model_max_length")
+    # Of tokenizers without a limit it is a huge number.
+    return min(longest, limit if isinstance(limit, int) and limit <= LONGEST else USUAL)
 
 
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
+settings = settings_of(folder)
+pads, cuts = (settings.get(f"{what}_side", "right") for what in ("padding", "truncation"))
+tokenizer.enable_padding(direction=pads, pad_id=config.get("pad_token_id") or 0)
 # RoBERTa and its kin count positions from after the padding's id: of 514 they use 512.
 first = (config.get("pad_token_id") or 0) + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
 longest = config.get("max_position_embeddings", 512) - first
-tokenizer.enable_truncation(length_of(folder, longest))
+tokenizer.enable_truncation(length_of(folder, longest), direction=cuts)
 files = [folder / "onnx" / name for name in ("model_quantized.onnx", "model.onnx")]
 session = onnxruntime.InferenceSession(str(next(file for file in files if file.is_file())))
 

@@ -54,7 +54,7 @@ def said(folder: Path, name: str) -> dict[str, Any]:
 def length_of(folder: Path) -> int:
     """Tokens of a text at most: what recipe or tokenizer says, and the modules of an encoder."""
     most = said(folder, "sentence_bert_config.json").get("max_seq_length")
-    return min(filter(None, (most, tokens_of(folder))), default=128)
+    return min(filter(None, (most, tokens_of(folder))), default=512)
 
 
 def tokens_of(folder: Path) -> int | None:
@@ -99,11 +99,14 @@ class Model:
         # RoBERTa and its kin count positions from after the padding's id.
         first = padding + 1 if config["model_type"] in COUNT_FROM_PADDING else 0
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_padding(pad_id=padding)
+        said_by = said(folder, "tokenizer_config.json")
+        pads, cuts = (said_by.get(f"{what}_side", "right") for what in ("padding", "truncation"))
+        self.tokenizer.enable_padding(direction=pads, pad_id=padding)
         longest = config.get("max_position_embeddings", max_length + first) - first
         stride = stride_of(folder)
         self.in_windows = stride is not None
-        self.tokenizer.enable_truncation(min(max_length, longest), stride=stride or 0)
+        most = min(max_length, longest)
+        self.tokenizer.enable_truncation(most, stride=stride or 0, direction=cuts)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(

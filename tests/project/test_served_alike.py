@@ -19,6 +19,7 @@ from hfprune.core.errors import CheckpointError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.cascade import Cascade, Measured, write_cascade
+from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.models.saved import load_saved
 from hfprune.recipe.reading import dump_recipe
@@ -91,6 +92,20 @@ def family_of(folder: Path) -> Path:
     )  # fmt: skip
     write_cascade(record, place)
     return place
+
+
+@pytest.mark.parametrize(
+    "example", ["server/server.py", "serve_http.py", "onnxruntime_only.py", "cascade.py"]
+)
+def test_texts_are_cut_and_padded_on_the_side_of_the_tokenizer(folder: Path, example: str) -> None:
+    """Which is the left one of tokenizers whose texts say at their end what counts."""
+    texts = LONG if example != "cascade.py" else LONG[:1]  # which asks of one text at a time
+    right = [row["score"] for row in Predictor(folder)([Row(text) for text in texts])]
+    say(folder, truncation_side="left", padding_side="left")
+    left = [row["score"] for row in Predictor(folder)([Row(text) for text in texts])]
+    assert all(abs(a - b) > 1e-4 for a, b in zip(left, right, strict=True)), "a test of nothing"
+    place = family_of(folder) if example == "cascade.py" else folder
+    assert told(example, place, texts) == pytest.approx(left, abs=1e-4)
 
 
 def test_two_labels_of_one_name_are_refused(folder: Path) -> None:

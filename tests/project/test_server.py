@@ -24,6 +24,7 @@ from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.not_served import not_served
 from hfprune.deploy.predict.cascade import Cascade, Measured, read_cascade, write_cascade
+from hfprune.deploy.predict.places import LONGEST
 from hfprune.deploy.predict.rows import Row
 from hfprune.deploy.predict.serving import Predictor, opened
 from hfprune.models.saved import load_saved
@@ -152,7 +153,7 @@ def test_texts_are_cut_where_the_run_cut_them(folder: Path, tmp_path: Path) -> N
     assert length_of(place) == length_of(served) == 6
     assert length_of(folder) == 64, "what the tokenizer says"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
-    assert length_of(tmp_path) == 128
+    assert length_of(tmp_path) == LONGEST, "as predict has it, where nothing says it"
     long = "a good film and a very very weak plot"
     whole, cut, again = (
         next(iter(Predictor(one)([Row(long)])))["score"] for one in (folder, place, served)
