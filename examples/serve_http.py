@@ -50,6 +50,14 @@ first = (config.get("pad_token_id") or 0) + 1 if config["model_type"] in COUNT_F
 longest = config.get("max_position_embeddings", 512) - first
 tokenizer.enable_truncation(length_of(folder, longest), direction=cuts)
 files = [folder / "onnx" / name for name in ("model_quantized.onnx", "model.onnx")]
+# What the logits mean, as hfprune writes it.
+labels, problem = config.get("id2label") or {}, config.get("problem_type")
+several = problem == "multi_label_classification"
+number = problem == "regression" or (problem is None and len(labels) == 1)
+ranks = several and list(labels.values()) == ["LABEL_0"]
+heads = config.get("architectures") or [""]
+if ranks or not heads[0].endswith("ForSequenceClassification"):
+    sys.exit(f"{folder} is no classifier of single texts ({heads[0]}): take examples/server")
 session = onnxruntime.InferenceSession(str(next(file for file in files if file.is_file())))
 
 
@@ -62,15 +70,20 @@ def answers(texts: list[str]) -> list[dict[str, object]]:
     }
     feed = {node.name: np.array(columns[node.name], np.int64) for node in session.get_inputs()}
     logits = session.run(["logits"], feed)[0].astype(np.float64)
-    likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-    likely /= likely.sum(axis=1, keepdims=True)
-    return [
-        {
-            "label": config.get("id2label", {}).get(str(row.argmax()), f"LABEL_{row.argmax()}"),
-            "probability": round(float(row.max()), 4),
-        }
-        for row in likely
-    ]
+    return [answer(row) for row in logits]
+
+
+def answer(logits: np.ndarray) -> dict[str, object]:
+    names = [labels.get(str(place), f"LABEL_{place}") for place in range(len(logits))]
+    if number:
+        return {"value": float(logits[0])}
+    if several:  # any number of labels, each with a probability of its own
+        likely = (0.5 * (1 + np.tanh(0.5 * logits))).round(4).tolist()
+        chosen = [name for name, logit in zip(names, logits, strict=True) if logit > 0]
+        return {"labels": chosen, "probabilities": dict(zip(names, likely, strict=True))}
+    odds = np.exp(logits - logits.max())
+    best = int(logits.argmax())
+    return {"label": names[best], "probability": round(float(odds[best] / odds.sum()), 4)}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -91,8 +91,9 @@ class Model:
         config = said(folder, "config.json")
         names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         self.labels = [names[number] for number in sorted(names, key=int)]
-        self.several = config.get("problem_type") == "multi_label_classification"
-        self.number = config.get("problem_type") == "regression" or len(self.labels) == 1
+        problem = config.get("problem_type")
+        self.several = problem == "multi_label_classification"
+        self.number = problem == "regression" or (problem is None and len(self.labels) == 1)
         settings = said(folder, "config_sentence_transformers.json")
         self.prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"), "")
         padding = config.get("pad_token_id") or 0
@@ -148,9 +149,12 @@ class Classifier(Model):
         super().__init__(folder, threads, max_length)
         if len(set(self.labels)) < len(self.labels):
             sys.exit(f"{folder}/config.json gives two labels one name: {self.labels}"[:500])
+        if self.in_windows:  # which are of one text
+            self.wanted = Model.wanted
 
     def read(self, body: object) -> list[Any] | None:
-        if isinstance(body, list) and all(is_texts(row) and len(row) == 2 for row in body):
+        pairs = isinstance(body, list) and all(is_texts(row) and len(row) == 2 for row in body)
+        if pairs and not self.in_windows:
             return [tuple(row) for row in body]
         return super().read(body)
 
@@ -217,7 +221,7 @@ def model_of(folder: Path, threads: int, max_length: int | None) -> Model:
     kind: type[Model] = Classifier
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         kind = Encoder
-    elif ranks and list(config["id2label"].values()) == ["LABEL_0"]:
+    elif ranks and list((config.get("id2label") or {}).values()) == ["LABEL_0"]:
         kind = Reranker
     return kind(folder, threads, max_length)
 

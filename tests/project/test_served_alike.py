@@ -15,7 +15,7 @@ from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import hfprune.cli
-from hfprune.core.errors import CheckpointError
+from hfprune.core.errors import CheckpointError, DataError
 from hfprune.deploy.exporters.exporting import export_onnx
 from hfprune.deploy.layouts import write_layout
 from hfprune.deploy.predict.cascade import Cascade, Measured, write_cascade
@@ -106,6 +106,82 @@ def test_texts_are_cut_and_padded_on_the_side_of_the_tokenizer(folder: Path, exa
     assert all(abs(a - b) > 1e-4 for a, b in zip(left, right, strict=True)), "a test of nothing"
     place = family_of(folder) if example == "cascade.py" else folder
     assert told(example, place, texts) == pytest.approx(left, abs=1e-4)
+
+
+# What a config says of its logits; the graph is the same.
+KINDS: dict[str, dict[str, Any]] = {
+    "several": {"problem_type": "multi_label_classification"},
+    "single": {"problem_type": "single_label_classification"},
+    "number": {"problem_type": "regression"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_mean_what_the_config_says(folder: Path, kind: str) -> None:
+    """To predict, to the server, and to the short example, which rounds."""
+    change(folder, **KINDS[kind])
+    texts = ["good film", "dull", "a very very weak plot"]
+    wanted = list(Predictor(folder)([Row(text) for text in texts]))
+    with started(folder) as address:
+        served = post(address, json.dumps(texts).encode())[1]
+    with started(folder, "serve_http.py") as address:
+        short = post(address, json.dumps(texts).encode())[1]
+    for want, mine, other in zip(wanted, served, short, strict=True):
+        if kind == "number":
+            assert mine["value"] == pytest.approx(want["value"], abs=1e-5)
+            assert other["value"] == pytest.approx(want["value"], abs=1e-5)
+            continue
+        name = "labels" if kind == "several" else "label"
+        assert sorted(mine[name]) == sorted(other[name]) == sorted(want[name])
+        assert mine["scores"] == pytest.approx(want["scores"], abs=1e-5)
+        if kind == "several":
+            assert other["probabilities"] == pytest.approx(want["scores"], abs=1e-4)
+        else:
+            assert other["probability"] == pytest.approx(want["score"], abs=1e-4)
+
+
+def test_one_label_that_may_be_missing_is_no_number(tmp_path: Path) -> None:
+    """Of several labels that do not exclude each other there may be one: `spam`, or nothing."""
+    names = {"id2label": {0: "spam"}, "label2id": {"spam": 0}}
+    kind = {"problem_type": "multi_label_classification"}
+    folder = saved(tmp_path / "spam", labels=1, **kind, **names)
+    (want,) = Predictor(folder)([Row("good film")])
+    assert list(want["scores"]) == ["spam"]
+    for example, name in (("server/server.py", "scores"), ("serve_http.py", "probabilities")):
+        with started(folder, example) as address:
+            (found,) = post(address, b'["good film"]')[1]
+        assert found["labels"] == want["labels"]
+        assert found[name] == pytest.approx(want["scores"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": ["BertForTokenClassification"]},
+        {"architectures": ["BertModel"]},
+        {"problem_type": "multi_label_classification", "id2label": {"0": "LABEL_0"}},
+    ],
+)
+def test_the_short_server_refuses_what_is_no_classifier_of_texts(
+    folder: Path, config: dict[str, Any]
+) -> None:
+    """Of tokens it would have answered with a label that is none, of a reranker with 1.0."""
+    change(folder, **config)
+    command = [sys.executable, str(EXAMPLES / "serve_http.py"), str(folder), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "no classifier of single texts" in done.stderr
+    assert "examples/server" in done.stderr
+
+
+def test_windows_are_of_one_text(folder: Path) -> None:
+    """As predict does, the server refuses pairs of a model that reads long texts in windows."""
+    (folder / "windows.json").write_text('{"stride": 2}')
+    with pytest.raises(DataError, match="reads long texts in windows"):
+        list(Predictor(folder)([Row("good film", "dull")]))
+    with started(folder) as address:
+        status, told = post(address, b'[["good film", "dull"]]')
+    assert (status, told) == (400, {"error": 'a JSON list of texts: ["a moving film"]'})
 
 
 def test_two_labels_of_one_name_are_refused(folder: Path) -> None:
