@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,7 @@ def check_parity(
                     f"ONNX parity ({label}): the graph gives logits of shape {got.shape}, PyTorch "
                     f"of {expected.shape}. {UNTOUCHED}"
                 )
-            if got.ndim == 3:  # what stands at padding is read by nobody
-                real = np.asarray(batch["attention_mask"]).astype(bool)
-                got, expected = got[real], expected[real]
+            expected, got = _read(expected, batch), _read(got, batch)
             for source, values in (("PyTorch", expected), ("ONNX", got)):
                 if not np.isfinite(values).all():
                     raise ExportError(
@@ -107,6 +105,14 @@ def check_parity(
                 )
             worst = max(worst, difference)
     return worst
+
+
+def _read(logits: NDArray[Any], batch: Mapping[str, Any]) -> NDArray[Any]:
+    """Logits that are read by somebody: of each token not those of padding."""
+    if logits.ndim < 3:
+        return logits
+    real: NDArray[Any] = logits[np.asarray(batch["attention_mask"]).astype(bool)]
+    return real
 
 
 def _count_bad(values: NDArray[Any]) -> str:
@@ -174,9 +180,7 @@ def check_same(after: Session, source: Path, what: str) -> None:
             expected, got = before.logits(batch), after.logits(batch)
             difference, limit = math.inf, REWRITE_ATOL
             if got.shape == expected.shape:
-                if got.ndim == 3:  # what stands at padding is read by nobody
-                    real = np.asarray(batch["attention_mask"]).astype(bool)
-                    got, expected = got[real], expected[real]
+                expected, got = _read(expected, batch), _read(got, batch)
                 difference = float(np.abs(got - expected).max())
                 limit = allowed(expected, REWRITE_ATOL)
             if not difference <= limit:  # NaN is no less either
