@@ -20,6 +20,7 @@ from hfprune.api.asked import Asked
 from hfprune.api.given import task_data, with_embeddings
 from hfprune.core.exchange import tell_failure
 from hfprune.core.locks import FolderLock
+from hfprune.models.bars import without_loading_bars
 from hfprune.models.checkpoint import load_shrunk
 from hfprune.models.sentences import load_embedder
 from hfprune.models.whole import load_whole
@@ -140,11 +141,12 @@ def open_run(
 def alone(context: Context) -> Iterator[None]:
     """The output is ours alone; who waits for the main process hears of its failure."""
     try:
-        if context.is_main:
-            with FolderLock(context.store.output):
+        with without_loading_bars():
+            if context.is_main:
+                with FolderLock(context.store.output):
+                    yield
+            else:
                 yield
-        else:
-            yield
     except BaseException:
         tell_failure()
         raise
