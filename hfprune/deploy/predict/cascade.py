@@ -68,7 +68,8 @@ class Cascade(_Plain):
         fast, slow: folders of the two models, relative to it.
         threshold: the fast one's answer is taken if its probability is at least so much.
         metric: by which it was chosen, on the validation rows.
-        wanted: the least that the cascade was to have there, and ``reached``, what it has.
+        wanted: the least that the cascade was to have there, and ``reached``, what it is expected
+            to have.
         rows: test rows of ``measured``: ``fast``, ``slow`` and ``cascade``.
         dense: the dense model beside them; ``None`` where the run's results do not say.
     """

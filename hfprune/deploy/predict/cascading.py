@@ -25,6 +25,7 @@ from hfprune.deploy.predict.cascade import (
     mixed,
     write_cascade,
 )
+from hfprune.deploy.predict.expecting import expected_metric
 from hfprune.deploy.predict.serving import Predictor
 from hfprune.deploy.runtimes.base import Session
 from hfprune.deploy.runtimes.predicting import predict_logits
@@ -51,10 +52,10 @@ def make_cascade(
     Args:
         folder: of a finished family.
         fast, slow: labels of the two members; without, the fastest and the slowest.
-        max_drop: how much of the slow member's first metric the cascade may lose on the validation
-            rows.
-        at_least: what the metric must reach on the validation rows instead; of a metric of which
-            less is better, what it may reach at most.
+        max_drop: how much of the slow member's first metric on the validation rows the cascade is
+            expected to lose, by the slow member's probabilities there (:func:`expected_metric`).
+        at_least: what the metric is expected to reach there instead; of a metric of which less is
+            better, what it may reach at most.
         threads: of one text.
         progress: called with steps done and steps in all.
 
@@ -106,7 +107,9 @@ def make_cascade(
     point = choose_threshold(
         quick,
         sure,
-        lambda logits: score(metric, logits, truth, *about),
+        expected_metric(
+            sure, truth, data.task, lambda logits, labels: score(metric, logits, labels, *about)
+        ),
         wanted,
         float(times[0].mean()),
         float(times[1].mean()),
