@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hfprune.cli.app import AsJson, Folder, Quiet, app, example, explained, print_json, say
-from hfprune.cli.limits import MOST_THREADS
+from hfprune.cli.limits import CASCADE_DROP, MOST_THREADS
 
 
 @app.command(
@@ -24,13 +24,15 @@ def cascade(
     max_drop: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="What of the slow member's first metric may be lost (0.005)."
+            min=0.0,
+            max=1.0,
+            help="What of the slow member's first metric it may cost, as expected.",
         ),
-    ] = 0.0,
+    ] = CASCADE_DROP,
     at_least: Annotated[
         float | None,
         typer.Option(
-            help="What that metric must reach on the validation rows, in place of --max-drop."
+            help="What that metric is to reach on the validation rows, in place of --max-drop."
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Of one text.")] = 1,
@@ -39,8 +41,9 @@ def cascade(
 ) -> None:
     """Let the fast member of a family answer when it is sure, and a slow one else.
 
-    The threshold is chosen on the validation rows of the recipe; what comes of it is measured on
-    the test rows, one text at a time, and written to cascade.json, which `hfprune predict` serves.
+    The threshold is chosen on the validation rows of the recipe, by what the slow member's
+    probabilities expect; what comes of it is measured on the test rows, one text at a time, and
+    written to cascade.json, which `hfprune predict` serves.
     """
     with explained("nothing was changed, run the same command again", as_json=as_json):
         from hfprune.deploy.predict.cascading import make_cascade

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -13,10 +14,12 @@ from tiny import save_tiny_classifier, write_reviews
 from typer.testing import CliRunner
 
 import hfprune.cli
+from hfprune.cli import limits
 from hfprune.core.errors import DataError, OutputError
 from hfprune.core.results import RunResults
 from hfprune.deploy.predict import cascading, serving
 from hfprune.deploy.predict.cascade import (
+    MAX_DROP,
     Cascade,
     Measured,
     check_alike,
@@ -70,6 +73,11 @@ def test_no_threshold_is_good_enough_or_saves_time() -> None:
     assert less.slow_share == 0.25
     with pytest.raises(DataError, match="both must be of the same rows"):
         choose_threshold(FAST, SLOW[:2], accuracy, 1.0, 1.0, 4.0)
+
+
+def test_the_command_allows_what_the_function_allows() -> None:
+    defaults = inspect.signature(cascading.make_cascade).parameters
+    assert limits.CASCADE_DROP == MAX_DROP == defaults["max_drop"].default
 
 
 def test_mixed_logits() -> None:

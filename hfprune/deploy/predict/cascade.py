@@ -22,6 +22,9 @@ from hfprune.deploy.predict.answers import softmax
 
 CASCADE_FILE: Final = "cascade.json"
 MOST_THRESHOLDS: Final = 200
+# What a cascade may lose where nobody says it, as a quantized file may: no drop at all would ask
+# that the two members agree on all that the fast one answers.
+MAX_DROP: Final = 0.002
 # Tasks whose answers say by one probability how sure a model is.
 TASKS: Final = ("single_label_classification", "image_classification")
 

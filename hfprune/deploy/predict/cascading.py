@@ -17,6 +17,7 @@ from hfprune.core.tasks import LOWER_IS_BETTER
 from hfprune.data.collate import data_collator
 from hfprune.data.loading import load_task_data
 from hfprune.deploy.predict.cascade import (
+    MAX_DROP,
     TASKS,
     BesideDense,
     Cascade,
@@ -42,7 +43,7 @@ def make_cascade(
     *,
     fast: str | None = None,
     slow: str | None = None,
-    max_drop: float = 0.0,
+    max_drop: float = MAX_DROP,
     at_least: float | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
