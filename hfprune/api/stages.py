@@ -20,7 +20,7 @@ from hfprune.api.asked import Asked
 from hfprune.api.given import task_data, with_embeddings
 from hfprune.core.exchange import tell_failure
 from hfprune.core.locks import FolderLock
-from hfprune.models.bars import without_loading_bars
+from hfprune.models.bars import without_model_bars
 from hfprune.models.checkpoint import load_shrunk
 from hfprune.models.sentences import load_embedder
 from hfprune.models.whole import load_whole
@@ -141,7 +141,7 @@ def open_run(
 def alone(context: Context) -> Iterator[None]:
     """The output is ours alone; who waits for the main process hears of its failure."""
     try:
-        with without_loading_bars():
+        with without_model_bars():
             if context.is_main:
                 with FolderLock(context.store.output):
                     yield

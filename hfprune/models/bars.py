@@ -1,4 +1,4 @@
-"""transformers 5 draws a bar for each model that it loads; a run loads dozens."""
+"""transformers 5 draws a bar for each model that it loads or saves; a run does so all the time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from transformers.utils import logging
 
-_LOADING: Final = "Loading weights"
+_HIDDEN: Final = ("Loading weights", "Writing model shards")
 
 
 @contextmanager
-def without_loading_bars() -> Iterator[None]:
+def without_model_bars() -> Iterator[None]:
     """Hide these bars: a run tells what it does itself. Bars of downloads stay.
 
     transformers 4 draws none, and nothing is changed there.
@@ -24,7 +24,7 @@ def without_loading_bars() -> Iterator[None]:
     previous: Any = None
 
     def hook(make: Callable[..., Any], given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-        if named.get("desc") == _LOADING:
+        if named.get("desc") in _HIDDEN:
             named = {**named, "disable": True}
         return make(*given, **named) if previous is None else previous(make, given, named)
 

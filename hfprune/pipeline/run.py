@@ -20,7 +20,7 @@ from hfprune.core.locks import FolderLock
 from hfprune.core.processes import lost_processes, precision_left_alone
 from hfprune.core.results import RunResults
 from hfprune.core.signals import terminated_as_interrupted
-from hfprune.models.bars import without_loading_bars
+from hfprune.models.bars import without_model_bars
 from hfprune.pipeline import preflight, progress
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.fingerprint import recipe_digest
@@ -89,7 +89,7 @@ def _working(context: Context) -> Iterator[None]:
         try:
             stack.enter_context(terminated_as_interrupted())
             stack.enter_context(precision_left_alone())
-            stack.enter_context(without_loading_bars())
+            stack.enter_context(without_model_bars())
             if context.is_main:
                 preflight.check_places(context)
                 stack.enter_context(FolderLock(context.store.output))

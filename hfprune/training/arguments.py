@@ -47,6 +47,8 @@ def training_arguments(
     if "group_by_length" not in known:  # transformers 5
         grouped = values.pop("group_by_length")
         values["train_sampling_strategy"] = "group_by_length" if grouped else "random"
+    if "activation_checkpointing" in known:  # transformers 5.23, which warns of the old name
+        values["activation_checkpointing"] = values.pop("gradient_checkpointing")
     for name in ("eval_steps", "save_steps"):
         if values[name] is None:
             del values[name]
@@ -90,9 +92,13 @@ def _groups(args: TrainingArguments) -> Iterator[dict[str, Any]]:
     if grouped is None:
         grouped = getattr(args, "train_sampling_strategy", None) == "group_by_length"
     best = args.metric_for_best_model
+    recomputes = getattr(args, "activation_checkpointing", None)
+    if recomputes is None:
+        recomputes = args.gradient_checkpointing
     own = {
         "warmup_ratio": float(warmup),
         "group_by_length": bool(grouped),
+        "gradient_checkpointing": bool(recomputes),
         "metric_for_best_model": None if best is None else best.removeprefix("eval_"),
         "report_to": list(cast(list[str], args.report_to or [])),
         "load_best_model_at_end": args.load_best_model_at_end,

@@ -9,7 +9,7 @@ from tiny import save_tiny_classifier
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from hfprune.models.bars import without_loading_bars
+from hfprune.models.bars import without_model_bars
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_models_are_loaded_without_bars_and_bars_come_back(
         return capsys.readouterr().err
 
     usual = load()
-    with without_loading_bars():
+    with without_model_bars():
         assert "Loading weights" not in load()
     assert ("Loading weights" in load()) == ("Loading weights" in usual)
     assert ("Loading weights" in usual) == hasattr(logging, "set_tqdm_hook")
@@ -46,10 +46,12 @@ def test_other_bars_and_a_hook_that_was_there_stay(capsys: pytest.CaptureFixture
 
     logging.set_tqdm_hook(own)
     try:
-        with without_loading_bars():
-            for what in ("Loading weights", "Downloading"):
+        with without_model_bars():
+            for what in ("Loading weights", "Writing model shards", "Downloading"):
                 list(logging.tqdm(range(2), desc=what))
-        assert seen == [("Loading weights", True), ("Downloading", None)]
+        assert seen == [
+            ("Loading weights", True), ("Writing model shards", True), ("Downloading", None)
+        ]  # fmt: skip
         list(logging.tqdm(range(2), desc="Loading weights"))
         assert seen[-1] == ("Loading weights", None)
     finally:
