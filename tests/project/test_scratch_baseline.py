@@ -32,17 +32,22 @@ def test_it_gets_no_less_than_the_model_whose_sizes_it_has() -> None:
     assert not first["recovery"]["freeze_embeddings"], "random ones have to be learned"
 
 
+def command_in(folder: Path) -> list[str]:
+    """Arguments of a comparison whose recipe is written there; it has no rows."""
+    recipe = {
+        "model": {"name_or_path": str(folder)},
+        "data": {"train_file": "rows.csv"},
+        "pruning": {"sparsity": 0.5},
+        "output_dir": str(folder / "out"),
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return ["--recipe", str(folder / "recipe.yaml"), "--output", str(folder / "methods")]
+
+
 def test_names_that_there_are_not_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {
-        "model": {"name_or_path": str(tmp_path)},
-        "data": {"train_file": "rows.csv"},
-        "pruning": {"sparsity": 0.5},
-        "output_dir": str(tmp_path / "out"),
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "methods")]
+    command = command_in(tmp_path)
     main = load_script("benchmark_methods").main
     assert main([*command, "--speeds", "4", "--only", "layer 4", "hfprune"]) == 1
     said = capsys.readouterr().err
@@ -115,14 +120,7 @@ def test_equal_sizes_and_nothing_of_the_teacher_but_what_it_taught(tmp_path: Pat
 def test_results_of_another_comparison_are_not_taken_for_this_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {
-        "model": {"name_or_path": str(tmp_path)},
-        "data": {"train_file": "rows.csv"},
-        "pruning": {"sparsity": 0.5},
-        "output_dir": str(tmp_path / "out"),
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "methods")]
+    command = command_in(tmp_path)
     script = load_script("benchmark_methods")
 
     def said(*more: str) -> str:
