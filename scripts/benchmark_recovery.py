@@ -10,9 +10,10 @@ TEACHER is a fine-tuned model, PRUNED a model with its ``plan.json`` that has no
 since: a run keeps both in its work folder (``OUTPUT.work/teacher``, ``OUTPUT.work/10x-searched``)
 until it ends. Each way is a list of recipe keys. For each way and seed the whole recovery of the
 recipe is carried out, and the divergence from the teacher and the metric on the validation rows are
-told; the test rows are not looked at. What is finished is not repeated when the script is started
-again. Differences are paired over the rows; what two trainings of one way differ by shows in the
-seeds alone.
+told, of classes the cross entropy to the labels too, which tells more from few rows; the test rows
+are not looked at. What is finished is not repeated when the script is started again. Differences
+are paired over the rows; what two trainings of one way differ by shows in the seeds alone. Where a
+way has teachers of its own (``teacher.learn_from``), its divergence is from these.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,19 @@ sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
 from scripting import carry_out, parser_of
 
 
-def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
+def one_way(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
     """One recovery and what it came to."""
     from hfprune.core.machine import bfloat16_pays
+    from hfprune.core.model_ref import PRUNED
     from hfprune.deploy.runtimes.predicting import predict_logits
     from hfprune.measure.embeddings import scorer
     from hfprune.measure.scores import score
     from hfprune.pipeline.context import Context
     from hfprune.pipeline.fingerprint import recipe_digest
     from hfprune.pipeline.prepared import keep
+    from hfprune.pipeline.recovering import recovered
     from hfprune.pipeline.results import SavedModel
-    from hfprune.pipeline.stages import data, recover
+    from hfprune.pipeline.stages import data, teacher
     from hfprune.pipeline.stages.trial import by_rows
     from hfprune.recipe.reading import dump_recipe, load_recipe
     from hfprune.report.console import Console
@@ -57,6 +60,7 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
         context = Context.of(recipe, Console(quiet=options.quiet))
         context.store.open(recipe_digest(recipe), dump_recipe(recipe), resume=False, overwrite=True)
         prepared = data.prepare(context)
+        prepared.taught.outside = teacher.outside(context, prepared)
         start = keep(
             context,
             prepared.load(context, str(options.teacher), None),
@@ -66,7 +70,7 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
         place = context.path("pruned")
         place.symlink_to(options.pruned.resolve(), target_is_directory=True)
         begin = time.process_time()
-        found = recover.run(context, prepared, "pruned", start, SavedModel(folder="pruned"))
+        found = recovered(context, prepared, PRUNED, start, SavedModel(folder="pruned"), {})
         seconds = time.process_time() - begin
         model, dense = prepared.saved(context, found.folder), prepared.teacher(context, start)
         rows = by_rows(context, prepared, model, dense)
@@ -78,6 +82,9 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
         else:
             labels = about.label_array("validation")
             told = score(metric, logits, labels, about.task, about.num_labels, about.label_names)
+        losses = None
+        if recipe.task == "single_label_classification":
+            losses = cross_entropies(logits, labels)
         return {
             "way": way,
             "seed": seed,
@@ -85,32 +92,68 @@ def recovered(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any
             "divergence": float(np.mean(rows)),
             "by_row": [round(float(value), 6) for value in rows],
             "metric": {metric: float(told)},
+            "loss_by_row": losses,
             "processor_seconds": round(seconds, 1),
         }
+
+
+def cross_entropies(logits: Any, labels: Any) -> list[float]:
+    """Of each row with one label, in nats.
+
+    >>> cross_entropies(np.array([[0.0, 0.0], [np.log(3), 0.0]]), np.array([1, 0]))
+    [0.693147, 0.287682]
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    logs = values - np.logaddexp.reduce(values, axis=-1, keepdims=True)
+    found = logs[np.arange(len(values)), np.asarray(labels)]
+    return [round(-float(value), 6) for value in found]
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: a line a way, means over seeds; differences from the first way, paired by row."""
     ways = list(dict.fromkeys(one["way"] for one in found))
     lines = [
-        "| way | seeds | divergence | from the first | metric | processor, s |",
-        "|---|---|---|---|---|---|",
+        "| way | seeds | divergence | from the first | cross entropy | from the first | metric "
+        "| processor, s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    first = {one["seed"]: np.asarray(one["by_row"]) for one in found if one["way"] == ways[0]}
     for way in ways:
         mine = [one for one in found if one["way"] == way]
-        gaps = [np.asarray(one["by_row"]) - first[one["seed"]] for one in mine
-                if one["seed"] in first]  # fmt: skip
-        row = np.mean(gaps, axis=0) if gaps else np.zeros(1)
-        error = 1.96 * float(np.std(row, ddof=1)) / np.sqrt(len(row)) if len(row) > 1 else 0.0
-        change = "-" if way == ways[0] or not gaps else f"{row.mean():+.4f} ± {error:.4f}"
+        first = {one["seed"]: one for one in found if one["way"] == ways[0]}
         metric = np.mean([next(iter(one["metric"].values())) for one in mine])
-        lines.append(
-            f"| {way or 'as the recipe says'} | {len(mine)} | "
-            f"{np.mean([one['divergence'] for one in mine]):.4f} | {change} | {metric:.4f} | "
-            f"{np.mean([one['processor_seconds'] for one in mine]):.0f} |"
-        )
+        cells = [
+            way or "as the recipe says",
+            str(len(mine)),
+            f"{np.mean([one['divergence'] for one in mine]):.4f}",
+            paired(mine, {} if way == ways[0] else first, "by_row"),
+            *entropies(mine, {} if way == ways[0] else first),
+            f"{metric:.4f}",
+            f"{np.mean([one['processor_seconds'] for one in mine]):.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def paired(mine: Sequence[dict[str, Any]], first: Mapping[int, dict[str, Any]], key: str) -> str:
+    """Mean over rows of the mean difference over seeds, with the half-width of its 95% interval."""
+    gaps = [
+        np.asarray(one[key]) - np.asarray(first[one["seed"]][key])
+        for one in mine
+        if one["seed"] in first
+    ]
+    if not gaps:
+        return "-"
+    row = np.mean(gaps, axis=0)
+    error = 1.96 * float(np.std(row, ddof=1)) / np.sqrt(len(row)) if len(row) > 1 else 0.0
+    return f"{row.mean():+.4f} ± {error:.4f}"
+
+
+def entropies(mine: Sequence[dict[str, Any]], first: Mapping[int, dict[str, Any]]) -> list[str]:
+    """Cross entropy to the labels and its difference from the first way, of classes alone."""
+    if any(one.get("loss_by_row") is None for one in [*mine, *first.values()]):
+        return ["-", "-"]
+    mean = float(np.mean([np.mean(one["loss_by_row"]) for one in mine]))
+    return [f"{mean:.4f}", paired(mine, first, "loss_by_row")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,21 +173,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(options: argparse.Namespace) -> int:
+    from hfprune.core.errors import RecipeError
     from hfprune.core.files import atomic_write_json
     from hfprune.pipeline.fingerprint import recipe_digest
     from hfprune.recipe.reading import load_recipe
 
+    recipes = {}
+    for way in options.way or [""]:
+        recipes[way] = load_recipe(options.recipe, [*options.overrides, *way.split()])
+        seeds = recipes[way].teacher.num_seeds
+        if seeds > 1:
+            raise RecipeError(
+                f"{way or options.recipe}: teacher.num_seeds is {seeds}, and no teacher is trained "
+                "here: train them, and name their folders in teacher.learn_from"
+            )
     found = []
     about = [str(options.teacher.resolve()), str(options.pruned.resolve()), *options.overrides]
     options.output.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
-        for way in options.way or [""]:
-            recipe = load_recipe(options.recipe, [*options.overrides, *way.split()])
+        for way, recipe in recipes.items():
             key = json.dumps([recipe_digest(recipe), *about, way, seed])
             name = hashlib.sha256(key.encode()).hexdigest()[:16]
             file = options.output / f"{name}.json"
             if not file.is_file():
-                atomic_write_json(file, recovered(options, way, seed))
+                atomic_write_json(file, one_way(options, way, seed))
             found.append(json.loads(file.read_text(encoding="utf-8")))
             print(table(found), flush=True)
     return 0

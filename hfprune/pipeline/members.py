@@ -21,12 +21,11 @@ from hfprune.pipeline.decisions import (
 )
 from hfprune.pipeline.landing import at_speed
 from hfprune.pipeline.prepared import Prepared, plan_in
+from hfprune.pipeline.recovering import recovered, suffix_of
 from hfprune.pipeline.results import (
     Baseline,
     Candidates,
     Latency,
-    Rate,
-    Recovered,
     SavedModel,
     Scaled,
     StageResult,
@@ -44,7 +43,6 @@ from hfprune.pipeline.stages import (
     trial,
     vocabulary,
 )
-from hfprune.pipeline.stages import rate as rates
 from hfprune.pipeline.stages import temperature as scaling
 from hfprune.pruning.cost import LatencyTable
 from hfprune.recipe.sections.pruning import PruningConfig
@@ -146,7 +144,7 @@ class Maker:
     def _member(self, label: str, target: PruningConfig, current: SavedModel) -> Member:
         """Prune one model from ``current`` to a target, and train what is left."""
         context, prepared = self.context, self.prepared
-        suffix = "" if label == PRUNED else f" {label}"
+        suffix = suffix_of(label)
         after: dict[str, StageResult] = {
             "teacher": self.teacher, "start": self.start, "current": current,
             **self._teachers,
@@ -194,7 +192,7 @@ class Maker:
         if context.recipe.recovery.trains and recover.has_to_learn(
             context, prepared, label, model, self.start, self.teacher
         ):
-            model = self._recovered(label, suffix, model)
+            model = recovered(context, prepared, label, self.start, model, self._teachers)
             log = model.log
         finished, temperature = self._finished(label, suffix, target, model), None
         if context.recipe.fits_temperature:
@@ -239,34 +237,6 @@ class Maker:
             return prune_once("", table, after), table
         speed = latency.single_speed(target)
         return at_speed(context, prepared, label, speed, table, dense_file, after, prune_once)
-
-    def _recovered(self, label: str, suffix: str, pruned: SavedModel) -> SavedModel:
-        """Train what is left, at the recipe's rate or the best of several."""
-        context = self.context
-        after: dict[str, StageResult] = {
-            "start": self.start, "pruned": pruned, **self._teachers,
-        }  # fmt: skip
-        common = (context, self.prepared, label)
-        rate: float | None = None
-        if context.recipe.recovery.learning_rate == "auto":
-            found = context.stage(
-                f"rate{suffix}", Rate, partial(rates.run, *common, pruned.folder, self.start), after
-            )
-            rate, after = from_main(found.learning_rate), {**after, "rate": found}
-        best: SavedModel = pruned
-        for number in range(1, context.recipe.recovery.most_rounds + 1):
-            name = f"recover{suffix}" if number == 1 else f"recover{suffix} round {number}"
-            trained = context.stage(
-                name,
-                Recovered,
-                partial(recover.run, *common, self.start, best, number, rate),
-                {**after, "before": best},
-            )
-            # The first brings back what the removal broke: it is kept in any case.
-            if number > 1 and not from_main(trained.nearer):
-                break
-            best = trained
-        return best
 
     def _finished(
         self, label: str, suffix: str, target: PruningConfig, model: SavedModel

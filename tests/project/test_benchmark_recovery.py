@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from script import load_script
@@ -13,21 +15,56 @@ import hfprune
 
 
 def test_differences_are_paired_by_row_and_told_over_seeds() -> None:
-    def one(way: str, seed: int, rows: list[float], metric: float) -> dict[str, object]:
+    def one(
+        way: str, seed: int, rows: list[float], metric: float, losses: list[float] | None = None
+    ) -> dict[str, object]:
         return {
             "way": way, "seed": seed, "divergence": sum(rows) / len(rows), "by_row": rows,
-            "metric": {"accuracy": metric}, "processor_seconds": 10.0,
+            "metric": {"accuracy": metric}, "processor_seconds": 10.0, "loss_by_row": losses,
         }  # fmt: skip
 
+    script = load_script("benchmark_recovery")
     found = [
         one("a=1", 1, [0.2, 0.4], 0.5),
         one("a=1", 2, [0.4, 0.6], 0.7),
         one("a=2", 1, [0.1, 0.3], 0.8),
     ]
-    assert load_script("benchmark_recovery").table(found).splitlines()[2:] == [
-        "| a=1 | 2 | 0.4000 | - | 0.6000 | 10 |",
-        "| a=2 | 1 | 0.2000 | -0.1000 ± 0.0000 | 0.8000 | 10 |",
+    assert script.table(found).splitlines()[2:] == [
+        "| a=1 | 2 | 0.4000 | - | - | - | 0.6000 | 10 |",
+        "| a=2 | 1 | 0.2000 | -0.1000 ± 0.0000 | - | - | 0.8000 | 10 |",
     ]
+    found = [
+        one("", 1, [0.2, 0.4], 0.5, [0.5, 0.7]),
+        one("a=2", 1, [0.1, 0.3], 0.8, [0.4, 0.8]),
+    ]
+    assert script.table(found).splitlines()[2:] == [
+        "| as the recipe says | 1 | 0.3000 | - | 0.6000 | - | 0.5000 | 10 |",
+        "| a=2 | 1 | 0.2000 | -0.1000 ± 0.0000 | 0.6000 | +0.0000 ± 0.1960 | 0.8000 | 10 |",
+    ]
+
+
+def test_cross_entropy_of_each_row_worked_by_hand() -> None:
+    logits = np.array([[0.0, 0.0], [np.log(3), 0.0], [1000.0, 0.0]])
+    found = load_script("benchmark_recovery").cross_entropies(logits, [1, 0, 1])
+    assert found == [0.693147, 0.287682, 1000.0]
+
+
+def test_a_way_whose_teachers_would_not_be_trained_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {
+        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
+        "pruning": {"sparsity": 0.5}, "output_dir": str(tmp_path / "never"),
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--teacher", "t", "--pruned", "p"]
+    way = ["--way", "teacher.num_seeds=3", "--output", str(tmp_path / "found")]
+    assert load_script("benchmark_recovery").main([*arguments, *way]) == 1
+    assert (
+        "teacher.num_seeds=3: teacher.num_seeds is 3, and no teacher is trained here: train "
+        "them, and name their folders in teacher.learn_from" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "found").exists()
 
 
 @pytest.mark.slow
@@ -67,6 +104,22 @@ def test_two_ways_from_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFi
     assert told[-1].startswith("| recovery.learning_rate=1e-3 | 1 | ")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "found").iterdir()}
     assert len(before) == 2
+    by_way = {way["way"]: way for file in before for way in [json.loads(file.read_text())]}
+    assert all(len(one["loss_by_row"]) == one["rows"] for one in by_way.values())
     assert script.main(arguments) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before, "nothing is done twice"
     assert not (tmp_path / "never").exists()
+    # Rounds until it helps no more, and other teachers, as a run has them.
+    rounds = "recovery.num_train_epochs=auto recovery.max_rounds=2"
+    others = f"teacher.learn_from=[{tmp_path / 'model'},{tmp_path / 'pruned'}]"
+    more = [*arguments[:6], "--output", str(tmp_path / "more"), "--way", rounds, "--way", others]
+    assert script.main(more) == 0
+    captured = capsys.readouterr()
+    assert "round 2: divergence from the teacher" in captured.out + captured.err
+    found = {
+        one["way"]: one
+        for file in (tmp_path / "more").iterdir()
+        for one in [json.loads(file.read_text())]
+    }
+    mine = by_way["recovery.learning_rate=1e-4"]["divergence"]
+    assert found[others]["divergence"] != pytest.approx(mine, rel=1e-3), "of its own teachers"
