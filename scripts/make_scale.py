@@ -232,7 +232,7 @@ def predicted_tables() -> list[str]:
         width, inner = 768, 3072
         work = Work(
             rows=rows, test_rows=rows // 10, tokens=length, weights=layers * 12 * width**2, cores=2,
-            teacher_epochs=3, recovery_epochs=3, trial_epochs=1, augmentation=0, fine_tunes=True,
+            teacher_epochs=3, recovery_epochs=3, trial_epochs=0.5, augmentation=0, fine_tunes=True,
             keep=0.35, searches=False, times_blocks=True, layers=layers, width=width,
         )  # fmt: skip
         sizes = Sizes(

@@ -30,8 +30,9 @@ class SizesCandidate(Part):
         chosen: whether the model of these sizes is the result; of all candidates one.
         predicted, measured: speed-up by the table of latencies and on the model itself; ``None``
             where the target is no speed-up.
-        divergence: from the teacher after a trial, nats a validation row; ``None`` for the only
-            candidate, which needs no trial, and for one whose trial ran away.
+        divergence: from the teacher after its longest trial, nats a validation row; ``None`` for
+            the only candidate, which needs no trial, and for one whose trial ran away.
+        trial_epochs: of that trial.
     """
 
     sizes: list[tuple[int, int]]
@@ -39,6 +40,7 @@ class SizesCandidate(Part):
     predicted: float | None = None
     measured: float | None = None
     divergence: float | None = None
+    trial_epochs: float | None = None
 
 
 class QuantizationCandidate(Part):

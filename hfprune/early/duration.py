@@ -54,6 +54,8 @@ USUAL: Final = Rates()
 _INT8: Final = 2.8
 # Candidates that are tried before one goes on, and steps of a search for a drop.
 _TRIALS, _STEPS = 3, 6
+# Trials in all, of the recipe's length: of two of these candidates, every other time, twice more.
+_TRIED: Final = _TRIALS + 2
 # Rows that a search judges by, and their tokens: as many as give the first of these.
 JUDGED: Final = (256, 32_768)
 # What is done for each model that is tried.
@@ -157,7 +159,7 @@ def stage_seconds(work: Work, rates: Rates = USUAL) -> dict[str, float]:
         "latency": timed if work.times_blocks else 0.0,
         "reconstruct": _reconstruction(work, rates) if work.reconstructs else 0.0,
         "prune": 0.0 if work.reconstructs else work.taught * gated * work.pruning_epochs,
-        "trial": _TRIALS * small * work.trial_epochs if work.reconstructs else 0.0,
+        "trial": _TRIED * small * work.trial_epochs if work.reconstructs else 0.0,
         "recover": small * work.recovery_epochs,
         "export": 2 * rates.export,
         "evaluate": 15.0 + tests,
@@ -261,7 +263,7 @@ def work_of(
         teacher_epochs=recipe.teacher.num_train_epochs or recipe.training.num_train_epochs,
         # Of rounds two, as often as not: the second one helps a little, the third one no more.
         recovery_epochs=min(2, recipe.recovery.most_rounds) * recipe.recovery.round_epochs,
-        trial_epochs=1.0 if pruning.trial_epochs is None else pruning.trial_epochs,
+        trial_epochs=pruning.epochs_of_trial,
         augmentation=0 if distillation is None else distillation.augmentation,
         fine_tunes=recipe.teacher.name_or_path is None and not embeds,
         embeds=embeds,

@@ -155,14 +155,51 @@ def shown_nearer(before: NDArray[np.float64], after: NDArray[np.float64]) -> boo
     return bool(np.mean(gain) > 1.96 * error)
 
 
-def nearest(divergences: Mapping[str, float | None]) -> str:
-    """The candidate nearest to the teacher; of equals the first, and none that is no number.
+def left_to_try(divergences: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """The candidates that go into a longer trial: the nearest to the teacher and one other, if any.
+
+    The other is the nearest of those that are not shown to be further away (Jamieson and Talwalkar
+    2016 halve without asking that). They stand in the order in which they were given.
 
     Args:
-        divergences: from the teacher, in nats, by name; at least one. ``None`` is no number.
+        divergences: as of :func:`most_promising`.
     """
-    known = {name: math.nan if one is None else one for name, one in divergences.items()}
-    return min(known, key=lambda name: (math.isnan(known[name]), known[name]))
+    best, *others = _ranked(divergences)
+    near = [name for name in others if not _shown_further(divergences, name, best)]
+    return [name for name in divergences if name in (best, *near[:1])]
+
+
+def most_promising(divergences: Mapping[str, NDArray[np.float64]]) -> tuple[str, bool]:
+    """The candidate that goes on, and whether it is shown to be nearer than all others.
+
+    It is the nearest to the teacher, unless others that come before it are not shown to be
+    further away: then the first of these.
+
+    Args:
+        divergences: from the teacher, in nats, by name, at least one, in the order of preference;
+            an entry a validation row, the same rows for all. A trial that ran away has one entry
+            that is no number.
+    """
+    best = _ranked(divergences)[0]
+    near = [
+        name for name in divergences
+        if name == best or not _shown_further(divergences, name, best)
+    ]  # fmt: skip
+    return near[0], len(near) == 1
+
+
+def _ranked(divergences: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """Names by mean divergence, the nearest first; of equals the first, at last what is none."""
+    means = {name: float(np.mean(rows)) for name, rows in divergences.items()}
+    return sorted(means, key=lambda name: (math.isnan(means[name]), means[name]))
+
+
+def _shown_further(divergences: Mapping[str, NDArray[np.float64]], name: str, best: str) -> bool:
+    """Whether a candidate is shown to be further from the teacher than the nearest, or ran away."""
+    rows = divergences[name]
+    if np.isnan(rows).any():
+        return not np.isnan(divergences[best]).any()
+    return shown_nearer(rows, divergences[best])
 
 
 def worth_trying(speedup_whole: float | None, wanted: float) -> bool:

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from hfprune.core.errors import PlanError, TrainingError
-from hfprune.core.exchange import from_main
 from hfprune.core.model_ref import DENSE, PRUNED
+from hfprune.pipeline.candidates import best_candidate
 from hfprune.pipeline.context import Context
 from hfprune.pipeline.decisions import (
     FIRST_SPEEDUP,
@@ -16,7 +16,6 @@ from hfprune.pipeline.decisions import (
     fastest_within,
     judged_metric,
     metric_drop,
-    nearest,
     next_speedup,
 )
 from hfprune.pipeline.landing import at_speed
@@ -30,7 +29,6 @@ from hfprune.pipeline.results import (
     Scaled,
     StageResult,
     Tokens,
-    Trial,
     Validated,
 )
 from hfprune.pipeline.stages import (
@@ -40,7 +38,6 @@ from hfprune.pipeline.stages import (
     prune,
     reconstruct,
     recover,
-    trial,
     vocabulary,
 )
 from hfprune.pipeline.stages import temperature as scaling
@@ -183,8 +180,10 @@ class Maker:
                 helping=partial(reconstruct.help_with, context, prepared, target, current,
                                 self.start),
             )  # fmt: skip
-            folder, chosen = self._best_candidate(label, suffix, found)
-            model = SavedModel(folder=folder)
+            best, chosen = best_candidate(
+                context, prepared, label, self.start, found, self._teachers
+            )
+            model = SavedModel(folder=found.found[best].folder)
         else:
             model, table = self._pruned(label, suffix, target, current, table, dense_file, after)
             pruned_log = model.log
@@ -252,33 +251,6 @@ class Maker:
             {"trained": model},
             by_main=True,
         )
-
-    def _best_candidate(
-        self, label: str, suffix: str, found: Candidates
-    ) -> tuple[str, dict[str, dict[str, Any]]]:
-        """The candidate nearest to the teacher on the validation rows, after a trial."""
-        context, trials = self.context, dict[str, float | None]()
-        if len(found.found) > 1:
-            for name, entry in found.found.items():
-                trials[name] = context.stage(
-                    f"trial{suffix} {name}",
-                    Trial,
-                    partial(trial.run, context, self.prepared, label, name, entry, self.start),
-                    {"start": self.start, "reconstruction": found, **self._teachers},
-                ).divergence
-        # Of one process the numbers might differ from those of another in the last digit.
-        trials = from_main(trials)
-        best = nearest(trials) if trials else next(iter(found.found))
-        if trials:
-            sizes = prune.sizes_text(found.found[best].sizes)
-            context.console.note(f"chosen: {best} ({sizes})")
-        record = {
-            name: entry.model_dump(mode="json", exclude={"folder"}, exclude_none=True)
-            | ({"divergence": trials[name]} if trials else {})
-            | {"chosen": name == best}
-            for name, entry in found.found.items()
-        }
-        return found.found[best].folder, record
 
     def _step_up(self, pruning: PruningConfig, limit: float) -> Members:
         """The fastest model within ``max_metric_drop``.

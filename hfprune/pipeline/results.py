@@ -158,12 +158,20 @@ class Recovered(SavedModel):
 
 
 class Trial(StageResult):
-    """Mean KL divergence from the teacher on the validation rows, in nats a row.
+    """KL divergence from the teacher on the validation rows, in nats a row.
 
-    ``None`` where the training ran away: its loss was no finite number.
+    Attributes:
+        divergence: their mean; ``None`` where the training ran away: its loss was no finite number.
+        rows: file of all of them, float64 ``(rows,)``.
+        epochs: of the training.
     """
 
     divergence: float | None
+    rows: str
+    epochs: float
+
+    def places(self) -> tuple[str, ...]:
+        return (self.rows,)
 
 
 class Rate(StageResult):

@@ -17,8 +17,9 @@ from hfprune.pipeline.decisions import (
     fastest_within,
     finalists,
     judged_metric,
+    left_to_try,
     metric_drop,
-    nearest,
+    most_promising,
     next_speedup,
     shown_nearer,
     worth_trying,
@@ -103,21 +104,57 @@ def test_the_step_as_it_is_recorded() -> None:
     assert SpeedStep(3.0, stopped="why").to_dict() == {"speedup": 3.0, "stopped": "why"}
 
 
+def made_up(*means: float) -> dict[str, np.ndarray]:
+    """Rows of candidates a, b, c with these means; differences of a hundredth show."""
+    spread = np.linspace(-0.05, 0.05, 401)
+    return {
+        name: mean + (1 if place % 2 else -1) * spread / 2
+        for place, (name, mean) in enumerate(zip("abc", means, strict=False))
+    }
+
+
 @pytest.mark.parametrize(
-    ("divergences", "wanted"),
+    ("means", "left", "chosen"),
     [
-        ({"searched": 0.2, "layers 0": 0.1}, "layers 0"),
-        ({"searched": 0.1, "layers 0": 0.1}, "searched"),
-        ({"searched": NAN, "layers 0": 0.3}, "layers 0"),
-        ({"searched": math.inf, "layers 0": NAN}, "searched"),
-        ({"searched": NAN}, "searched"),
-        ({"searched": None, "layers 0": 0.3}, "layers 0"),
+        ((0.3, 0.2), ["b"], ("b", True)),
+        ((0.2, 0.3), ["a"], ("a", True)),
+        ((0.201, 0.2), ["a", "b"], ("a", False)),
+        ((0.2, 0.2), ["a", "b"], ("a", False)),
+        ((0.3, 0.201, 0.2), ["b", "c"], ("b", False)),
+        ((0.202, 0.2, 0.201), ["b", "c"], ("a", False)),
+        ((NAN, 0.2), ["b"], ("b", True)),
+        ((0.2, NAN), ["a"], ("a", True)),
+        ((NAN, NAN), ["a", "b"], ("a", False)),
+        ((0.3,), ["a"], ("a", True)),
     ],
 )
-def test_the_candidate_nearest_to_the_teacher(
-    divergences: dict[str, float | None], wanted: str
+def test_the_candidate_that_goes_on(
+    means: tuple[float, ...], left: list[str], chosen: tuple[str, bool]
 ) -> None:
-    assert nearest(divergences) == wanted
+    rows = made_up(*means)
+    assert left_to_try(rows) == left
+    assert most_promising(rows) == chosen
+
+
+def test_a_candidate_that_ran_away_has_one_row_that_is_no_number() -> None:
+    rows = {"b": np.array([NAN]), "a": made_up(0.3)["a"]}
+    assert left_to_try(rows) == ["a"]
+    assert most_promising(rows) == ("a", True)
+    assert most_promising({"a": np.array([NAN]), "b": np.array([NAN])}) == ("a", False)
+
+
+def test_noise_does_not_choose_between_candidates() -> None:
+    """Of a hundred pairs that are alike the second one goes on in a few, for chance shows it."""
+    rng = np.random.default_rng(0)
+    others, right = 0, 0
+    for _ in range(200):
+        alike = {name: rng.exponential(0.1, 845) for name in ("searched", "layers")}
+        others += most_promising(alike)[0] != "searched"
+        texts = rng.exponential(0.1, 845)  # which are hard for both
+        better = {"searched": texts + rng.normal(0.01, 0.05, 845), "layers": texts}
+        right += most_promising(better)[0] == "layers"
+    assert others <= 12
+    assert right >= 195
 
 
 @pytest.mark.parametrize(

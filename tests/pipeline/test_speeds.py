@@ -159,11 +159,44 @@ def test_a_family_from_one_run(
         assert kept == hfprune.families.model_sizes(model)
         candidates = family[label]["candidates"]
         assert "searched" in candidates
-        best = min(candidates.values(), key=lambda entry: entry["divergence"])
-        assert [entry["chosen"] for entry in candidates.values()].count(True) == 1
-        assert best["chosen"]
+        (best,) = [entry for entry in candidates.values() if entry["chosen"]]
+        assert best["trial_epochs"] == max(entry["trial_epochs"] for entry in candidates.values())
         assert best["sizes"] == [list(size) for size in plan.sizes()]
         assert best["predicted"] == family[label]["predicted_speedup"]
+
+
+def test_candidates_that_one_trial_does_not_part_have_a_longer_one(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, int]] = []
+    judged: list[list[str]] = []
+
+    def left(rows: dict[str, Any]) -> list[str]:
+        asked.append({name: len(values) for name, values in rows.items()})
+        return list(rows)[:2]
+
+    def promising(rows: dict[str, Any]) -> tuple[str, bool]:
+        judged.append(list(rows))
+        return list(rows)[1], False
+
+    monkeypatch.setattr("hfprune.pipeline.candidates.left_to_try", left)
+    monkeypatch.setattr("hfprune.pipeline.candidates.most_promising", promising)
+    path = recipe_file(
+        tmp_path,
+        inputs,
+        pruning={"method": "reconstruction", "sparsity": 0.5, "search_rounds": 3},
+        recovery={"num_train_epochs": 1},
+    )
+    results = run(load_recipe(path), Console(quiet=True))
+    assert results is not None
+    candidates = results["pruning"]["candidates"]
+    ((rows, *others),) = (set(asked[0].values()),)
+    assert not others, "each is judged by the same rows"
+    assert rows > 1
+    tried = [entry["trial_epochs"] for entry in candidates.values()]
+    assert tried == [1.0, 1.0] + [0.5] * (len(tried) - 2)
+    assert judged == [list(candidates)[:2]]
+    assert [entry["chosen"] for entry in candidates.values()][1]
 
 
 @pytest.mark.slow

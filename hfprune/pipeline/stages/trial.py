@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hfprune.core.errors import NotFiniteError
+from hfprune.core.files import atomic_write_bytes
 from hfprune.data.candidates import QUERY_ROW
 from hfprune.data.task_data import TEXT_ROW
 from hfprune.data.windows import padded
@@ -30,20 +32,24 @@ def run(
     name: str,
     candidate: Candidate,
     teacher: SavedModel,
+    times: int = 1,
 ) -> Trial:
-    """Train a candidate shortly; mean KL divergence from the teacher on validation rows."""
+    """Train a candidate shortly; KL divergence from the teacher on validation rows.
+
+    Args:
+        times: as long as the recipe's trials.
+    """
     model = prepared.saved(context, candidate.folder)
     dense = prepared.teacher(context, teacher)
-    epochs = context.recipe.pruning.trial_epochs
-    if epochs is None:
-        epochs = 1.0
+    epochs = times * context.recipe.pruning.epochs_of_trial
+    stage = f"trial-{label}-{slug(name)}" + (f"-{times}" if times > 1 else "")
     if epochs > 0:
         trainer = recovery_trainer(
             context,
             prepared,
             model,
             dense,
-            f"trial-{label}-{slug(name)}",
+            stage,
             num_train_epochs=epochs,
             eval_strategy="no",
             save_strategy="no",
@@ -53,7 +59,18 @@ def run(
     rows = by_rows(context, prepared, model, dense)
     found = finite(float(np.mean(rows)))
     context.console.note(f"{name}: divergence from the teacher {told(found)}")
-    return Trial(divergence=found)
+    file = f"{stage}.npy"
+    if context.is_main:
+        content = io.BytesIO()
+        np.save(content, rows, allow_pickle=False)
+        atomic_write_bytes(context.path(file), content.getvalue())
+    return Trial(divergence=found, rows=file, epochs=epochs)
+
+
+def rows_of(context: Context, found: Trial) -> NDArray[np.float64]:
+    """The divergences of a trial, as of :func:`by_rows`."""
+    rows = np.load(context.path(found.rows), allow_pickle=False)
+    return np.asarray(rows, dtype=np.float64)
 
 
 def briefly_trained(context: Context, prepared: Prepared, trainer: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,10 @@ class VocabularyConfig(Section):
         "single characters and bytes always stay. Above 1 the model also learns to read rare words "
         "in pieces.",
     )
+
+
+# Epochs of a first trial; that of two which it does not part is twice as long.
+USUAL_TRIAL: Final = 0.5
 
 
 class PruningConfig(Section):
@@ -112,7 +116,8 @@ class PruningConfig(Section):
         ge=0,
         le=MOST_EPOCHS,
         description="Epochs that each candidate (the searched sizes; fewer layers) is trained "
-        "before the best goes on to recovery, which must have epochs; 0: chosen untrained; null: 1 "
+        "before the best goes on to recovery, which must have epochs; two that are not shown to "
+        "differ are tried once more, twice as long; 0: chosen untrained; null: 0.5 "
         "(reconstruction).",
     )
     schedule: Literal["one_shot", "linear", "cubic"] = Field(
@@ -161,6 +166,11 @@ class PruningConfig(Section):
         le=MOST_ROUNDS,
         description="A feed-forward block left with fewer neurons is removed whole; 0 or 1: never.",
     )
+
+    @property
+    def epochs_of_trial(self) -> float:
+        """Epochs of the first trial of a candidate."""
+        return USUAL_TRIAL if self.trial_epochs is None else self.trial_epochs
 
     @property
     def by_gates(self) -> bool:
