@@ -156,7 +156,7 @@ def measured(
     """
     from scratch_baseline import run_from_scratch
 
-    from hfprune.core.errors import OutputError
+    from hfprune.core.errors import OutputError, RecipeError
     from hfprune.core.results import METRICS_FILE, read_results
     from hfprune.deploy.quantize.outcome import USUAL
     from hfprune.pipeline import run
@@ -171,6 +171,11 @@ def measured(
     if export.quantization == "auto":
         export = export.model_copy(update={"quantization": USUAL})
     base = base.model_copy(update={"export": export, "deploy": None})
+    if base.teacher.num_seeds > 1:
+        raise RecipeError(
+            f"teacher.num_seeds is {base.teacher.num_seeds}, and each seed has one dense model "
+            "here: train them, and name their folders in teacher.learn_from"
+        )
     epochs = 1.0 if options.short else options.epochs
     speeds = [1.5, 2.0] if options.short else options.speeds
     scripting.require_known("--only", options.only, [*ways(speeds, epochs), *simple_names])
@@ -200,7 +205,9 @@ def measured(
                 dense = base.model_dump()
                 dense["training"]["seed"] = seed
                 teacher = _teacher(dense, options.output / f"seed-{seed}" / "teacher")
-            values["teacher"] = {"name_or_path": str(teacher)}
+            values["teacher"] = {
+                "name_or_path": str(teacher), "learn_from": base.teacher.learn_from,
+            }  # fmt: skip
             if not (place / METRICS_FILE).is_file():
                 values["resume"] = place.with_name(place.name + ".work").is_dir()
                 print(f"### seed {seed}: {name}", file=sys.stderr)

@@ -61,6 +61,24 @@ def test_short_mode_writes_a_table_and_resumes(
     assert "holds no finished run; leave out --finished" in capsys.readouterr().err
 
 
+def test_teachers_that_would_not_be_asked_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {
+        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
+        "pruning": {"sparsity": 0.5}, "output_dir": str(tmp_path / "unused"),
+        "teacher": {"num_seeds": 2}, "distillation": {},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "out")]
+    assert load_script("benchmark_methods").main(command) == 1
+    assert (
+        "teacher.num_seeds is 2, and each seed has one dense model here: train them, and name "
+        "their folders in teacher.learn_from" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_mean_and_interval_by_hand() -> None:
     rows = [
         {
