@@ -22,14 +22,16 @@ a search by words is good already (nDCG@10 0.899 by that cosine, 0.450 by lot).
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it is loaded by its path
+from scripting import parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
@@ -42,11 +44,31 @@ SHA256 = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=(__doc__ or "").split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return make(__doc__, arguments, "bbc-reranking", write)
+
+
+def write(articles: Path, folder: Path) -> None:
+    """Write the rows of both splits, once all articles have been read."""
+    read_all = {split: read(articles / f"{split}.csv", split) for split in SHA256}
+    for split, some in read_all.items():
+        lines = [json.dumps(row, ensure_ascii=False) for row in pairs(some, split)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def make(
+    document: str | None,
+    arguments: Sequence[str] | None,
+    name: str,
+    write: Callable[[Path, Path], None],
+) -> int:
+    """A script that makes a folder of the demonstration's articles, which it is told about.
+
+    Args:
+        document: the docstring of the script.
+        name: of the folder.
+        write: is given the folder of the articles and that which is written.
+    """
+    parser = parser_of(document)
     parser.add_argument("--dest", default="demo-assets", type=Path, metavar="DIR")
     dest: Path = parser.parse_args(arguments).dest
 
@@ -54,16 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hfprune.core.errors import HFPruneError
     from hfprune.core.files import atomic_directory
 
-    target = dest / "bbc-reranking"
+    target = dest / name
     if target.exists():
         print(f"{target} is there already; remove it to make it anew")
         return 0
     try:
-        articles = {split: read(dest / "bbc-news" / f"{split}.csv", split) for split in SHA256}
         with atomic_directory(target, overwrite=False) as folder:
-            for split, some in articles.items():
-                lines = [json.dumps(row, ensure_ascii=False) for row in pairs(some, split)]
-                (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write(dest / "bbc-news", folder)
     except (HFPruneError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -75,25 +94,34 @@ def read(file: Path, split: str) -> list[tuple[str, str]]:
     """Headline and body of each article.
 
     Raises:
-        ValueError: the file is not there, or is another one.
+        ValueError: as of :func:`rows_of`.
     """
-    if not file.is_file():
-        raise ValueError(f"{file} is not there: run scripts/fetch_demo.py first")
-    content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest() != SHA256[split]:
-        raise ValueError(
-            f"{file} is not the file that scripts/fetch_demo.py writes (its SHA-256 is another): "
-            "fetch it anew"
-        )
     found: dict[str, str] = {}
     bodies: set[str] = set()
-    for row in csv.DictReader(content.decode("utf-8").splitlines(keepends=True)):
+    for row in rows_of(file, SHA256[split]):
         headline, _, body = row["text"].partition("\n")
         headline, body = headline.strip(), " ".join(body.split())
         if headline not in found and body not in bodies:
             found[headline] = body
             bodies.add(body)
     return list(found.items())
+
+
+def rows_of(file: Path, sha256: str) -> list[dict[str, str]]:
+    """``text`` and ``label`` of each article.
+
+    Raises:
+        ValueError: the file is not there, or is another one.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is not there: run scripts/fetch_demo.py first")
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(
+            f"{file} is not the file that scripts/fetch_demo.py writes (its SHA-256 is another): "
+            "fetch it anew"
+        )
+    return list(csv.DictReader(content.decode("utf-8").splitlines(keepends=True)))
 
 
 def pairs(articles: Sequence[tuple[str, str]], split: str) -> list[dict[str, str | int]]:
