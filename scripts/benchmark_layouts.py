@@ -40,7 +40,6 @@ def layouts(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
                 "speedup": list(speeds),
                 "method": "reconstruction",
                 "layout": layout,
-                "trial_epochs": shared.TRIAL_EPOCHS,
             },
             "recovery": {"num_train_epochs": epochs},
         }

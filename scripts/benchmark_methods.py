@@ -38,7 +38,6 @@ Ways = Callable[[Sequence[float], float], Mapping[str, dict[str, Any]]]
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
 SPARSITIES = (0.8, 0.95)
 TRAINING_FREE = (0.3, 0.5, 0.65, 0.8)
-TRIAL_EPOCHS = 0.15
 # Times within a run only steer it: all models are timed together at the end.
 QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
 ONCE = {"repeats": 1, "warmup": 0}
@@ -66,7 +65,6 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
             "pruning": {
                 "speedup": list(speeds),
                 "method": "reconstruction",
-                "trial_epochs": TRIAL_EPOCHS,
             },
             **after,
         }
@@ -110,7 +108,7 @@ def parser_of(document: str, speeds: Sequence[float], output: str) -> argparse.A
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--speeds", type=float, nargs="+", default=list(speeds))
     parser.add_argument(
-        "--epochs", type=float, default=3.0, help="of every method, after the teacher"
+        "--epochs", type=float, help="of every method, after the teacher; default: the recipe's"
     )
     parser.add_argument("--only", nargs="+", default=[], help="names of methods, to run no others")
     parser.add_argument("--output", type=Path, default=Path(output))
@@ -176,7 +174,12 @@ def measured(
             f"teacher.num_seeds is {base.teacher.num_seeds}, and each seed has one dense model "
             "here: train them, and name their folders in teacher.learn_from"
         )
-    epochs = 1.0 if options.short else options.epochs
+    epochs = 1.0 if options.short else options.epochs or base.recovery.num_train_epochs
+    if isinstance(epochs, str) or not epochs:
+        raise RecipeError(
+            f"recovery.num_train_epochs is {epochs}, and every method is to have as many epochs: "
+            "say how many by --epochs"
+        )
     speeds = [1.5, 2.0] if options.short else options.speeds
     scripting.require_known("--only", options.only, [*ways(speeds, epochs), *simple_names])
     # How often is timed may change, at which lengths not: speeds are wanted there.
@@ -195,7 +198,10 @@ def measured(
                 continue
             place = options.output / f"seed-{seed}" / name.replace(" ", "-").replace("%", "")
             values = base.model_dump()
-            values["pruning"] = changes["pruning"]
+            # Trials of candidates are as long as the recipe's.
+            values["pruning"] = dict(changes["pruning"])
+            if "speedup" in values["pruning"]:
+                values["pruning"]["trial_epochs"] = base.pruning.trial_epochs
             values["training"] |= {"seed": seed, **changes.get("training", {})}
             values["recovery"] |= changes["recovery"]
             values |= {"output_dir": str(place), "overwrite": False}

@@ -38,6 +38,7 @@ def command_in(folder: Path) -> list[str]:
         "model": {"name_or_path": str(folder)},
         "data": {"train_file": "rows.csv"},
         "pruning": {"sparsity": 0.5},
+        "recovery": {"num_train_epochs": 3},
         "output_dir": str(folder / "out"),
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -53,6 +54,11 @@ def test_names_that_there_are_not_are_told(
     said = capsys.readouterr().err
     assert "--only names 'layer 4'; there are 'hfprune', 'layers 4'" in said
     assert "'from scratch 4x'" in said
+    assert main([*command, "recovery.num_train_epochs=auto"]) == 1
+    assert (
+        "recovery.num_train_epochs is auto, and every method is to have as many epochs: say "
+        "how many by --epochs" in capsys.readouterr().err
+    )
     assert main([*command, "--only", "TF-IDF"]) == 1
     assert "name one in --only too" in capsys.readouterr().err
 
