@@ -368,8 +368,10 @@ class _TrainingProgress(TrainerCallback):
         if self._metric in facts:
             at = f", sparsity {self._sparsity}" if self._sparsity else ""
             left = "" if self._console.left is None else f", {clock(self._console.left)} left"
+            # The state's number is rounded up: 2 of a training of 1.5 epochs.
+            epochs = args.num_train_epochs if args.max_steps <= 0 else state.num_train_epochs
             self._console.note(
-                f"epoch {state.epoch or 0:.3g} of {state.num_train_epochs:.3g}: "
+                f"epoch {state.epoch or 0:.3g} of {epochs:.3g}: "
                 f"{self._metric} {facts[self._metric]} on validation rows{at}{left}"
             )
 

@@ -41,6 +41,7 @@ def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     time = Clock(monkeypatch)
     shown, written = console(terminal=False)
     callback: Any = shown.training("accuracy")
+    arguments = SimpleNamespace(num_train_epochs=1.5, max_steps=-1)
     with shown.stage("prune"):
         callback.on_train_begin(None, state(20), None)  # resumed there
         time.now += 10
@@ -50,11 +51,14 @@ def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         callback.on_step_end(None, state(60), None)
         callback.on_step_end(None, state(61), None)
         time.now += 10
-        callback.on_log(None, state(70, 1.4), None, logs={"eval_accuracy": 0.75})
+        callback.on_log(arguments, state(70, 1.4), None, logs={"eval_accuracy": 0.75})
+        arguments.max_steps = 100
+        callback.on_log(arguments, state(70, 1.5), None, logs={"eval_accuracy": 0.75})
     assert [line.strip() for line in written.getvalue().splitlines()] == [
         "== prune",
         "prune: 60% (60 of 100), 0:40, 0:40 left; loss 0.5000, sparsity 25.0%",
-        "epoch 1.4 of 2: accuracy 0.7500 on validation rows, sparsity 25.0%, 0:30 left",
+        "epoch 1.4 of 1.5: accuracy 0.7500 on validation rows, sparsity 25.0%, 0:30 left",
+        "epoch 1.5 of 2: accuracy 0.7500 on validation rows, sparsity 25.0%, 0:30 left",
         "prune: 50 s",
     ]
 
