@@ -29,6 +29,8 @@ class Prunes(Protocol):
 
     def last_good(self) -> str: ...
 
+    def in_all(self, holds: bool) -> bool: ...
+
     def log(self, logs: dict[str, float]) -> None: ...
 
 
@@ -56,7 +58,7 @@ class PruningCallback(TrainerCallback):
         # float16: the scaler skips such steps and tries a smaller scale
         scaler = getattr(trainer.accelerator, "scaler", None)
         checked = trainer.careful and scaler is None
-        finite = not checked or faults.finite_gradients(trainer.bare_model())
+        finite = not checked or trainer.in_all(faults.finite_gradients(trainer.bare_model()))
         if finite:
             scale = float(scaler.get_scale()) if scaler is not None else 1.0
             finite = trainer.pruner.collect(scale, args.world_size) or not checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -42,8 +43,10 @@ def describe_batch(inputs: Any) -> str:
 
 
 def loss_not_finite(loss: float, step: int, batch: str, good: str) -> str:
+    whose = "the loss" if not math.isfinite(loss) else "the loss of another process"
+    value = f"is {loss}" if not math.isfinite(loss) else "is no finite number"
     return (
-        f"the loss is {loss} at step {step}{batch}: lower the learning rate, or check the labels "
+        f"{whose} {value} at step {step}{batch}: lower the learning rate, or check the labels "
         f"and the starting weights for extreme values; {good}"
     )
 

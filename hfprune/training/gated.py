@@ -128,16 +128,26 @@ class TrainsWithGates(SavesAsPruned):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """As ``Trainer.training_step``; stops at a loss that is not finite."""
+        """As ``Trainer.training_step``; stops at a loss that is not finite, in all processes."""
         self._batch = faults.describe_batch(inputs)
         with quick_attention(self.args, inputs):
             loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
-        if self.careful and not bool(torch.isfinite(loss).all()):
+        if self.careful and not self.in_all(bool(torch.isfinite(loss).all())):
             step = self.state.global_step + 1
             raise NotFiniteError(
                 faults.loss_not_finite(float(loss), step, self._batch, self.last_good())
             )
         return loss
+
+    def in_all(self, holds: bool) -> bool:
+        """Whether something holds in every process; each of them must ask.
+
+        One that stops alone leaves the others waiting for it.
+        """
+        if self.args.world_size == 1:
+            return holds
+        count = torch.tensor([float(holds)], device=self.args.device)
+        return bool(self.accelerator.reduce(count) == self.args.world_size)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.evaluation_loop``, of the model as it is pruned so far."""

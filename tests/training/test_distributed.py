@@ -87,6 +87,21 @@ def test_two_processes_plan_as_one(target: str, tmp_path: Path) -> None:
         torch.testing.assert_close(together[name], value, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("what", ["loss", pytest.param("gradient", marks=pytest.mark.slow)])
+def test_all_processes_stop_where_one_is_not_finite(what: str, tmp_path: Path) -> None:
+    done = start(*TWO, str(TESTS / "distributed_faults.py"), str(tmp_path), what)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (0, 1))
+    assert (first["steps"], second["steps"]) == (3, 3)
+    assert (first["processes"], second["processes"]) == (2, 2)
+    told = {
+        "loss": ("the loss of another process is no finite number at step 3", "the loss is nan at"),
+        "gradient": 2 * ("gradients are not finite at step 3: lower the learning rate",),
+    }[what]
+    assert told[0] in first["told"]
+    assert told[1] in second["told"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["gates", "reconstruction"])
 def test_the_script_under_two_processes(method: str, tmp_path: Path) -> None:

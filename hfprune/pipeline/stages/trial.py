@@ -76,14 +76,11 @@ def rows_of(context: Context, found: Trial) -> NDArray[np.float64]:
 def briefly_trained(context: Context, prepared: Prepared, trainer: Any) -> Any:
     """The model after a short training; ``None`` where its loss or gradients ran away.
 
-    Of several processes one may see that before the others, which wait for it: there the error
-    stops the run, as in any training.
+    Of several processes all see that at the same step.
     """
     try:
         return train(prepared, trainer).model
     except NotFiniteError as error:
-        if context.state.num_processes > 1:
-            raise
         context.console.note(f"a trial ran away: {error}")
         return None
 
