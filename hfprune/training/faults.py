@@ -43,10 +43,9 @@ def describe_batch(inputs: Any) -> str:
 
 
 def loss_not_finite(loss: float, step: int, batch: str, good: str) -> str:
-    whose = "the loss" if not math.isfinite(loss) else "the loss of another process"
-    value = f"is {loss}" if not math.isfinite(loss) else "is no finite number"
+    value = "no finite number in another process" if math.isfinite(loss) else str(loss)
     return (
-        f"{whose} {value} at step {step}{batch}: lower the learning rate, or check the labels "
+        f"the loss is {value} at step {step}{batch}: lower the learning rate, or check the labels "
         f"and the starting weights for extreme values; {good}"
     )
 

@@ -95,7 +95,10 @@ def test_all_processes_stop_where_one_is_not_finite(what: str, tmp_path: Path) -
     assert (first["steps"], second["steps"]) == (3, 3)
     assert (first["processes"], second["processes"]) == (2, 2)
     told = {
-        "loss": ("the loss of another process is no finite number at step 3", "the loss is nan at"),
+        "loss": (
+            "the loss is no finite number in another process at step 3",
+            "the loss is nan at step 3",
+        ),
         "gradient": 2 * ("gradients are not finite at step 3: lower the learning rate",),
     }[what]
     assert told[0] in first["told"]
