@@ -33,7 +33,6 @@ from hfprune.pipeline.store import CHECKPOINTS, StageStore
 from hfprune.pruning.surgery import RECORD_KEY
 from hfprune.pruning.vocabulary.reduce import reduce_vocabulary_
 from hfprune.recipe.reading import dump_recipe
-from hfprune.recipe.sections.whole import Recipe
 from hfprune.report.console import Console
 from hfprune.training.trainer import HFPruneTrainer as OneTraining
 
@@ -54,11 +53,13 @@ class OwnPrepared(Prepared):
 
     Attributes:
         like: the class of its model.
+        given_teacher: what it was given to learn from, if anything.
         before_training: called before each training.
         ignored: outputs that evaluations leave out, as ``ignore_keys_for_eval`` of ``train()``.
     """
 
     like: Any = None
+    given_teacher: Any = None
     before_training: Callable[[], None] = lambda: None
     ignored: list[str] | None = None
 
@@ -71,6 +72,22 @@ class OwnPrepared(Prepared):
         if config.get(RECORD_KEY) is not None:
             return load_shrunk(folder, self.like)
         return load_whole(lambda: self.like.from_pretrained(folder), str(folder)).eval()
+
+    def teacher(self, context: Context, model: SavedModel) -> Any:
+        """The user's teacher, as it reads the tokens that the model reads; else the dense model."""
+        given, vocabulary = self.given_teacher, context.recipe.pruning.vocabulary
+        if given is None:
+            return super().teacher(context, model)
+        if vocabulary is None:
+            return given
+        small = copy.deepcopy(given)
+        reduce_vocabulary_(
+            small,
+            self.dense.processor,
+            self.data.train["input_ids"],
+            min_count=vocabulary.min_count,
+        )
+        return small
 
 
 def open_run(
@@ -113,6 +130,7 @@ def open_run(
         reading,
         bf16=bool(args.bf16),
         like=type(model),
+        given_teacher=trainer.given_teacher,
         about={"judged_on": "test_dataset" if own_test else "eval_dataset"},
     )
     prepared.trainer = Trainings(trainer, asked, prepared).make
@@ -189,8 +207,6 @@ class Trainings:
             changes.pop("num_train_epochs", None)  # as long as the arguments say
         if "num_train_epochs" in changes:
             changes.setdefault("max_steps", -1)
-        if options.get("teacher") is not None:
-            options["teacher"] = self._teacher(context.recipe)
         args = copy.copy(self.trainer.args)
         args.output_dir = str(context.path(CHECKPOINTS) / stage)
         args.push_to_hub = False  # what lies there is no model to publish yet
@@ -212,20 +228,6 @@ class Trainings:
             "data_collator": reading.collator,
             "processing_class": reading.processor,
         }
-
-    def _teacher(self, recipe: Recipe) -> Any:
-        """The user's teacher, which reads the tokens that the model reads."""
-        teacher, vocabulary = self.trainer.given_teacher, recipe.pruning.vocabulary
-        if vocabulary is None:
-            return teacher
-        small = copy.deepcopy(teacher)
-        reduce_vocabulary_(
-            small,
-            self.prepared.dense.processor,
-            self.prepared.data.train["input_ids"],
-            min_count=vocabulary.min_count,
-        )
-        return small
 
 
 class StageTraining:

@@ -144,13 +144,15 @@ def logits_function(
         return
     device = next(model.parameters()).device
     # Several models as one take what the first takes.
-    accepted = set(inspect.signature(getattr(model, "takes_as", model).forward).parameters)
+    takes = inspect.signature(getattr(model, "takes_as", model).forward).parameters
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    passes_on = all(one.kind in unnamed for one in takes.values())  # to a model within
 
     def run(batch: Batch) -> NDArray[np.float32]:
         tensors = {
             name: torch.as_tensor(np.asarray(value, dtype=dtype_of(name)), device=device)
             for name, value in batch.items()
-            if name in accepted
+            if passes_on or name in takes
         }
         with torch.inference_mode():
             logits = model(**tensors).logits

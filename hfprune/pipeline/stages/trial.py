@@ -111,7 +111,7 @@ def by_rows(context: Context, prepared: Prepared, model: Any, dense: Any) -> NDA
 
     def predicted(one: Any) -> Any:
         size = recipe.training.per_device_eval_batch_size
-        return predict_logits(one.eval(), rows, prepared.small.collator, batch_size=size)
+        return predict_logits(one, rows, prepared.small.collator, batch_size=size)
 
     if prepared.taught.logits is None:
         prepared.taught.logits = predicted(dense)
