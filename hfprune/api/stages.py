@@ -134,6 +134,8 @@ def open_run(
         about={"judged_on": "test_dataset" if own_test else "eval_dataset"},
     )
     prepared.trainer = Trainings(trainer, asked, prepared).make
+    if recipe.pruning.vocabulary is None:  # else the rows are others
+        prepared.taught.cache = trainer.given_cache
     if context.is_main:
         context.store.check()
         context.store.open(

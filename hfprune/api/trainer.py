@@ -203,6 +203,7 @@ class HFPruneTrainer(OneTraining):
         self.unlabeled_dataset = unlabeled_dataset
         # As a module, which the stages distil from.
         self.given_teacher: Any = self.teacher
+        self.given_cache = teacher_cache
         self.family: dict[str, Any] = {}
         self.search: dict[str, Any] | None = None
         self.outputs: list[TrainOutput] = []

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 import hfprune
 from hfprune import HFPruneTrainer
+from hfprune.training.distillation.cache import TeacherCache
 
 SEARCHED = {
     "sparsity": 0.5, "method": "reconstruction", "search_rounds": 1, "scoring_samples": 16,
@@ -37,10 +38,11 @@ def opinionated(shift: float) -> Any:
 
 
 def make(folder: Path, **changes: Any) -> HFPruneTrainer:
+    settings = {"num_train_epochs": 1, **changes.pop("settings", {})}
     args = TrainingArguments(
         str(folder), use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
-        logging_strategy="no", per_device_train_batch_size=8, num_train_epochs=1,
-        learning_rate=1e-3,
+        logging_strategy="no", per_device_train_batch_size=8,
+        learning_rate=1e-3, **settings,
     )  # fmt: skip
     given: dict[str, Any] = {
         "train_dataset": rows(), "eval_dataset": rows(8, seed=1), "pruning": SEARCHED, **changes,
@@ -84,3 +86,17 @@ def test_candidates_are_judged_by_the_teacher_that_was_given(tmp_path: Path, own
         wanted = divergence(hfprune.from_pretrained(place), teacher, rows(8, seed=1))
         assert about["divergence"] == pytest.approx(wanted, rel=1e-4), name
     assert np.mean([about["divergence"] for about in told.values()]) > 0.3
+
+
+def test_what_a_teacher_said_before_is_taken_in_stages_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = opinionated(3.0)
+    two = {"settings": {"num_train_epochs": 2}}
+    first = make(tmp_path / "a", teacher=teacher, **two)
+    first.train()
+    assert first.teacher_cache is not None
+    monkeypatch.setattr(TeacherCache, "_ask", lambda *args: pytest.fail("asked again"))
+    second = make(tmp_path / "b", teacher=teacher, teacher_cache=first.teacher_cache, **two)
+    second.train()
+    assert second.teacher_cache is first.teacher_cache
