@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import TrainingArguments
 
 import hfprune
 from hfprune import HFPruneTrainer
+from hfprune.pipeline import candidates
 from hfprune.training.distillation.cache import TeacherCache
 
 SEARCHED = {
@@ -100,3 +102,16 @@ def test_what_a_teacher_said_before_is_taken_in_stages_too(
     second = make(tmp_path / "b", teacher=teacher, teacher_cache=first.teacher_cache, **two)
     second.train()
     assert second.teacher_cache is first.teacher_cache
+
+
+def test_trials_of_like_names_leave_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers 0, tried longer, are not layers 0 and 2."""
+    monkeypatch.setattr(candidates, "left_to_try", list)
+    trainer = make(tmp_path, teacher=opinionated(3.0), pruning={**SEARCHED, "trial_epochs": 1})
+    trainer.train()
+    record = json.loads((tmp_path / "pruned.work" / "stages.json").read_text())["stages"]
+    files = [told["result"]["rows"] for name, told in record.items() if name.startswith("trial")]
+    assert {"trial layers 0, longer", "trial layers 0, 2"} <= set(record)
+    assert len(set(files)) == len(files)

@@ -42,7 +42,8 @@ def run(
     model = prepared.saved(context, candidate.folder)
     dense = prepared.teacher(context, teacher)
     epochs = times * context.recipe.pruning.epochs_of_trial
-    stage = f"trial-{label}-{slug(name)}" + (f"-{times}" if times > 1 else "")
+    # Not a number behind the name, which may end in the numbers of layers.
+    stage = f"trial{times if times > 1 else ''}-{label}-{slug(name)}"
     if epochs > 0:
         trainer = recovery_trainer(
             context,
