@@ -97,6 +97,18 @@ def one_way(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
         }
 
 
+def made_of(options: argparse.Namespace, recipe: Any) -> list[str | None]:
+    """What may change behind the same names: the digests of models and of files of rows."""
+    from hfprune.core.files import sha256_file
+    from hfprune.pipeline.fingerprint import model_digest
+
+    models = (options.teacher, options.pruned, *recipe.teacher.learn_from)
+    data = recipe.data
+    files = (data.train_file, data.validation_file, data.unlabeled_file)
+    there = [Path(file) for file in files if file is not None and Path(file).is_file()]
+    return [*(model_digest(str(name), None) for name in models), *map(sha256_file, there)]
+
+
 def cross_entropies(logits: Any, labels: Any) -> list[float]:
     """Of each row with one label, in nats.
 
@@ -195,9 +207,13 @@ def work(options: argparse.Namespace) -> int:
             key = json.dumps([recipe_digest(recipe), *about, way, seed])
             name = hashlib.sha256(key.encode()).hexdigest()[:16]
             file = options.output / f"{name}.json"
-            if not file.is_file():
-                atomic_write_json(file, one_way(options, way, seed))
-            found.append(json.loads(file.read_text(encoding="utf-8")))
+            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            made = made_of(options, recipe)
+            # The next run writes other models to the same folders.
+            if known is None or known.get("made_of", made) != made:
+                known = {**one_way(options, way, seed), "made_of": made}
+                atomic_write_json(file, known)
+            found.append(known)
             print(table(found), flush=True)
     return 0
 

@@ -67,6 +67,41 @@ def test_a_way_whose_teachers_would_not_be_trained_is_refused(
     assert not (tmp_path / "found").exists()
 
 
+def test_what_was_made_of_another_model_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's work folder has the names of the run before it."""
+    recipe = {
+        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
+        "pruning": {"sparsity": 0.5}, "output_dir": str(tmp_path / "never"),
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for name in ("teacher", "pruned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"first")
+    script, done = load_script("benchmark_recovery"), []
+
+    def one_way(options: object, way: str, seed: int) -> dict[str, object]:
+        done.append(seed)
+        return {
+            "way": way, "seed": seed, "divergence": 0.1, "by_row": [0.1], "processor_seconds": 1.0,
+            "metric": {"accuracy": 0.5},
+        }  # fmt: skip
+
+    monkeypatch.setattr(script, "one_way", one_way)
+    arguments = [
+        *("--recipe", str(tmp_path / "recipe.yaml"), "--teacher", str(tmp_path / "teacher")),
+        *("--pruned", str(tmp_path / "pruned"), "--output", str(tmp_path / "found")),
+    ]
+    for _ in range(2):
+        assert script.main(arguments) == 0
+    assert done == [42]
+    (tmp_path / "pruned" / "model.safetensors").write_bytes(b"other")
+    for _ in range(2):
+        assert script.main(arguments) == 0
+    assert done == [42, 42]
+
+
 @pytest.mark.slow
 def test_two_ways_from_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_tiny_classifier("bert", tmp_path / "model")
