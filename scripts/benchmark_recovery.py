@@ -77,6 +77,7 @@ def one_way(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
         reading = prepared.small
         logits = predict_logits(model.eval(), reading.data.validation, reading.collator)
         metric, about = recipe.evaluation.metrics[0], reading.data
+        logits = about.by_text("validation", logits)
         if recipe.task == "sentence_embedding":  # against the dense model's embeddings
             told = scorer(metric)(logits, prepared.taught.logits)
         else:

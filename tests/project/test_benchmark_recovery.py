@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import yaml
 from script import load_script
-from tiny import save_tiny_classifier, write_reviews
+from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
+from hfprune.families import model_sizes
+from hfprune.pruning.plan import PruningPlan
+from hfprune.pruning.surgery import shrink_
 
 
 def test_differences_are_paired_by_row_and_told_over_seeds() -> None:
@@ -100,6 +103,37 @@ def test_what_was_made_of_another_model_is_done_again(
     for _ in range(2):
         assert script.main(arguments) == 0
     assert done == [42, 42]
+
+
+def test_windows_of_long_texts_are_judged_as_their_texts(tmp_path: Path) -> None:
+    save_tiny_classifier("bert", tmp_path / "model")
+    model = tiny_model("bert", labels=2)
+    sizes = model_sizes(model)
+    plan = PruningPlan.first_units(sizes, [(0, 0), *sizes[1:]])
+    shrink_(model, plan)
+    model.save_pretrained(tmp_path / "pruned")
+    (tmp_path / "pruned" / "plan.json").write_text(json.dumps(plan.to_dict()))
+    lines = [f"{'good ' * 20}film,positive", f"{'bad ' * 20}film,negative"] * 10
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    recipe = {
+        "model": {"name_or_path": str(tmp_path / "model")},
+        "data": {
+            "train_file": str(tmp_path / "reviews.csv"), "max_length": 12, "stride": 2,
+            "validation_fraction": 0.3,
+        },
+        "pruning": {"sparsity": 0.5},
+        "recovery": {"num_train_epochs": 0.1},
+        "output_dir": str(tmp_path / "never"),
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = [
+        *("--recipe", str(tmp_path / "recipe.yaml"), "--teacher", str(tmp_path / "model")),
+        *("--pruned", str(tmp_path / "pruned"), "--output", str(tmp_path / "found"), "--quiet"),
+    ]
+    assert load_script("benchmark_recovery").main(arguments) == 0
+    (file,) = (tmp_path / "found").iterdir()
+    told = json.loads(file.read_text())
+    assert len(told["loss_by_row"]) == told["rows"] < 20, "one a text"
 
 
 @pytest.mark.slow
