@@ -78,6 +78,9 @@ class FromScratch(Maker):
         made = partial(_random, self.context, self.prepared, self.teacher, self.plan)
         return self.context.stage("scratch", SavedModel, made, after, by_main=True), None
 
+    def _has_to_learn(self, label: str, pruned: SavedModel) -> bool:
+        return True  # nothing of it is the dense model's, also where nothing is removed
+
 
 def _random(
     context: Context, prepared: Prepared, dense: SavedModel, plan: PruningPlan

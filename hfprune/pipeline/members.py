@@ -188,9 +188,7 @@ class Maker:
             model, table = self._pruned(label, suffix, target, current, table, dense_file, after)
             pruned_log = model.log
         log: str | None = None
-        if context.recipe.recovery.trains and recover.has_to_learn(
-            context, prepared, label, model, self.start, self.teacher
-        ):
+        if context.recipe.recovery.trains and self._has_to_learn(label, model):
             model = recovered(context, prepared, label, self.start, model, self._teachers)
             log = model.log
         finished, temperature = self._finished(label, suffix, target, model), None
@@ -205,6 +203,11 @@ class Maker:
             finished, temperature = SavedModel(folder=scaled.folder), scaled.temperature
         return Member(
             label, finished, pruned_log, log, table, chosen, working=model, temperature=temperature
+        )
+
+    def _has_to_learn(self, label: str, pruned: SavedModel) -> bool:
+        return recover.has_to_learn(
+            self.context, self.prepared, label, pruned, self.start, self.teacher
         )
 
     def _pruned(

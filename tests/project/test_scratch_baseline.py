@@ -123,6 +123,34 @@ def test_equal_sizes_and_nothing_of_the_teacher_but_what_it_taught(tmp_path: Pat
     assert "prune" not in found.seconds
 
 
+@pytest.mark.slow
+def test_it_learns_where_nothing_was_removed_of_the_other(tmp_path: Path) -> None:
+    """Where int8 alone reaches a speed, the other is the dense model; this one is random."""
+    load_script("benchmark_methods")
+    from scratch_baseline import run_from_scratch
+
+    save_tiny_classifier("bert", tmp_path / "model")
+    write_reviews(tmp_path / "reviews.csv", 60)
+    values: dict[str, Any] = {
+        "model": {"name_or_path": str(tmp_path / "model")},
+        "data": {"train_file": str(tmp_path / "reviews.csv"), "max_length": 32},
+        "teacher": {"name_or_path": str(tmp_path / "model")},
+        "recovery": {"num_train_epochs": 1},
+        "export": {"quantization": None, "temperature": False},
+        "deploy": None,
+        "benchmark": {
+            "batch_sizes": [1], "sequence_lengths": [16], "repeats": 1, "warmup": 0,
+        },
+    }  # fmt: skip
+    whole = {**values, "pruning": {"keep_layers": [0, 1, 2]}, "output_dir": str(tmp_path / "all")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole))
+    run(load_recipe(tmp_path / "recipe.yaml"))
+    assert "recover" not in read_results(tmp_path / "all").seconds
+    asked = {**values, "pruning": {"method": "gates"}, "output_dir": str(tmp_path / "scratch")}
+    run_from_scratch(asked, tmp_path / "all", "pruned")
+    assert "recover" in read_results(tmp_path / "scratch").seconds
+
+
 def test_results_of_another_comparison_are_not_taken_for_this_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
