@@ -174,11 +174,14 @@ def measured(
             f"teacher.num_seeds is {base.teacher.num_seeds}, and each seed has one dense model "
             "here: train them, and name their folders in teacher.learn_from"
         )
-    epochs = 1.0 if options.short else options.epochs or base.recovery.num_train_epochs
+    given = options.epochs is not None
+    epochs = options.epochs if given else base.recovery.num_train_epochs
+    epochs = 1.0 if options.short else epochs
     if isinstance(epochs, str) or not epochs:
+        named = "--epochs" if given else "recovery.num_train_epochs"
         raise RecipeError(
-            f"recovery.num_train_epochs is {epochs}, and every method is to have as many epochs: "
-            "say how many by --epochs"
+            f"{named} is {epochs}, and every method is to have as many epochs: say how many by "
+            "--epochs"
         )
     speeds = [1.5, 2.0] if options.short else options.speeds
     scripting.require_known("--only", options.only, [*ways(speeds, epochs), *simple_names])

@@ -59,6 +59,8 @@ def test_names_that_there_are_not_are_told(
         "recovery.num_train_epochs is auto, and every method is to have as many epochs: say "
         "how many by --epochs" in capsys.readouterr().err
     )
+    assert main([*command, "--epochs", "0"]) == 1
+    assert "--epochs is 0.0, and every method" in capsys.readouterr().err
     assert main([*command, "--only", "TF-IDF"]) == 1
     assert "name one in --only too" in capsys.readouterr().err
 
