@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -92,6 +93,17 @@ def checkpoint_to_resume(folder: str | Path, needed: Sequence[str] = ()) -> Path
             "begin anew without resume_from_checkpoint, or name a checkpoint of another folder"
         )
     return found
+
+
+def step_of(folder: Any) -> int:
+    """How many steps a checkpoint comes after; 0 for what is none."""
+    if not isinstance(folder, str | Path):
+        return 0
+    try:
+        told = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+        return int(told["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):  # reading it says why
+        return 0
 
 
 def require_resumable(folder: Path, prunes: bool, shrunk: bool) -> None:

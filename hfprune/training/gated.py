@@ -20,7 +20,7 @@ from hfprune.training import checks, faults
 from hfprune.training.attention import quick_attention
 from hfprune.training.best import wins_a_tie
 from hfprune.training.callbacks import PruningCallback
-from hfprune.training.checkpoints import checkpoint_to_resume
+from hfprune.training.checkpoints import checkpoint_to_resume, step_of
 from hfprune.training.pruner import Pruner
 from hfprune.training.saving import SavesAsPruned
 
@@ -34,6 +34,7 @@ class TrainsWithGates(SavesAsPruned):
 
     careful: bool
     _batch = ""
+    _resumed_at = 0
 
     def set_up(self, pruning: PruningConfig | None, latency: LatencyTable | None) -> None:
         """What trainings from now on prune; the model of now is where they begin.
@@ -81,6 +82,7 @@ class TrainsWithGates(SavesAsPruned):
                 needed = self.pruner.needed_files(self.pruned_model())
                 found = checkpoint_to_resume(str(self.args.output_dir), needed)
                 resume_from_checkpoint = True if found is None else str(found)
+            self._resumed_at = step_of(resume_from_checkpoint)
             result = super().train(resume_from_checkpoint, *args, **kwargs)
             self.unshard()
         except Exception as error:
@@ -148,6 +150,17 @@ class TrainsWithGates(SavesAsPruned):
             return holds
         count = torch.tensor([float(holds)], device=self.args.device)
         return bool(self.accelerator.reduce(count) == self.args.world_size)
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; of a checkpoint after the last step, no epoch is left.
+
+        The Trainer looks for the end after a step only: within an epoch it would take one more.
+        """
+        found = super().set_initial_training_values(*args, **kwargs)
+        epochs, steps_of_one, *_, last = found
+        if not 0 < last <= self._resumed_at:
+            return found
+        return min(epochs, self._resumed_at // steps_of_one), *found[1:]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.evaluation_loop``, of the model as it is pruned so far."""
