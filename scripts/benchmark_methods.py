@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 Ways = Callable[[Sequence[float], float], Mapping[str, dict[str, Any]]]
 LAYERS = {4: [0, 1, 3, 5], 3: [0, 2, 5], 2: [0, 5]}
 SPARSITIES = (0.8, 0.95)
+# How a reconstruction is done, which a recipe may say.
+RECONSTRUCTION = ("selection", "search_rounds", "scoring_samples", "memory_gb", "layout")
 TRAINING_FREE = (0.3, 0.5, 0.65, 0.8)
 # Times within a run only steer it: all models are timed together at the end.
 QUICK = ("benchmark.repeats=2", "benchmark.warmup=1")
@@ -99,6 +101,14 @@ def methods(speeds: Sequence[float], epochs: float) -> dict[str, dict[str, Any]]
             },
         }
     return found
+
+
+def with_settings(target: Mapping[str, Any], pruning: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's target, and of the recipe's settings for pruning those that the method knows."""
+    if target.get("method") != "reconstruction":
+        return dict(target)
+    known = RECONSTRUCTION + (("trial_epochs",) if "speedup" in target else ())
+    return {**{key: pruning[key] for key in known}, **target}
 
 
 def parser_of(document: str, speeds: Sequence[float], output: str) -> argparse.ArgumentParser:
@@ -169,6 +179,10 @@ def measured(
     if export.quantization == "auto":
         export = export.model_copy(update={"quantization": USUAL})
     base = base.model_copy(update={"export": export, "deploy": None})
+    if base.pruning.vocabulary is not None:
+        raise RecipeError(
+            "pruning.vocabulary is given, and all models have the whole vocabulary here: remove it"
+        )
     if base.teacher.num_seeds > 1:
         raise RecipeError(
             f"teacher.num_seeds is {base.teacher.num_seeds}, and each seed has one dense model "
@@ -201,10 +215,7 @@ def measured(
                 continue
             place = options.output / f"seed-{seed}" / name.replace(" ", "-").replace("%", "")
             values = base.model_dump()
-            # Trials of candidates are as long as the recipe's.
-            values["pruning"] = dict(changes["pruning"])
-            if "speedup" in values["pruning"]:
-                values["pruning"]["trial_epochs"] = base.pruning.trial_epochs
+            values["pruning"] = with_settings(changes["pruning"], values["pruning"])
             values["training"] |= {"seed": seed, **changes.get("training", {})}
             values["recovery"] |= changes["recovery"]
             values |= {"output_dir": str(place), "overwrite": False}

@@ -79,6 +79,39 @@ def test_teachers_that_would_not_be_asked_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipes_settings_of_reconstruction_count_and_its_vocabulary_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script("benchmark_methods")
+    ways = script.methods([4.0], 1.0)
+    pruning = {
+        "selection": "obs", "search_rounds": 7, "scoring_samples": 99, "memory_gb": 1.0,
+        "layout": "uniform", "trial_epochs": 0.2, "sparsity": 0.5,
+    }  # fmt: skip
+    ours = script.with_settings(ways["hfprune"]["pruning"], pruning)
+    assert ours == {
+        "selection": "obs", "search_rounds": 7, "scoring_samples": 99, "memory_gb": 1.0,
+        "layout": "uniform", "trial_epochs": 0.2, "speedup": [4.0], "method": "reconstruction",
+    }  # fmt: skip
+    free = script.with_settings(ways["training-free 50%"]["pruning"], pruning)
+    assert (free["search_rounds"], free["sparsity"]) == (7, 0.5)
+    assert "trial_epochs" not in free, "nothing is tried where nothing is trained"
+    whole = script.with_settings(ways["layers 4"]["pruning"], pruning)
+    assert whole == ways["layers 4"]["pruning"]
+
+    recipe = {
+        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
+        "pruning": {"sparsity": 0.5, "vocabulary": {}}, "output_dir": str(tmp_path / "unused"),
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "out")]
+    assert script.main(command) == 1
+    assert (
+        "pruning.vocabulary is given, and all models have the whole vocabulary here: remove it"
+        in capsys.readouterr().err
+    )
+
+
 def test_mean_and_interval_by_hand() -> None:
     rows = [
         {
