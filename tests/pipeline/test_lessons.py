@@ -18,8 +18,8 @@ from hfprune import load_recipe
 from hfprune.core.errors import CheckpointError
 from hfprune.core.results import SizesCandidate
 from hfprune.pipeline import run
+from hfprune.pipeline.candidates import best_candidate
 from hfprune.pipeline.context import Context
-from hfprune.pipeline.members import Maker
 from hfprune.pipeline.prepared import Prepared, keep, plan_in
 from hfprune.pipeline.results import Candidate, Candidates, Rate, SavedModel
 from hfprune.pipeline.stages import rate, recover, trial, vocabulary
@@ -145,8 +145,8 @@ def test_a_rate_or_a_candidate_that_runs_away_loses_and_the_run_goes_on(
                 for name in ("layers 0", "searched")
             }
         )
-        maker = Maker(context, made, start, start)
-        _, record = maker._best_candidate("pruned", "", known)
+        best, record = best_candidate(context, made, "pruned", start, known, {})
+        assert best == "searched"
         assert [entry["chosen"] for entry in record.values()] == [False, True]
         assert record["layers 0"]["divergence"] is None
         SizesCandidate.model_validate(record["layers 0"])

@@ -41,7 +41,9 @@ def test_killed_at_any_moment_and_resumed(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("kind", ["few reranking", "few sentence_embedding"])
+@pytest.mark.parametrize(
+    "kind", ["few reranking", pytest.param("few sentence_embedding", marks=pytest.mark.slow)]
+)
 def test_killed_at_three_points_and_resumed(kind: str, tmp_path: Path) -> None:
     """What the tasks without classes have of their own: an embedder, queries, what changed most."""
     recipe = killable(tmp_path, kind.removeprefix("few "))

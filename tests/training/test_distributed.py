@@ -63,13 +63,12 @@ def test_two_processes_equal_one_with_twice_the_batch(order: str, tmp_path: Path
 @pytest.mark.parametrize(
     "target",
     [
-        "embeddings by gates",
         "reranking by gates",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
                 *("reconstruction", "speedup", "fast reconstruction", "family", "embeddings"),
-                "reranking",
+                *("embeddings by gates", "reranking"),
             )
         ),
     ],

@@ -63,14 +63,14 @@ def run(
     file = f"{stage}.npy"
     if context.is_main:
         content = io.BytesIO()
-        np.save(content, rows, allow_pickle=False)
+        np.save(content, rows)
         atomic_write_bytes(context.path(file), content.getvalue())
     return Trial(divergence=found, rows=file, epochs=epochs)
 
 
 def rows_of(context: Context, found: Trial) -> NDArray[np.float64]:
     """The divergences of a trial, as of :func:`by_rows`."""
-    rows = np.load(context.path(found.rows), allow_pickle=False)
+    rows = np.load(context.path(found.rows))
     return np.asarray(rows, dtype=np.float64)
 
 
