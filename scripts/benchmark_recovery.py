@@ -63,7 +63,7 @@ def one_way(options: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
         prepared.taught.outside = teacher.outside(context, prepared)
         start = keep(
             context,
-            prepared.load(context, str(options.teacher), None),
+            prepared.load(context, str(options.teacher), None, key="--teacher", trained=True),
             "dense",
             prepared.dense.processor,
         )
@@ -199,6 +199,11 @@ def work(options: argparse.Namespace) -> int:
             raise RecipeError(
                 f"{way or options.recipe}: teacher.num_seeds is {seeds}, and no teacher is trained "
                 "here: train them, and name their folders in teacher.learn_from"
+            )
+        if recipes[way].pruning.vocabulary is not None:
+            raise RecipeError(
+                f"{way or options.recipe}: pruning.vocabulary is given, and the models are taken "
+                "as they are here: remove it"
             )
     found = []
     about = [str(options.teacher.resolve()), str(options.pruned.resolve()), *options.overrides]

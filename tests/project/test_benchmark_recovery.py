@@ -52,7 +52,7 @@ def test_cross_entropy_of_each_row_worked_by_hand() -> None:
     assert found == [0.693147, 0.287682, 1000.0]
 
 
-def test_a_way_whose_teachers_would_not_be_trained_is_refused(
+def test_ways_that_would_not_be_carried_out_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {
@@ -66,6 +66,12 @@ def test_a_way_whose_teachers_would_not_be_trained_is_refused(
     assert (
         "teacher.num_seeds=3: teacher.num_seeds is 3, and no teacher is trained here: train "
         "them, and name their folders in teacher.learn_from" in capsys.readouterr().err
+    )
+    way[1] = "pruning.vocabulary={}"
+    assert load_script("benchmark_recovery").main([*arguments, *way]) == 1
+    assert (
+        "pruning.vocabulary is given, and the models are taken as they are here: remove it"
+        in capsys.readouterr().err
     )
     assert not (tmp_path / "found").exists()
 
