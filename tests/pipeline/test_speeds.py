@@ -193,10 +193,15 @@ def test_candidates_that_one_trial_does_not_part_have_a_longer_one(
     ((rows, *others),) = (set(asked[0].values()),)
     assert not others, "each is judged by the same rows"
     assert rows > 1
-    tried = [entry["trial_epochs"] for entry in candidates.values()]
-    assert tried == [1.0, 1.0] + [0.5] * (len(tried) - 2)
-    assert judged == [list(candidates)[:2]]
-    assert [entry["chosen"] for entry in candidates.values()][1]
+    counts = [sum(map(any, candidates[name]["sizes"])) for name in asked[0]]
+    assert counts == sorted(counts), "in order of preference: fewer layers first"
+    assert set(asked[0]) == set(candidates)
+    first, second = list(asked[0])[:2]
+    assert judged == [[first, second]]
+    tried = {name: entry["trial_epochs"] for name, entry in candidates.items()}
+    assert {name for name, epochs in tried.items() if epochs == 1.0} == {first, second}
+    assert {epochs for name, epochs in tried.items() if name not in (first, second)} <= {0.5}
+    assert [name for name, entry in candidates.items() if entry["chosen"]] == [second]
 
 
 @pytest.mark.slow
