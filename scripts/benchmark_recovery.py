@@ -116,10 +116,12 @@ def cross_entropies(logits: Any, labels: Any) -> list[float]:
     >>> cross_entropies(np.array([[0.0, 0.0], [np.log(3), 0.0]]), np.array([1, 0]))
     [0.693147, 0.287682]
     """
-    values = np.asarray(logits, dtype=np.float64)
-    logs = values - np.logaddexp.reduce(values, axis=-1, keepdims=True)
-    found = logs[np.arange(len(values)), np.asarray(labels)]
-    return [round(-float(value), 6) for value in found]
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    values = torch.as_tensor(np.asarray(logits, dtype=np.float64))
+    classes = torch.as_tensor(np.asarray(labels, dtype=np.int64))
+    return [round(loss, 6) for loss in cross_entropy(values, classes, reduction="none").tolist()]
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

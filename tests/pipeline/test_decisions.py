@@ -144,7 +144,7 @@ def test_a_candidate_that_ran_away_has_one_row_that_is_no_number() -> None:
 
 
 def test_noise_does_not_choose_between_candidates() -> None:
-    """Of a hundred pairs that are alike the second one goes on in a few, for chance shows it."""
+    """Of pairs that are alike the second one goes on in a few, for chance shows it."""
     rng = np.random.default_rng(0)
     others, right = 0, 0
     for _ in range(200):

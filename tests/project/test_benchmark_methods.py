@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from script import load_script
+from script import load_script, recipe_without_rows
 from tiny import save_tiny_classifier, write_reviews
 
 
@@ -64,13 +64,8 @@ def test_short_mode_writes_a_table_and_resumes(
 def test_teachers_that_would_not_be_asked_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {
-        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
-        "pruning": {"sparsity": 0.5}, "output_dir": str(tmp_path / "unused"),
-        "teacher": {"num_seeds": 2}, "distillation": {},
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "out")]
+    several = {"teacher": {"num_seeds": 2}, "distillation": {}}
+    command = [*recipe_without_rows(tmp_path, **several), "--output", str(tmp_path / "out")]
     assert load_script("benchmark_methods").main(command) == 1
     assert (
         "teacher.num_seeds is 2, and each seed has one dense model here: train them, and name "
@@ -99,12 +94,8 @@ def test_a_recipes_settings_of_reconstruction_count_and_its_vocabulary_is_refuse
     whole = script.with_settings(ways["layers 4"]["pruning"], pruning)
     assert whole == ways["layers 4"]["pruning"]
 
-    recipe = {
-        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
-        "pruning": {"sparsity": 0.5, "vocabulary": {}}, "output_dir": str(tmp_path / "unused"),
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "out")]
+    fewer = {"pruning": {"sparsity": 0.5, "vocabulary": {}}}
+    command = [*recipe_without_rows(tmp_path, **fewer), "--output", str(tmp_path / "out")]
     assert script.main(command) == 1
     assert (
         "pruning.vocabulary is given, and all models have the whole vocabulary here: remove it"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from script import load_script
+from script import load_script, recipe_without_rows
 from tiny import save_tiny_classifier, tiny_model, write_reviews
 
 import hfprune
@@ -55,12 +55,7 @@ def test_cross_entropy_of_each_row_worked_by_hand() -> None:
 def test_ways_that_would_not_be_carried_out_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {
-        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
-        "pruning": {"sparsity": 0.5}, "output_dir": str(tmp_path / "never"),
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--teacher", "t", "--pruned", "p"]
+    arguments = [*recipe_without_rows(tmp_path), "--teacher", "t", "--pruned", "p"]
     way = ["--way", "teacher.num_seeds=3", "--output", str(tmp_path / "found")]
     assert load_script("benchmark_recovery").main([*arguments, *way]) == 1
     assert (
@@ -80,11 +75,10 @@ def test_what_was_made_of_another_model_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's work folder has the names of the run before it."""
-    recipe = {
-        "model": {"name_or_path": "model"}, "data": {"train_file": "reviews.csv"},
-        "pruning": {"sparsity": 0.5}, "output_dir": str(tmp_path / "never"),
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = [
+        *recipe_without_rows(tmp_path), "--teacher", str(tmp_path / "teacher"),
+        "--pruned", str(tmp_path / "pruned"), "--output", str(tmp_path / "found"),
+    ]  # fmt: skip
     for name in ("teacher", "pruned"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"first")
@@ -98,10 +92,6 @@ def test_what_was_made_of_another_model_is_done_again(
         }  # fmt: skip
 
     monkeypatch.setattr(script, "one_way", one_way)
-    arguments = [
-        *("--recipe", str(tmp_path / "recipe.yaml"), "--teacher", str(tmp_path / "teacher")),
-        *("--pruned", str(tmp_path / "pruned"), "--output", str(tmp_path / "found")),
-    ]
     for _ in range(2):
         assert script.main(arguments) == 0
     assert done == [42]

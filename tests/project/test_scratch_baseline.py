@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
-from script import load_script
+from script import load_script, recipe_without_rows
 from tiny import save_tiny_classifier, write_reviews
 
 from hfprune import load_recipe
@@ -34,15 +34,8 @@ def test_it_gets_no_less_than_the_model_whose_sizes_it_has() -> None:
 
 def command_in(folder: Path) -> list[str]:
     """Arguments of a comparison whose recipe is written there; it has no rows."""
-    recipe = {
-        "model": {"name_or_path": str(folder)},
-        "data": {"train_file": "rows.csv"},
-        "pruning": {"sparsity": 0.5},
-        "recovery": {"num_train_epochs": 3},
-        "output_dir": str(folder / "out"),
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return ["--recipe", str(folder / "recipe.yaml"), "--output", str(folder / "methods")]
+    named = recipe_without_rows(folder, recovery={"num_train_epochs": 3})
+    return [*named, "--output", str(folder / "methods")]
 
 
 def test_names_that_there_are_not_are_told(
