@@ -259,3 +259,13 @@ def prepared_run(recipe: Any, console: Any) -> tuple[Any, Any]:
 
     context = Context.of(recipe, console)
     return context, import_module("hfprune.pipeline.run")._prepare(context)
+
+
+def random_rows(count: int = 16, seed: int = 0) -> Any:
+    """A data set of rows of ten random tokens, in two classes that nothing tells apart."""
+    import datasets  # most of those who read this file need none
+
+    ids = torch.randint(5, 100, (count, 10), generator=torch.Generator().manual_seed(seed))
+    return datasets.Dataset.from_dict(
+        {"input_ids": ids.tolist(), "label": [i % 2 for i in range(count)]}
+    )

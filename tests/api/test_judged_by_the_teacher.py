@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from tiny import random_rows as rows
 from tiny import tiny_model
 from transformers import TrainingArguments
 
@@ -22,13 +23,6 @@ SEARCHED = {
     "sparsity": 0.5, "method": "reconstruction", "search_rounds": 1, "scoring_samples": 16,
     "trial_epochs": 0,
 }  # fmt: skip
-
-
-def rows(count: int = 16, seed: int = 0) -> datasets.Dataset:
-    ids = torch.randint(5, 100, (count, 10), generator=torch.Generator().manual_seed(seed))
-    return datasets.Dataset.from_dict(
-        {"input_ids": ids.tolist(), "label": [i % 2 for i in range(count)]}
-    )
 
 
 def opinionated(shift: float) -> Any:

@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 from shifted import shifted, shifted_tokenizer
+from tiny import random_rows as rows
 from tiny import tiny_image_processor, tiny_model, tiny_tokenizer
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
@@ -37,13 +38,6 @@ LAYERS = {"keep_layers": [0, 2]}
 SEARCHED = {
     "sparsity": 0.5, "method": "reconstruction", "search_rounds": 1, "scoring_samples": 16,
 }  # fmt: skip
-
-
-def rows(count: int = 16, seed: int = 0) -> datasets.Dataset:
-    ids = torch.randint(5, 100, (count, 10), generator=torch.Generator().manual_seed(seed))
-    return datasets.Dataset.from_dict(
-        {"input_ids": ids.tolist(), "label": [i % 2 for i in range(count)]}
-    )
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:

@@ -5,20 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
+from tiny import random_rows as rows
 from tiny import tiny_model
 from transformers import TrainingArguments
 
 from hfprune.training.trainer import HFPruneTrainer
-
-
-def rows(count: int, seed: int) -> datasets.Dataset:
-    ids = torch.randint(5, 100, (count, 10), generator=torch.Generator().manual_seed(seed))
-    return datasets.Dataset.from_dict(
-        {"input_ids": ids.tolist(), "label": [i % 2 for i in range(count)]}
-    )
 
 
 @pytest.mark.parametrize("length", [{"num_train_epochs": 1.5}, {"max_steps": 6}])
